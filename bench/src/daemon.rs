@@ -1,0 +1,155 @@
+//! `barewired`, started for a measurement and ended with it.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const READY_LIMIT: Duration = Duration::from_secs(10);
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+const HTTP_LIMIT: Duration = Duration::from_secs(5);
+/// In the network namespace of the calling thread, so the port is always free.
+const TELEMETRY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_807);
+
+/// A running daemon. Dropping it lets it drain, then ends it; it ends with this process in any case.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    run_dir: PathBuf,
+    http: ureq::Agent,
+}
+
+impl Daemon {
+    /// Starts it with the addresses of `ranges` and waits until an ADD would succeed.
+    ///
+    /// `run_dir` is an empty folder, in memory, for all that the daemon keeps.
+    ///
+    /// # Errors
+    /// When it is not ready within 10 s; the message ends with the end of its log.
+    pub fn start(binaries: &Path, run_dir: PathBuf, ranges: &[&str]) -> Result<Self> {
+        let config = run_dir.join("barewired.toml");
+        let log = run_dir.join("barewired.log");
+        fs::write(&config, configuration(&run_dir, ranges)).with_context(|| format!("cannot write {}", config.display()))?;
+        let program = binaries.join("barewired");
+        if !program.exists() {
+            bail!("{} does not exist: use `cargo xtask bench`, which builds it", program.display());
+        }
+        // setpriv has the kernel end the daemon when this process ends in whatever way.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).with_context(|| format!("cannot create {}", log.display()))?)
+            .spawn()
+            .context("cannot run setpriv: install the Debian package util-linux")?;
+        let http = ureq::Agent::config_builder().timeout_global(Some(HTTP_LIMIT)).build().new_agent();
+        let mut daemon = Self { child, run_dir, http };
+        if let Err(error) = daemon.wait_until_ready() {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(20)..].join("\n");
+            return Err(error.context(format!("barewired does not become ready; its log ends with:\n{end}")));
+        }
+        Ok(daemon)
+    }
+
+    /// Where plugins reach it.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("cni.sock")
+    }
+
+    /// The 99th percentile of the durable commits since its start, in microseconds.
+    ///
+    /// # Errors
+    /// When its telemetry does not answer, or has no commit to tell of.
+    pub fn commit_p99_us(&self) -> Result<f64> {
+        let body = self.get("/debug/latency")?;
+        let latency: Value = serde_json::from_str(&body).with_context(|| format!("/debug/latency is not JSON: {body}"))?;
+        latency["commit_us"]["p99"].as_f64().with_context(|| format!("/debug/latency has no commit_us.p99: {body}"))
+    }
+
+    /// Its memory in RAM, in bytes.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}: has barewired ended?"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).with_context(|| format!("{path} has no VmRSS"))?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| format!("VmRSS is {line:?}"))?;
+        Ok(kibibytes * 1_024)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let url = format!("http://{TELEMETRY}{path}");
+        let mut response = self.http.get(&url).call().with_context(|| format!("GET {url}"))?;
+        response.body_mut().read_to_string().with_context(|| format!("GET {url}"))
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for barewired")? {
+                bail!("barewired ended: {status}");
+            }
+            match self.get("/readyz") {
+                Ok(_) => return Ok(()),
+                Err(error) if started.elapsed() > READY_LIMIT => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.child.id())
+            && kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok()
+        {
+            let asked = Instant::now();
+            while asked.elapsed() < DRAIN_LIMIT {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        // It did not drain in time, or is gone already: either way there is nobody left to tell.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn configuration(run_dir: &Path, ranges: &[&str]) -> String {
+    format!(
+        "[node]\n\
+         name = \"bench\"\n\
+         [paths]\n\
+         run_dir = {run_dir:?}\n\
+         cni_conf_file = {conf:?}\n\
+         [uplink]\n\
+         interface = \"eth1\"\n\
+         [network]\n\
+         native_cidrs = [\"10.0.0.0/8\", \"fd00::/8\"]\n\
+         masquerade = false\n\
+         [source]\n\
+         kind = \"fixed\"\n\
+         ranges = {ranges:?}\n\
+         [pool]\n\
+         cooldown_seconds = 1\n\
+         [telemetry]\n\
+         listen = \"{TELEMETRY}\"\n",
+        conf = run_dir.join("10-barewire.conflist"),
+    )
+}

@@ -1,0 +1,221 @@
+//! `barewire-lab`: brings a topology up in network namespaces, runs commands in its nodes, and shows the demo.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks to a person")]
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use conformance_tests::lab::cni::{NodeCni, ReferencePlugin};
+use conformance_tests::lab::topology::Topology;
+use conformance_tests::lab::worker::Worker;
+use conformance_tests::lab::{self, Lab, Options, init, runtime, state};
+use conformance_tests::{demo, image};
+
+/// The topology that is deployed when none is named.
+const DEFAULT_TOPOLOGY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/labs/two-nodes.clab.yml");
+
+/// A lab of network namespaces, from a containerlab topology.
+#[derive(Parser)]
+#[command(name = "barewire-lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Brings a lab up and leaves it up; what is left of an earlier lab of that name is removed first.
+    Up {
+        /// Topology file in containerlab's format.
+        #[arg(long, default_value = DEFAULT_TOPOLOGY)]
+        topology: PathBuf,
+        /// Name of the lab [default: the topology's].
+        #[arg(long)]
+        name: Option<String>,
+        /// What wires the pods of nodes with label `barewire.role: node`; `none` starts no container runtime either.
+        #[arg(long, value_enum, default_value_t = Cni::Barewire)]
+        cni: Cni,
+    },
+    /// Takes labs down.
+    Down {
+        /// The lab [default: all].
+        name: Option<String>,
+    },
+    /// Runs a command in a node.
+    Exec {
+        /// The lab [default: the only one that is up].
+        #[arg(long)]
+        lab: Option<String>,
+        /// The node.
+        node: String,
+        /// The command [default: bash].
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Lists labs, nodes, processes and pods.
+    Inspect,
+    /// Writes the pods' image, an OCI layout in a tar, to standard output.
+    Image,
+    /// Two nodes, four pods through containerd, pings and throughput; takes the lab down at the end.
+    Demo {
+        /// Topology file in containerlab's format.
+        #[arg(long, default_value = DEFAULT_TOPOLOGY)]
+        topology: PathBuf,
+        /// Leaves the lab up and says how to enter it.
+        #[arg(long)]
+        keep: bool,
+        /// Prints one JSON line at the end; the story goes to standard error.
+        #[arg(long)]
+        json: bool,
+        /// What wires the pods.
+        #[arg(long, value_enum, default_value_t = Cni::Barewire)]
+        cni: Cni,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cni {
+    Barewire,
+    Ptp,
+    Bridge,
+    None,
+}
+
+impl Cni {
+    fn of_nodes(self) -> Option<NodeCni> {
+        match self {
+            Self::Barewire => Some(NodeCni::Barewire),
+            Self::Ptp => Some(NodeCni::Reference(ReferencePlugin::Ptp)),
+            Self::Bridge => Some(NodeCni::Reference(ReferencePlugin::Bridge)),
+            Self::None => None,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    init::become_init_if_asked();
+    match run(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("barewire-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Up { topology, name, cni } => up(&topology, name, cni)?,
+        Verb::Down { name } => down(name)?,
+        Verb::Exec { lab, node, command } => return exec(lab, &node, &command),
+        Verb::Inspect => inspect()?,
+        Verb::Image => image::write(Path::new(image::BUSYBOX), std::io::stdout().lock())?,
+        Verb::Demo { topology, keep, json, cni } => show_demo(&topology, keep, json, cni)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(topology: &Path) -> Result<Topology> {
+    let topology = Topology::read(topology)?;
+    for warning in &topology.warnings {
+        eprintln!("warning: {}: {warning}", topology.file.display());
+    }
+    Ok(topology)
+}
+
+fn up(topology: &Path, name: Option<String>, cni: Cni) -> Result<()> {
+    let topology = read(topology)?;
+    let options = Options { name, ..Options::of_this_program()? };
+    let lab = Lab::up(topology, &options)?;
+    if let Some(cni) = cni.of_nodes() {
+        Worker::start_all(&lab, cni)?;
+    }
+    let name = lab.name().to_owned();
+    lab.keep()?;
+    how_to_enter(&name)
+}
+
+fn how_to_enter(lab: &str) -> Result<()> {
+    println!("lab {lab} is up:");
+    for node in lab::nodes_of(state::BASE.as_ref(), lab)?.keys() {
+        println!("  barewire-lab exec --lab {lab} {node}");
+    }
+    println!("  barewire-lab down {lab}");
+    Ok(())
+}
+
+fn down(name: Option<String>) -> Result<()> {
+    let base = Path::new(state::BASE);
+    let names = name.map_or_else(|| lab::names(base), |name| vec![name]);
+    for name in names {
+        lab::down(base, &name)?;
+        println!("lab {name} is down");
+    }
+    Ok(())
+}
+
+fn exec(lab: Option<String>, node: &str, command: &[String]) -> Result<ExitCode> {
+    let base = Path::new(state::BASE);
+    let lab = match (lab, &lab::names(base)[..]) {
+        (Some(lab), _) => lab,
+        (None, [only]) => only.clone(),
+        (None, []) => bail!("no lab is up: run `barewire-lab up`"),
+        (None, names) => bail!("several labs are up: say which with --lab: {}", names.join(", ")),
+    };
+    let node = lab::node_of(base, &lab, node)?;
+    if !node.init().is_alive() {
+        bail!("lab {lab}: node {} is down: run `barewire-lab up`", node.name());
+    }
+    let (program, arguments) = match command {
+        [] => ("bash", &[][..]),
+        [program, arguments @ ..] => (program.as_str(), arguments),
+    };
+    // Returns only when it fails: the command takes this process's place, its terminal and its exit code.
+    Err(node.command(program).args(arguments).exec()).context("execute nsenter")
+}
+
+fn inspect() -> Result<()> {
+    let base = Path::new(state::BASE);
+    let names = lab::names(base);
+    if names.is_empty() {
+        println!("no lab is up");
+    }
+    for name in names {
+        println!("lab {name}");
+        for (node, handle) in lab::nodes_of(base, &name)? {
+            let state = if handle.init().is_alive() { "up" } else { "down" };
+            println!("  {node:<12} {state:<5} init {}  logs {}", handle.init().pid, handle.logs().display());
+            // A node without a runtime has no pods.
+            if let Ok(cri) = runtime::cri_of(&handle) {
+                for sandbox in cri.list_pod_sandbox()? {
+                    let pod = sandbox.metadata.unwrap_or_default();
+                    let status = cri.pod_sandbox_status(&sandbox.id)?.status.unwrap_or_default();
+                    let network = status.network.unwrap_or_default();
+                    let more = network.additional_ips.into_iter().map(|additional| additional.ip);
+                    let addresses: Vec<String> = std::iter::once(network.ip).chain(more).collect();
+                    println!("    pod {}/{}  {}", pod.namespace, pod.name, addresses.join("  "));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show_demo(topology: &Path, keep: bool, json: bool, cni: Cni) -> Result<()> {
+    let cni = cni.of_nodes().context("the demo starts pods: choose a CNI")?;
+    let topology = read(topology)?;
+    // A name of its own, so that a lab that somebody works in is not replaced.
+    let options = Options { name: Some("demo".to_owned()), ..Options::of_this_program()? };
+    let mut say = |line: String| if json { eprintln!("{line}") } else { println!("{line}") };
+    let report = demo::run(topology, &options, cni, keep, &mut say)?;
+    if keep && !json {
+        how_to_enter("demo")?;
+    }
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(())
+}

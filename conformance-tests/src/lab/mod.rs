@@ -1,0 +1,278 @@
+//! The lab: a containerlab topology deployed in network namespaces, so that it runs wherever root and Linux are.
+//!
+//! Promises: nodes see each other only through the links of the topology; nothing of the host is changed; a lab that is not kept
+//! ends with its runner, however the runner ends; [`Lab::up`] first removes whatever an earlier runner left of the same lab.
+//!
+//! Needs root, overlayfs, and `ip`, `nft`, `sysctl` and `nsenter` on the host.
+
+pub mod cni;
+pub mod command;
+mod error;
+pub mod init;
+mod link;
+pub mod node;
+mod root;
+pub mod runtime;
+pub mod state;
+pub mod topology;
+pub mod vpc;
+pub mod worker;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ChildStdin;
+use std::time::Duration;
+
+pub use error::{Error, Result};
+
+use command::CONFIGURE;
+use error::Context;
+use init::InitSpec;
+use node::Node;
+use state::{LabDirectory, LabState, NodeState, ProcessIdentity};
+use topology::Topology;
+
+/// How long cgroups of killed pods may take to become empty.
+const CGROUPS_EMPTY: Duration = Duration::from_secs(10);
+
+/// How a lab is brought up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The binary whose `main` calls [`init::become_init_if_asked`].
+    pub program: PathBuf,
+    /// Where labs are kept, [`state::BASE`] as a rule.
+    pub base: PathBuf,
+    /// Name of the lab, if not the topology's own: two labs of one topology can then be up at once.
+    pub name: Option<String>,
+}
+
+impl Options {
+    /// The calling binary is its own init, and the lab has the topology's name.
+    ///
+    /// # Errors
+    /// When the calling binary cannot be found.
+    pub fn of_this_program() -> Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe().context(|| "find this program's file".to_owned())?,
+            base: state::BASE.into(),
+            name: None,
+        })
+    }
+}
+
+/// A lab that is up. Dropping it takes it down, unless it was kept.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    topology: Topology,
+    directory: LabDirectory,
+    nodes: BTreeMap<String, Node>,
+    tethers: Vec<ChildStdin>,
+    is_up: bool,
+}
+
+impl Lab {
+    /// Removes what is left of an earlier lab of that name, then makes nodes and links and runs the nodes' `exec`.
+    ///
+    /// # Errors
+    /// With the step that failed; everything made until then is removed.
+    pub fn up(topology: Topology, options: &Options) -> Result<Self> {
+        let name = options.name.clone().unwrap_or_else(|| topology.name.clone());
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::Lab { lab: name, message: "namespaces need root: run it with sudo".to_owned() });
+        }
+        let directory = LabDirectory::open(&options.base, &name)?;
+        remove_what_is_left(&directory, &name)?;
+        directory.clear()?;
+        let mut lab = Self { name, topology, directory, nodes: BTreeMap::new(), tethers: Vec::new(), is_up: true };
+        lab.start_nodes(&options.program)?;
+        for link in &lab.topology.links {
+            link::create(&lab.nodes, link)?;
+        }
+        for (name, spec) in &lab.topology.nodes {
+            let node = lab.node(name)?;
+            for argv in &spec.exec {
+                let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+                node.try_run(&argv, CONFIGURE)?
+                    .success()
+                    .map_err(|error| Error::Node { node: name.clone(), message: format!("exec: {error}") })?;
+            }
+        }
+        Ok(lab)
+    }
+
+    fn start_nodes(&mut self, program: &Path) -> Result<()> {
+        let mut state = LabState { topology: self.topology.file.clone(), nodes: BTreeMap::new() };
+        for (name, spec) in &self.topology.nodes {
+            let talk = init::start(program, name)?;
+            let node = NodeState { init: ProcessIdentity::of(talk.pid)?, env: spec.env.clone() };
+            self.nodes.insert(name.clone(), Node::new(name, &node, self.directory.path()));
+            state.nodes.insert(name.clone(), node);
+            // Recorded before it is told to do anything: until then it ends by itself when we do.
+            self.directory.save(&state)?;
+            let prepared = talk.prepare(&InitSpec {
+                name: name.clone(),
+                mount_point: self.directory.path().join(name).join("mount"),
+                binds: spec.binds.clone(),
+                sysctls: spec.sysctls.clone(),
+                program: spec.program.clone(),
+                env: spec.env.clone(),
+            })?;
+            self.tethers.push(prepared);
+        }
+        Ok(())
+    }
+
+    /// The lab's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// A node by name.
+    ///
+    /// # Errors
+    /// When the topology has none of that name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        find(&self.nodes, &self.name, name)
+    }
+
+    /// All nodes by name.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<String, Node> {
+        &self.nodes
+    }
+
+    /// Lets the lab outlive this program, and gives its lock back.
+    ///
+    /// # Errors
+    /// When a node is gone.
+    pub fn keep(mut self) -> Result<()> {
+        for tether in &mut self.tethers {
+            tether.write_all(init::KEEP.as_bytes()).context(|| "tell a node to stay".to_owned())?;
+        }
+        self.is_up = false;
+        Ok(())
+    }
+
+    /// Ends all nodes and removes everything of the lab.
+    ///
+    /// # Errors
+    /// With what could not be removed.
+    pub fn down(mut self) -> Result<()> {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<()> {
+        self.is_up = false;
+        remove_what_is_left(&self.directory, &self.name)?;
+        self.directory.remove()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.is_up {
+            // On this path an error is being reported already; the next `up` or `down` finishes what this could not.
+            let _ = self.take_down();
+        }
+    }
+}
+
+/// Takes the lab `name` down; that it is not up is no error.
+///
+/// # Errors
+/// When another runner holds it, or something cannot be removed.
+pub fn down(base: &Path, name: &str) -> Result<()> {
+    let directory = LabDirectory::open(base, name)?;
+    remove_what_is_left(&directory, name)?;
+    directory.remove()
+}
+
+/// The labs of which there is a directory, in order of name.
+#[must_use]
+pub fn names(base: &Path) -> Vec<String> {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// The nodes of a lab that another runner brought up.
+///
+/// # Errors
+/// When its state cannot be read.
+pub fn nodes_of(base: &Path, name: &str) -> Result<BTreeMap<String, Node>> {
+    let directory = base.join(name);
+    let state = state::load(&directory)?;
+    let nodes = state.nodes.iter();
+    Ok(nodes.map(|(node, state)| (node.clone(), Node::new(node, state, &directory))).collect())
+}
+
+/// One node of a lab that another runner brought up.
+///
+/// # Errors
+/// When there is no such lab or node.
+pub fn node_of(base: &Path, lab: &str, node: &str) -> Result<Node> {
+    let nodes = nodes_of(base, lab)?;
+    find(&nodes, lab, node).cloned()
+}
+
+fn find<'a>(nodes: &'a BTreeMap<String, Node>, lab: &str, node: &str) -> Result<&'a Node> {
+    nodes.get(node).ok_or_else(|| Error::Lab {
+        lab: lab.to_owned(),
+        message: format!("there is no node {node:?}; it has: {}", nodes.keys().cloned().collect::<Vec<_>>().join(", ")),
+    })
+}
+
+/// The cgroup under which pods of a node are put, so that they can be found when all else is lost.
+#[must_use]
+pub fn cgroup_parent(lab: &str, node: &str) -> String {
+    format!("/barewire-lab/{lab}/{node}")
+}
+
+fn remove_what_is_left(directory: &LabDirectory, name: &str) -> Result<()> {
+    for node in directory.load()?.nodes.values() {
+        node.init.kill()?;
+    }
+    remove_cgroups(name)
+}
+
+/// Namespaces and mounts vanish with their processes; cgroups do not.
+fn remove_cgroups(lab: &str) -> Result<()> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let roots = hierarchies.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]);
+    for root in roots {
+        let all = root.join("barewire-lab");
+        let ours = all.join(lab);
+        if ours.is_dir() {
+            command::wait_until(&format!("empty cgroup {}", ours.display()), CGROUPS_EMPTY, || {
+                remove_cgroup(&ours).map_err(|error| error.to_string())
+            })?;
+            // Not empty while another lab is up.
+            let _ = fs::remove_dir(&all);
+        }
+    }
+    Ok(())
+}
+
+fn remove_cgroup(directory: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        if entry.path().is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,8 @@
+//! What shows that Barewire keeps its word: the CNI specification as a runnable suite, the lab and the end-to-end suites.
+#![forbid(unsafe_code)]
+
+pub mod conform;
+pub mod cri;
+pub mod demo;
+pub mod image;
+pub mod lab;

@@ -1,0 +1,171 @@
+//! What the kernel has: every pod link of ours on this node, and one pod's end from inside.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::{NetlinkError, Socket};
+use crate::pod_link::{ALIAS_PREFIX, GROUP, ROUTE_PROTOCOL};
+use crate::{Ifindex, Netns, NetnsError};
+
+/// A host end of ours as the kernel tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundLink {
+    /// Its number.
+    pub ifindex: Ifindex,
+    /// Its name.
+    pub ifname: String,
+    /// Bytes.
+    pub mtu: u32,
+    /// Container and interface name, from the alias; `None` for a link whose wiring never got that far.
+    pub owner: Option<(String, String)>,
+    /// Addresses routed to it by routes of ours.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Reads every pod link of ours, and the addresses routed to each.
+///
+/// # Errors
+/// Where a table cannot be read.
+pub fn pod_links(host: &mut Socket) -> Result<Vec<FoundLink>, NetlinkError> {
+    let mut routed = routed_addresses(host)?;
+    let rows = host.dump("read the host's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(rows.into_iter().filter_map(|row| found_link(row, &mut routed)).collect())
+}
+
+fn found_link(row: RouteNetlinkMessage, routed: &mut HashMap<u32, Vec<IpAddr>>) -> Option<FoundLink> {
+    let RouteNetlinkMessage::NewLink(link) = row else { return None };
+    let (mut ifname, mut mtu, mut ours, mut owner) = (String::new(), 0, false, None);
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => ifname = name,
+            LinkAttribute::Mtu(bytes) => mtu = bytes,
+            LinkAttribute::Group(group) => ours = group == GROUP,
+            LinkAttribute::IfAlias(alias) => {
+                owner = alias
+                    .strip_prefix(ALIAS_PREFIX)
+                    .and_then(|text| text.split_once(' '))
+                    .map(|(container, ifname)| (container.to_owned(), ifname.to_owned()));
+            }
+            _ => {}
+        }
+    }
+    let addresses = routed.remove(&link.header.index).unwrap_or_default();
+    ours.then_some(FoundLink { ifindex: Ifindex(link.header.index), ifname, mtu, owner, addresses })
+}
+
+fn routed_addresses(host: &mut Socket) -> Result<HashMap<u32, Vec<IpAddr>>, NetlinkError> {
+    let mut routed: HashMap<u32, Vec<IpAddr>> = HashMap::new();
+    for route in routes(host)? {
+        if route.header.protocol != ROUTE_PROTOCOL {
+            continue;
+        }
+        if let (Some(address), Some(oif)) = (destination(&route), oif(&route)) {
+            routed.entry(oif).or_default().push(address);
+        }
+    }
+    Ok(routed)
+}
+
+fn routes(socket: &mut Socket) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let rows = socket.dump("read the routes", &RouteNetlinkMessage::GetRoute(request))?;
+        found.extend(rows.into_iter().filter_map(|row| if let RouteNetlinkMessage::NewRoute(route) = row { Some(route) } else { None }));
+    }
+    Ok(found)
+}
+
+fn destination(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    })
+}
+
+fn oif(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+/// Whether the socket-opening thread's namespace has a link of this name.
+pub(crate) fn link_exists(ifname: &str) -> Result<bool, NetlinkError> {
+    let rows = Socket::open()?.dump("read the pod's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(rows.iter().any(|row| matches!(row, RouteNetlinkMessage::NewLink(link) if name_of(link) == Some(ifname))))
+}
+
+fn name_of(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name.as_str()) } else { None })
+}
+
+/// One interface of a pod as seen from inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodState {
+    /// `IFF_UP`
+    pub up: bool,
+    /// Bytes.
+    pub mtu: u32,
+    /// Its MAC address.
+    pub mac: Vec<u8>,
+    /// Every address that it has, link-local ones included.
+    pub addresses: Vec<IpAddr>,
+    /// Gateways of its default routes.
+    pub default_gateways: Vec<IpAddr>,
+}
+
+/// Looks at an interface of a pod; `None` where it has none of that name.
+///
+/// # Errors
+/// Where the namespace cannot be entered or a table not be read.
+pub fn inspect_pod(netns: &Netns, ifname: &str) -> Result<Result<Option<PodState>, NetlinkError>, NetnsError> {
+    netns.run(|| {
+        let mut socket = Socket::open()?;
+        let links = socket.dump("read the pod's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let Some(link) = links.into_iter().find_map(|row| match row {
+            RouteNetlinkMessage::NewLink(link) if name_of(&link) == Some(ifname) => Some(link),
+            _ => None,
+        }) else {
+            return Ok(None);
+        };
+        let mut state = PodState { up: link.header.flags.contains(LinkFlags::Up), ..PodState::default() };
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::Mtu(bytes) => state.mtu = bytes,
+                LinkAttribute::Address(mac) => state.mac = mac,
+                _ => {}
+            }
+        }
+        for row in socket.dump("read the pod's addresses", &RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+            let RouteNetlinkMessage::NewAddress(address) = row else { continue };
+            if address.header.index == link.header.index {
+                let found = address.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                });
+                state.addresses.extend(found);
+            }
+        }
+        for route in routes(&mut socket)? {
+            if route.header.destination_prefix_length == 0 && oif(&route) == Some(link.header.index) {
+                state.default_gateways.extend(route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(gateway) => ip(gateway),
+                    _ => None,
+                }));
+            }
+        }
+        Ok(Some(state))
+    })
+}

@@ -1,0 +1,52 @@
+//! Kernel settings that a node with pods needs.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A setting that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("sysctl {path}: {source}; set it at boot (sysctl.d) if barewired may not", path = path.display())]
+pub struct SysctlError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Lets the kernel forward packets between pods and uplink, for each family that pods use.
+///
+/// With IPv6 forwarding the kernel ignores router advertisements unless `accept_ra` is 2; an uplink that lives by them
+/// would lose its default route some minutes later, so a 1 there becomes a 2
+/// (Documentation/networking/ip-sysctl.rst).
+///
+/// # Errors
+/// See [`SysctlError`].
+pub fn enable_forwarding(uplink: &str, ipv4: bool, ipv6: bool) -> Result<(), SysctlError> {
+    if ipv4 {
+        set("net/ipv4/ip_forward", "1")?;
+    }
+    if ipv6 {
+        let accept_ra = format!("net/ipv6/conf/{uplink}/accept_ra");
+        if get(&accept_ra)? == "1" {
+            set(&accept_ra, "2")?;
+        }
+        set("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+fn get(name: &str) -> Result<String, SysctlError> {
+    let path = PathBuf::from("/proc/sys").join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(value) => Ok(value.trim().to_owned()),
+        Err(source) => Err(SysctlError { path, source }),
+    }
+}
+
+/// Writes only what differs: `/proc/sys` may be read-only where somebody else has set it right.
+fn set(name: &str, value: &str) -> Result<(), SysctlError> {
+    if get(name)? == value {
+        return Ok(());
+    }
+    let path = PathBuf::from("/proc/sys").join(name);
+    tracing::info!(sysctl = name, value, "set");
+    std::fs::write(&path, value).map_err(|source| SysctlError { path, source })
+}

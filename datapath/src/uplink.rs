@@ -1,0 +1,94 @@
+//! The interface that leads to the cloud network.
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+
+use crate::Ifindex;
+use crate::netlink::{NetlinkError, Socket};
+
+/// An uplink as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its number.
+    pub ifindex: Ifindex,
+    /// Its name.
+    pub ifname: String,
+    /// Bytes; pods get the same.
+    pub mtu: u32,
+    /// `IFF_UP` and a carrier.
+    pub running: bool,
+}
+
+/// Why there is no uplink.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// A table could not be read.
+    #[error("{0}")]
+    Netlink(#[from] NetlinkError),
+    /// The configured interface does not exist.
+    #[error("uplink.interface {0:?} does not exist on this node; name one of: {1}")]
+    Unknown(String, String),
+    /// No interface was configured, and no default route tells.
+    #[error("the node has no default route to tell the uplink by; set uplink.interface")]
+    NoDefaultRoute,
+}
+
+/// Finds the uplink: the interface `named`, or else that of the default route with the lowest metric, IPv4 first.
+///
+/// # Errors
+/// See [`UplinkError`].
+pub fn find_uplink(host: &mut Socket, named: Option<&str>) -> Result<Uplink, UplinkError> {
+    let rows = host.dump("read the host's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let links: Vec<_> = rows.into_iter().filter_map(uplink_of).collect();
+    if let Some(name) = named {
+        return links.iter().find(|link| link.ifname == name).cloned().ok_or_else(|| {
+            let mut names: Vec<_> = links.iter().map(|link| link.ifname.as_str()).filter(|name| !name.starts_with("bw")).collect();
+            names.sort_unstable();
+            UplinkError::Unknown(name.to_owned(), names.join(", "))
+        });
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let routes = host.dump("read the routes", &RouteNetlinkMessage::GetRoute(request))?;
+        let best = routes.iter().filter_map(default_route).min();
+        if let Some(link) = best.and_then(|(_, oif)| links.iter().find(|link| link.ifindex.0 == oif)) {
+            return Ok(link.clone());
+        }
+    }
+    Err(UplinkError::NoDefaultRoute)
+}
+
+/// Metric and interface of a default route in the main table.
+fn default_route(row: &RouteNetlinkMessage) -> Option<(u32, u32)> {
+    let RouteNetlinkMessage::NewRoute(route) = row else { return None };
+    let header = &route.header;
+    if header.destination_prefix_length != 0 || header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let (mut metric, mut interface) = (0, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    interface.map(|interface| (metric, interface))
+}
+
+fn uplink_of(row: RouteNetlinkMessage) -> Option<Uplink> {
+    let RouteNetlinkMessage::NewLink(link) = row else { return None };
+    let (mut ifname, mut mtu) = (String::new(), 0);
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => ifname = name,
+            LinkAttribute::Mtu(bytes) => mtu = bytes,
+            _ => {}
+        }
+    }
+    let running = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+    Some(Uplink { ifindex: Ifindex(link.header.index), ifname, mtu, running })
+}

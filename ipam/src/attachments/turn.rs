@@ -1,0 +1,40 @@
+//! Operations on one attachment take turns.
+
+use std::time::Duration;
+
+use cni_spec::{Code, Error};
+
+use super::Attachments;
+use crate::kernel::Kernel;
+use crate::record::AttachmentKey;
+
+/// Less than a client waits for its answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The right to work on one attachment, until it is dropped.
+pub(super) struct Turn<'a, K: Kernel> {
+    attachments: &'a Attachments<K>,
+    key: AttachmentKey,
+}
+
+impl<K: Kernel> Attachments<K> {
+    pub(super) fn take_turn(&self, key: &AttachmentKey) -> Result<Turn<'_, K>, Error> {
+        let (mut state, wait) = self
+            .turn_over
+            .wait_timeout_while(self.lock(), LIMIT, |state| state.busy.contains(key))
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if wait.timed_out() {
+            let msg = format!("another operation on {key} has not ended for {} s; try again later", LIMIT.as_secs());
+            return Err(Error::new(Code::TryAgainLater, msg));
+        }
+        state.busy.insert(key.clone());
+        Ok(Turn { attachments: self, key: key.clone() })
+    }
+}
+
+impl<K: Kernel> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        self.attachments.lock().busy.remove(&self.key);
+        self.attachments.turn_over.notify_all();
+    }
+}

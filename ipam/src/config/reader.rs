@@ -1,0 +1,105 @@
+//! Takes values out of a TOML document by dotted key and keeps every fault; what nobody took is a fault as well.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+pub(super) struct Reader {
+    document: Table,
+    faults: Vec<String>,
+}
+
+impl Reader {
+    pub(super) fn new(document: Table) -> Self {
+        Self { document, faults: Vec::new() }
+    }
+
+    pub(super) fn fault(&mut self, key: &str, why: &str) {
+        self.faults.push(format!("{key}: {why}"));
+    }
+
+    /// Every fault, unknown keys included.
+    pub(super) fn finish(mut self) -> Vec<String> {
+        let unknown = leaves("", &Value::Table(std::mem::take(&mut self.document)));
+        for key in unknown {
+            self.fault(&key, "is no key of this file; see docs/configuration.md");
+        }
+        self.faults
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        let (section, name) = key.split_once('.')?;
+        match self.document.get_mut(section)? {
+            Value::Table(table) => {
+                let value = table.remove(name);
+                if table.is_empty() {
+                    self.document.remove(section);
+                }
+                value
+            }
+            _ => None,
+        }
+    }
+
+    fn typed<T>(&mut self, key: &str, wanted: &str, convert: impl FnOnce(Value) -> Result<T, Value>) -> Option<T> {
+        let value = self.take(key)?;
+        convert(value).map_err(|value| self.fault(key, &format!("{value} is not {wanted}"))).ok()
+    }
+
+    pub(super) fn string(&mut self, key: &str) -> Option<String> {
+        self.typed(key, "a string", |value| if let Value::String(text) = value { Ok(text) } else { Err(value) })
+    }
+
+    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
+        self.typed(key, "true or false", |value| value.as_bool().ok_or(value))
+    }
+
+    pub(super) fn array(&mut self, key: &str) -> Option<Vec<Value>> {
+        self.typed(key, "an array", |value| if let Value::Array(items) = value { Ok(items) } else { Err(value) })
+    }
+
+    pub(super) fn strings(&mut self, key: &str) -> Option<Vec<String>> {
+        let items = self.array(key)?;
+        let mut texts = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            match item {
+                Value::String(text) => texts.push(text),
+                other => self.fault(&format!("{key}[{index}]"), &format!("{other} is not a string")),
+            }
+        }
+        Some(texts)
+    }
+
+    pub(super) fn integer(&mut self, key: &str, allowed: RangeInclusive<u64>) -> Option<u64> {
+        let wanted = format!("a whole number from {} to {}", allowed.start(), allowed.end());
+        self.typed(key, &wanted, |value| {
+            value.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| allowed.contains(number)).ok_or(value)
+        })
+    }
+
+    pub(super) fn parsed<T: std::str::FromStr<Err = String>>(&mut self, key: &str) -> Option<T> {
+        let text = self.string(key)?;
+        text.parse().map_err(|why: String| self.fault(key, &why)).ok()
+    }
+
+    /// A path; `None` only where the one given is of no use.
+    pub(super) fn absolute_path(&mut self, key: &str, default: &str) -> Option<PathBuf> {
+        let path = self.string(key).map_or_else(|| PathBuf::from(default), PathBuf::from);
+        if path.is_absolute() {
+            return Some(path);
+        }
+        self.fault(key, &format!("{:?} is not an absolute path", path.display()));
+        None
+    }
+}
+
+fn leaves(prefix: &str, value: &Value) -> Vec<String> {
+    match value {
+        Value::Table(table) if prefix.is_empty() || !table.is_empty() => table
+            .iter()
+            .flat_map(|(key, value)| leaves(&if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") }, value))
+            .collect(),
+        _ => vec![prefix.to_owned()],
+    }
+}

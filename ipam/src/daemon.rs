@@ -1,0 +1,160 @@
+//! The daemon from start to stop, in the order that its promises need.
+//!
+//! Start: lock the state, read store and kernel, settle them, apply queued DELs, open the socket, publish the
+//! configuration list. Stop: say no to new work, finish what was begun, leave the pods alone.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datapath::netlink::NetlinkError;
+use datapath::{Masquerade, MasqueradeError, SysctlError, enable_forwarding};
+use nix::fcntl::{Flock, FlockArg};
+use node_api::{BootMillis, boot_id};
+
+use crate::attachments::Attachments;
+use crate::config::Config;
+use crate::housekeeping::{Housekeeping, apply_queue, publish_when_ready, queue_directory};
+use crate::kernel::{Kernel, Linux};
+use crate::link_numbers::LinkNumbers;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::range::{AddressRange, Family};
+use crate::server::Server;
+use crate::store::{Found, Store, StoreError};
+use crate::{conflist, recovery, telemetry, uplink_watch};
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another daemon has the state.
+    #[error("another barewired runs on {}; stop it first", .0.display())]
+    AlreadyRunning(PathBuf),
+    /// The file system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The store could not be opened.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The kernel's tables could not be read.
+    #[error("{0}")]
+    Netlink(#[from] NetlinkError),
+    /// The masquerade table could not be installed.
+    #[error("{0}")]
+    Masquerade(#[from] MasqueradeError),
+    /// The kernel does not forward.
+    #[error("{0}")]
+    Sysctl(#[from] SysctlError),
+}
+
+fn io<T>(what: impl Into<String>, outcome: std::io::Result<T>) -> Result<T, DaemonError> {
+    outcome.map_err(|source| DaemonError::Io { what: what.into(), source })
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn run(config: &Config) -> Result<(), DaemonError> {
+    let _lock = lock_state(config)?;
+    let boot_id = io("read the boot ID", boot_id())?;
+    let metrics = Arc::new(Metrics::default());
+    let attachments = Arc::new(recover(config, &boot_id, &metrics)?);
+    apply_queue(&queue_directory(config), &boot_id, &attachments);
+
+    let uplink = config.uplink.as_ref().map(ToString::to_string);
+    uplink_watch::look(uplink.as_deref(), &attachments);
+    prepare_node(config, &attachments)?;
+
+    let socket = config.run_dir.join("cni.sock");
+    let server = io(format!("listen on {}", socket.display()), Server::start(&socket, &attachments, &metrics))?;
+    let published = publish_when_ready(config, &attachments);
+    let housekeeping = Housekeeping::start(config.clone(), boot_id, Arc::clone(&attachments), published);
+    let housekeeping = io("start housekeeping", housekeeping)?;
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+
+    let served = serve_beside_pods(config, uplink, &attachments, &metrics);
+    tracing::info!("stopping; running pods keep their network");
+    attachments.drain();
+    server.drain();
+    drop(housekeeping);
+    served
+}
+
+/// One daemon a state: the lock goes with the process, however it ends.
+fn lock_state(config: &Config) -> Result<Flock<File>, DaemonError> {
+    let run_dir = &config.run_dir;
+    io(format!("make {}", run_dir.display()), DirBuilder::new().recursive(true).mode(0o700).create(run_dir))?;
+    let path = run_dir.join("lock");
+    let file = io(format!("open {}", path.display()), OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::Error::EWOULDBLOCK => DaemonError::AlreadyRunning(run_dir.clone()),
+        other => DaemonError::Io { what: format!("lock {}", path.display()), source: other.into() },
+    })
+}
+
+fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<Attachments<Linux>, DaemonError> {
+    let (store, found) = Store::open(&config.run_dir, boot_id)?;
+    if !matches!(found, Found::Present(_)) {
+        // A list from an earlier boot would call this node ready before it is.
+        io("remove an old network configuration list", conflist::withdraw(&config.cni_conf_file))?;
+    }
+    let numbers = Arc::new(LinkNumbers::default());
+    let kernel = Linux::start(Arc::clone(&numbers))?;
+    let now = io("read the clock", BootMillis::now())?;
+    let plan = recovery::plan(found, kernel.links()?, &config.network, now);
+    for remark in &plan.remarks {
+        tracing::warn!("{remark}");
+    }
+    tracing::info!(attachments = plan.records.len() + plan.adopted.len(), "recovered");
+    let pool = Pool::new(config.source.ranges(), config.cooldown_millis);
+    Ok(Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?)
+}
+
+/// What is set up once for all pods: forwarding and masquerade.
+fn prepare_node(config: &Config, attachments: &Attachments<Linux>) -> Result<(), DaemonError> {
+    let ranges = config.source.ranges();
+    let has = |family| ranges.iter().any(|range| range.family() == family);
+    let uplink = attachments.uplink_name().unwrap_or_else(|| "default".to_owned());
+    enable_forwarding(&uplink, has(Family::V4), has(Family::V6))?;
+    if config.masquerade {
+        let pods = ranges.iter().map(AddressRange::ends).collect();
+        Masquerade { pods, native: config.native_cidrs.clone() }.install()?;
+    } else if let Err(error) = Masquerade::uninstall() {
+        tracing::debug!(%error, "no masquerade table to remove");
+    }
+    Ok(())
+}
+
+/// Signals, telemetry and the uplink: everything that waits, on one thread.
+fn serve_beside_pods(
+    config: &Config,
+    uplink: Option<String>,
+    attachments: &Arc<Attachments<Linux>>,
+    metrics: &Arc<Metrics>,
+) -> Result<(), DaemonError> {
+    let runtime = io("start the runtime", tokio::runtime::Builder::new_current_thread().enable_all().build())?;
+    runtime.block_on(async {
+        let mut terminate = io("await SIGTERM", tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()))?;
+        let telemetry = async {
+            match config.telemetry {
+                Some(listen) => telemetry::serve(listen, Arc::clone(attachments), Arc::clone(metrics)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            outcome = tokio::signal::ctrl_c() => io("await SIGINT", outcome),
+            outcome = telemetry => io("serve telemetry.listen", outcome),
+            outcome = uplink_watch::follow(uplink, Arc::clone(attachments)) => io("follow the uplink", outcome),
+        }
+    })
+}

@@ -1,0 +1,41 @@
+//! The one place where inner errors become CNI errors.
+
+use cni_spec::{Code, Error};
+use datapath::netlink::NetlinkError;
+use datapath::{NetnsError, WiringError};
+
+use crate::pool::PoolError;
+use crate::store::StoreError;
+
+pub(crate) fn pool(error: &PoolError) -> Error {
+    let code = match error {
+        PoolError::Exhausted { .. } | PoolError::InUse(_) | PoolError::Cooling { .. } | PoolError::Quarantined(..) => Code::TryAgainLater,
+        PoolError::Foreign(_) => Code::InvalidConfig,
+    };
+    let remedy = match error {
+        PoolError::Exhausted { .. } => "; try again later, or give the node more addresses",
+        PoolError::Foreign(_) => "; ask for another, or none",
+        _ => "; try again later",
+    };
+    Error::new(code, format!("{error}{remedy}"))
+}
+
+pub(crate) fn wiring(error: &WiringError) -> Error {
+    match error {
+        WiringError::NameTaken(_) => Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {error}")),
+        WiringError::Netns(error) => netns(error),
+        WiringError::Netlink(_) | WiringError::HostEndTaken(..) => Error::new(Code::WiringFailed, format!("cannot wire the pod: {error}")),
+    }
+}
+
+pub(crate) fn netns(error: &NetnsError) -> Error {
+    Error::new(Code::InvalidEnvironment, format!("CNI_NETNS: {error}; give the path of the pod's network namespace"))
+}
+
+pub(crate) fn store(error: &StoreError) -> Error {
+    Error::new(Code::IoFailure, format!("cannot make the attachment durable: {error}; free space in the run directory"))
+}
+
+pub(crate) fn netlink(error: &NetlinkError) -> Error {
+    Error::new(Code::IoFailure, format!("cannot read the kernel's tables: {error}"))
+}

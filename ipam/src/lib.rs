@@ -1,0 +1,24 @@
+//! barewired, the node daemon: it owns this node's pod addresses and attachments.
+//!
+//! From the inside out: [`pool`] decides which address, [`store`] remembers, [`attachments`] makes ADD, DEL, CHECK, GC and
+//! STATUS of both and the kernel, [`recovery`] settles what a crash left, [`server`] answers the socket, [`daemon`] starts
+//! and stops all of it. The pool, the configuration and recovery's plan are pure.
+#![forbid(unsafe_code)]
+
+pub mod attachments;
+pub mod config;
+pub mod conflist;
+pub mod daemon;
+mod failure;
+mod housekeeping;
+pub mod kernel;
+pub mod link_numbers;
+pub mod metrics;
+pub mod pool;
+pub mod range;
+pub mod record;
+pub mod recovery;
+pub mod server;
+pub mod store;
+mod telemetry;
+mod uplink_watch;

@@ -1,0 +1,118 @@
+//! What is measured while serving: one histogram an operation, in constant memory.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Operations that are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// ADD, from the request's arrival to the answer.
+    Add,
+    /// DEL, likewise.
+    Del,
+    /// CHECK, GC and STATUS.
+    Other,
+    /// A commit of the store.
+    Commit,
+}
+
+impl Operation {
+    /// Every operation, with its name in metrics.
+    pub const ALL: [(Self, &'static str); 4] = [(Self::Add, "add"), (Self::Del, "del"), (Self::Other, "other"), (Self::Commit, "commit")];
+}
+
+/// Timings and outcomes since the daemon's start.
+#[derive(Debug)]
+pub struct Metrics {
+    series: [Mutex<Series>; 4],
+}
+
+#[derive(Debug)]
+struct Series {
+    /// Microseconds.
+    times: Histogram<u64>,
+    failed: u64,
+}
+
+/// One operation's figures.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Quantiles {
+    /// Median, in microseconds.
+    pub p50: u64,
+    /// In microseconds.
+    pub p99: u64,
+    /// The slowest, in microseconds.
+    pub max: u64,
+    /// How many.
+    pub n: u64,
+    /// How many of them failed.
+    pub failed: u64,
+}
+
+/// Longer ones are counted as this long, in microseconds.
+const LONGEST: u64 = 60_000_000;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let series = Operation::ALL.map(|_| {
+            let times = Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|why| unreachable!("constant bounds: {why}"));
+            Mutex::new(Series { times, failed: 0 })
+        });
+        Self { series }
+    }
+}
+
+impl Metrics {
+    /// Records one operation.
+    pub fn record(&self, operation: Operation, took: Duration, succeeded: bool) {
+        let mut series = self.series[operation as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
+        series.times.saturating_record(micros);
+        series.failed += u64::from(!succeeded);
+    }
+
+    pub(crate) fn commit(&self, took: Duration, succeeded: bool) {
+        self.record(Operation::Commit, took, succeeded);
+    }
+
+    /// The figures of one operation.
+    #[must_use]
+    pub fn quantiles(&self, operation: Operation) -> Quantiles {
+        let series = self.series[operation as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let times = &series.times;
+        Quantiles {
+            p50: times.value_at_quantile(0.5),
+            p99: times.value_at_quantile(0.99),
+            max: times.max(),
+            n: times.len(),
+            failed: series.failed,
+        }
+    }
+
+    /// The sum of all times of one operation, in seconds.
+    #[must_use]
+    pub fn total_seconds(&self, operation: Operation) -> f64 {
+        let series = self.series[operation as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        series.times.mean() * series.times.len() as f64 / 1e6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_within_a_hundredth() {
+        let metrics = Metrics::default();
+        for micros in 1..=1000 {
+            metrics.record(Operation::Add, Duration::from_micros(micros), micros % 100 != 0);
+        }
+        let figures = metrics.quantiles(Operation::Add);
+        assert!((495..=505).contains(&figures.p50) && (980..=1000).contains(&figures.p99), "{figures:?}");
+        assert_eq!((figures.n, figures.failed), (1000, 10));
+        assert_eq!(metrics.quantiles(Operation::Del).n, 0);
+    }
+}

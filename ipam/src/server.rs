@@ -1,0 +1,177 @@
+//! The unix socket that plugin and command line speak to.
+//!
+//! Plain threads, each accepting for itself: the kernel's backlog is the queue, and an ADD never crosses an executor.
+//! A peer that is slow, silent or not root is cut off.
+
+use std::fs;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cni_spec::{Code, Error};
+use nix::sys::socket::{getsockopt, sockopt};
+use node_api::{BootMillis, Envelope, PROTOCOL_VERSION, Reply, Request, Response, accepts, read_frame_with_fd, write_frame};
+
+use crate::attachments::Attachments;
+use crate::failure;
+use crate::kernel::Kernel;
+use crate::metrics::{Metrics, Operation};
+
+/// More than the kernel lets wire at once (RTNL is one lock), fewer than would matter in memory.
+const WORKERS: usize = 16;
+/// A plugin sends its request at once; a peer that does not is broken.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The listening socket and its threads.
+#[derive(Debug)]
+pub struct Server {
+    listener: Arc<UnixListener>,
+    workers: Vec<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Listens at `path`, mode 0600, in place of what is there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn start<K: Kernel>(path: &Path, attachments: &Arc<Attachments<K>>, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let listener = Arc::new(listen(path)?);
+        let workers = (0..WORKERS).map(|number| {
+            let (listener, attachments, metrics) = (Arc::clone(&listener), Arc::clone(attachments), Arc::clone(metrics));
+            std::thread::Builder::new().name(format!("cni-{number}")).spawn(move || work(&listener, &attachments, &metrics))
+        });
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, listener, path: path.to_owned() })
+    }
+
+    /// Accepts no more, finishes what was accepted, and removes the socket.
+    pub fn drain(self) {
+        // A plugin that comes now finds no socket and does what it does without a daemon.
+        let _ = fs::remove_file(&self.path);
+        // On a listening socket this wakes every accept(2) with EINVAL.
+        if let Err(errno) = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.listener), nix::sys::socket::Shutdown::Both) {
+            tracing::warn!(%errno, "cannot shut the socket down");
+        }
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Binds under another name, restricts, renames: nobody sees the socket with a mode other than its own, and a daemon that
+/// starts again takes the name over without a moment in which it is missing.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let draft = path.with_extension("draft");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&draft)?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&draft, path)?;
+    Ok(listener)
+}
+
+fn work<K: Kernel>(listener: &UnixListener, attachments: &Attachments<K>, metrics: &Metrics) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => serve(stream, attachments, metrics),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                // Out of descriptors, for instance: do not spin.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn serve<K: Kernel>(mut stream: UnixStream, attachments: &Attachments<K>, metrics: &Metrics) {
+    if let Err(why) = admit(&stream) {
+        tracing::warn!(why, "refused a connection");
+        return;
+    }
+    let begun = Instant::now();
+    let (bytes, fd) = match read_frame_with_fd(&mut stream) {
+        Ok(frame) => frame,
+        Err(error) => {
+            tracing::warn!(%error, "a request could not be read");
+            return;
+        }
+    };
+    let (operation, outcome) = match understand(&bytes) {
+        Ok(request) => (operation(&request), answer(request, fd, attachments)),
+        Err(error) => (Operation::Other, Err(error)),
+    };
+    metrics.record(operation, begun.elapsed(), outcome.is_ok());
+    let response = match outcome {
+        Ok(reply) => Response::Ok(reply),
+        Err(error) => {
+            tracing::warn!(%error, "refused a request");
+            Response::Error(error)
+        }
+    };
+    if let Err(error) = write_frame(&mut stream, &response, None) {
+        tracing::warn!(%error, "an answer could not be delivered");
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+fn admit(stream: &UnixStream) -> Result<(), String> {
+    let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| format!("peer credentials: {errno}"))?;
+    let own = nix::unistd::geteuid().as_raw();
+    if peer.uid() != 0 && peer.uid() != own {
+        return Err(format!("process {} runs as user {}; only root may ask", peer.pid(), peer.uid()));
+    }
+    stream
+        .set_read_timeout(Some(REQUEST_TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(REQUEST_TIMEOUT)))
+        .map_err(|error| format!("socket deadlines: {error}"))
+}
+
+fn understand(bytes: &[u8]) -> Result<Request, Error> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        protocol: u32,
+    }
+    let not_understood =
+        |why: serde_json::Error| Error::new(Code::Undecodable, format!("barewired does not understand the request: {why}"));
+    // The version first: a request of a version that we do not serve may well be of another shape.
+    let Version { protocol } = serde_json::from_slice(bytes).map_err(not_understood)?;
+    if !accepts(protocol) {
+        let remedy = if protocol > PROTOCOL_VERSION { "upgrade barewired" } else { "upgrade barewire-cni" };
+        let msg = format!("the plugin speaks protocol {protocol}, barewired {PROTOCOL_VERSION}; {remedy}");
+        return Err(Error::new(Code::TryAgainLater, msg));
+    }
+    let envelope: Envelope = serde_json::from_slice(bytes).map_err(not_understood)?;
+    Ok(envelope.request)
+}
+
+fn operation(request: &Request) -> Operation {
+    match request {
+        Request::Add(_) => Operation::Add,
+        Request::Del(_) => Operation::Del,
+        Request::Check(_) | Request::Gc(_) | Request::Status => Operation::Other,
+    }
+}
+
+fn answer<K: Kernel>(request: Request, fd: Option<OwnedFd>, attachments: &Attachments<K>) -> Result<Reply, Error> {
+    let now = BootMillis::now().map_err(|error| Error::new(Code::IoFailure, format!("clock: {error}")))?;
+    let netns = || {
+        let fd = fd.ok_or_else(|| Error::new(Code::Undecodable, "the request came without its network namespace; upgrade barewire-cni"))?;
+        attachments.kernel().open_netns(fd).map_err(|error| failure::netns(&error))
+    };
+    match request {
+        Request::Add(request) => attachments.add(&request, &netns()?, now).map(Reply::Attached),
+        Request::Del(request) => attachments.del(&request, now).map(|()| Reply::Done),
+        Request::Check(request) => attachments.check(&request, &netns()?).map(|()| Reply::Done),
+        Request::Gc(request) => attachments.gc(&request, now).map(|()| Reply::Done),
+        Request::Status => attachments.status(now).map(|()| Reply::Done),
+    }
+}

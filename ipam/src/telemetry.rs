@@ -1,0 +1,111 @@
+//! Metrics and health over HTTP: `/metrics` (Prometheus text), `/healthz` (the process serves), `/readyz` (an ADD would
+//! succeed), `/debug/latency` (quantiles as JSON). For loopback: it has no authentication.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use node_api::BootMillis;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family as Series;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde_json::{Map, Value, json};
+
+use crate::attachments::Attachments;
+use crate::kernel::Linux;
+use crate::metrics::{Metrics, Operation};
+
+type Labels = Vec<(&'static str, String)>;
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+#[derive(Clone)]
+struct Watched {
+    attachments: Arc<Attachments<Linux>>,
+    metrics: Arc<Metrics>,
+}
+
+/// Serves until the task is dropped.
+///
+/// # Errors
+/// Where the address cannot be listened on.
+pub(crate) async fn serve(listen: SocketAddr, attachments: Arc<Attachments<Linux>>, metrics: Arc<Metrics>) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(listen).await?;
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(exposition))
+        .route("/debug/latency", get(latency))
+        .with_state(Watched { attachments, metrics });
+    axum::serve(listener, router).await
+}
+
+async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
+    match watched.attachments.status(BootMillis::now().unwrap_or_default()) {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    }
+}
+
+async fn latency(State(watched): State<Watched>) -> Json<Value> {
+    let figures = Operation::ALL.map(|(operation, name)| (format!("{name}_us"), json!(watched.metrics.quantiles(operation))));
+    Json(Value::Object(Map::from_iter(figures)))
+}
+
+async fn exposition(State(watched): State<Watched>) -> Result<String, StatusCode> {
+    let mut text = String::new();
+    encode(&mut text, &registry(&watched)).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(text)
+}
+
+/// Everything is read at the scrape; between scrapes nothing is kept twice.
+fn registry(watched: &Watched) -> Registry {
+    let mut registry = Registry::with_prefix("barewire");
+    let summary = watched.attachments.summary(BootMillis::now().unwrap_or_default());
+    gauge(&mut registry, "attachments", "Pods attached on this node", summary.attachments as i64);
+    gauge(&mut registry, "uncommitted_dels", "DELs answered that are not on disk yet", summary.uncommitted as i64);
+
+    let addresses = Series::<Labels, Gauge>::default();
+    for (family, counts) in summary.pool {
+        let states = [
+            ("free", i64::try_from(counts.free()).unwrap_or(i64::MAX)),
+            ("held", counts.held as i64),
+            ("cooling", counts.cooling as i64),
+            ("quarantined", counts.quarantined as i64),
+        ];
+        for (state, count) in states {
+            addresses.get_or_create(&vec![("family", family.to_string().to_lowercase()), ("state", state.to_owned())]).set(count);
+        }
+    }
+    registry.register("addresses", "Pod addresses of this node by state", addresses);
+
+    let seconds = Series::<Labels, Seconds>::default();
+    let sums = Series::<Labels, Seconds>::default();
+    let counts = Series::<Labels, Gauge>::default();
+    let failures = Series::<Labels, Gauge>::default();
+    for (operation, name) in Operation::ALL {
+        let figures = watched.metrics.quantiles(operation);
+        let labels = vec![("operation", name.to_owned())];
+        counts.get_or_create(&labels).set(figures.n as i64);
+        failures.get_or_create(&labels).set(figures.failed as i64);
+        sums.get_or_create(&labels).set(watched.metrics.total_seconds(operation));
+        for (quantile, micros) in [("0.5", figures.p50), ("0.99", figures.p99)] {
+            let labels = vec![("operation", name.to_owned()), ("quantile", quantile.to_owned())];
+            seconds.get_or_create(&labels).set(micros as f64 / 1e6);
+        }
+    }
+    registry.register("operation_seconds", "Time of an operation since start, by quantile", seconds);
+    registry.register("operation_seconds_sum", "Time spent in an operation since start", sums);
+    registry.register("operations", "Operations since start", counts);
+    registry.register("operations_failed", "Failed operations since start", failures);
+    registry
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}

@@ -1,0 +1,118 @@
+//! The messages.
+//!
+//! Rules of change: a field may be added if a peer that does not know it does the right thing, and then has a default;
+//! anything else raises [`PROTOCOL_VERSION`]. The daemon answers the version before and after its own, so that plugin
+//! and daemon can be upgraded in either order. `tests/golden` holds a request of every version to be understood.
+
+use std::net::IpAddr;
+
+use cni_spec::{AddResult, Attachment, ContainerId, Error, IfName, NetworkName, PodIdentity};
+use serde::{Deserialize, Serialize};
+
+/// The version of the messages in this file.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Whether this version's daemon serves a peer of `version`.
+#[must_use]
+pub const fn accepts(version: u32) -> bool {
+    version.abs_diff(PROTOCOL_VERSION) <= 1
+}
+
+/// What a request travels in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The sender's [`PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// The sender, for the log: `barewire-cni 0.1.0`.
+    #[serde(default)]
+    pub sender: String,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Attach a pod. Carries the network namespace.
+    Add(AddRequest),
+    /// Detach it.
+    Del(DelRequest),
+    /// Compare it with what was made. Carries the network namespace.
+    Check(CheckRequest),
+    /// Detach what is not valid any more.
+    Gc(GcRequest),
+    /// Would an ADD succeed?
+    Status,
+}
+
+/// Attach a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AddRequest {
+    /// The network asked for.
+    pub network: NetworkName,
+    /// The container.
+    pub container_id: ContainerId,
+    /// The interface to make in it.
+    pub ifname: IfName,
+    /// The namespace's path in the runtime's view; told back in the result, never opened.
+    pub netns_path: String,
+    /// The pod behind the container.
+    #[serde(default)]
+    pub pod: PodIdentity,
+    /// Addresses wanted; empty for any.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+    /// MAC address wanted.
+    #[serde(default)]
+    pub mac: Option<[u8; 6]>,
+}
+
+/// Detach a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelRequest {
+    /// The container.
+    pub container_id: ContainerId,
+    /// Its interface.
+    pub ifname: IfName,
+}
+
+/// Compare an attachment with what was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// The container.
+    pub container_id: ContainerId,
+    /// Its interface.
+    pub ifname: IfName,
+    /// The result that the runtime kept from the ADD.
+    pub expected: AddResult,
+}
+
+/// Detach what is not valid any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcRequest {
+    /// The network that the list is about.
+    pub network: NetworkName,
+    /// What is to stay.
+    pub valid: Vec<Attachment>,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// It was done.
+    Ok(Reply),
+    /// It was not, and left nothing behind.
+    Error(Error),
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// ADD: what was made.
+    Attached(AddResult),
+    /// DEL, CHECK, GC, STATUS: there is nothing to tell.
+    Done,
+}

@@ -1,0 +1,160 @@
+//! `cargo xtask test`: the stages, in order, each named and timed. A failing stage does not stop the next.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use clap::ValueEnum;
+
+use crate::binaries::{self, Kind};
+use crate::bootstrap::{self, Purpose};
+use crate::deny;
+use crate::process;
+use crate::summary::{Outcome, Summary, Tally};
+use crate::workspace::{Target, TargetKind, Workspace};
+
+/// No stage takes longer on two cores, compilation from nothing included.
+const STAGE_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Makes a test that cannot run fail instead of printing SKIP: this command has installed all that a test may need.
+const REQUIRE_ALL: (&str, &str) = ("BAREWIRE_REQUIRE_ALL", "1");
+
+/// A group of stages that can be asked for by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// Formatting, clippy and the policy on dependencies
+    Lint,
+    /// Unit tests, property tests and documentation examples
+    Unit,
+    /// Test programs that belong to no other tier, most of them in network namespaces
+    Integration,
+    /// Everything wrong that can be fed to the plugin and the daemon
+    BadInput,
+    /// The CNI specification, case by case, on the reference plugins and on barewire-cni
+    Conform,
+    /// Real containerd, nodes and a fabric
+    E2e,
+}
+
+impl Tier {
+    /// The tier that a test program belongs to, by its file name.
+    fn of(target: &Target) -> Self {
+        const BY_PREFIX: [(&str, Tier); 5] =
+            [("bad_input", Tier::BadInput), ("conform", Tier::Conform), ("containerd", Tier::E2e), ("demo", Tier::E2e), ("lab", Tier::E2e)];
+        let tier = BY_PREFIX.iter().find(|(prefix, _)| target.name.starts_with(prefix));
+        tier.map_or(Tier::Integration, |(_, tier)| *tier)
+    }
+}
+
+struct Stage {
+    name: &'static str,
+    command: Result<Command>,
+}
+
+/// Runs the stages of `tiers`, or all where none is named.
+///
+/// # Errors
+/// Where a stage failed; the summary has been printed then.
+pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
+    let wanted = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
+    let mut summary = Summary::default();
+
+    let purpose = if wanted(Tier::Lint) { Purpose::Checks } else { Purpose::Nodes };
+    if timed(&mut summary, "bootstrap", || bootstrap::run(workspace, purpose)) {
+        if wanted(Tier::Lint) {
+            summary.outcomes.extend(lints(workspace).into_iter().map(execute));
+        }
+        if timed(&mut summary, "build", || binaries::build(workspace, &[Kind::Plugin, Kind::Node]).map(drop)) {
+            let stages = tests(workspace).into_iter().filter(|(tier, _)| wanted(*tier));
+            summary.outcomes.extend(stages.map(|(_, stage)| execute(stage)));
+        }
+    }
+    print!("\n{summary}");
+    if summary.has_failed() {
+        // Nothing more is printed: the summary's last line stays the last.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn lints(workspace: &Workspace) -> [Stage; 3] {
+    [
+        Stage { name: "format", command: Ok(workspace.cargo(&["fmt", "--all", "--check"])) },
+        Stage { name: "clippy", command: Ok(workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"])) },
+        Stage { name: "deny", command: deny::command(workspace, &[]) },
+    ]
+}
+
+fn tests(workspace: &Workspace) -> [(Tier, Stage); 6] {
+    [
+        (Tier::Unit, Stage { name: "unit", command: Ok(test(workspace, &["--lib", "--bins"])) }),
+        (Tier::Unit, Stage { name: "examples", command: Ok(test(workspace, &["--doc"])) }),
+        (Tier::Integration, programs(workspace, "integration", Tier::Integration)),
+        (Tier::BadInput, programs(workspace, "bad-input", Tier::BadInput)),
+        (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
+        (Tier::E2e, programs(workspace, "e2e", Tier::E2e)),
+    ]
+}
+
+fn test(workspace: &Workspace, which: &[&str]) -> Command {
+    let mut command = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
+    command.args(which).env(binaries::BIN_DIR, workspace.dist()).env(REQUIRE_ALL.0, REQUIRE_ALL.1);
+    // Set by `cargo run` for this program; children of the tests would inherit it.
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
+fn programs(workspace: &Workspace, name: &'static str, tier: Tier) -> Stage {
+    let targets: Vec<_> = workspace.targets(TargetKind::Test).filter(|target| Tier::of(target) == tier).collect();
+    let command = if targets.is_empty() {
+        Err(anyhow!("no test program belongs to this tier: see Tier::of in xtask/src/suite.rs"))
+    } else {
+        let names = targets.iter().flat_map(|target| ["--test", target.name.as_str()]);
+        Ok(test(workspace, &names.collect::<Vec<_>>()))
+    };
+    Stage { name, command }
+}
+
+/// Runs a stage that is a command, shows its output and counts the tests in it.
+fn execute(stage: Stage) -> Outcome {
+    let Stage { name, command } = stage;
+    let started = Instant::now();
+    let mut tests = Tally::default();
+    let result = command.and_then(|mut command| {
+        println!("\n== {name}: {}", process::line(&command));
+        let status = process::each_line(&mut command, STAGE_LIMIT, |line| {
+            println!("{line}");
+            tests.read_line(line);
+        })?;
+        if !status.success() {
+            bail!("{status}");
+        }
+        Ok(())
+    });
+    let failure = result.err().map(|error| format!("{error:#}"));
+    Outcome { stage: name, tests, took: started.elapsed(), failure }
+}
+
+/// Runs a stage that is work of our own; says whether it succeeded.
+fn timed(summary: &mut Summary, name: &'static str, work: impl FnOnce() -> Result<()>) -> bool {
+    println!("\n== {name}");
+    let started = Instant::now();
+    let failure = work().err().map(|error| format!("{error:#}"));
+    let succeeded = failure.is_none();
+    summary.outcomes.push(Outcome { stage: name, tests: Tally::default(), took: started.elapsed(), failure });
+    succeeded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_program_that_no_rule_names_is_still_run() {
+        let tier = |name: &str| Tier::of(&Target { package: "any".to_owned(), name: name.to_owned(), kind: TargetKind::Test });
+        assert_eq!(tier("containerd"), Tier::E2e);
+        assert_eq!(tier("conform_reference"), Tier::Conform);
+        assert_eq!(tier("bad_input"), Tier::BadInput);
+        assert_eq!(tier("wiring"), Tier::Integration);
+    }
+}
