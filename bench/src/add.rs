@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::contender::{Contender, Pods};
 use crate::daemon::Daemon;
@@ -59,15 +59,7 @@ pub fn run(binaries: &Path, options: Options) -> Result<Report> {
         node,
         pods,
     };
-    race.warm_up()?;
-    for round in 0..options.rounds {
-        race.adds(options.pods)?;
-        race.dels(round)?;
-        race.churns(round)?;
-        race.bursts(round)?;
-        race.crowd(options.pods, &daemon)?;
-        eprintln!("round {} of {}", round + 1, options.rounds);
-    }
+    race.run(options, &daemon).with_context(|| daemon.end_of_log())?;
     report(options, &dual, &race, daemon.commit_p99_us()?)
 }
 
@@ -104,6 +96,19 @@ struct Race {
 }
 
 impl Race {
+    fn run(&mut self, options: Options, daemon: &Daemon) -> Result<()> {
+        self.warm_up()?;
+        for round in 0..options.rounds {
+            self.adds(options.pods)?;
+            self.dels(round)?;
+            self.churns(round)?;
+            self.bursts(round)?;
+            self.crowd(options.pods, daemon)?;
+            eprintln!("round {} of {}", round + 1, options.rounds);
+        }
+        Ok(())
+    }
+
     fn warm_up(&mut self) -> Result<()> {
         for contender in [&mut self.ours, &mut self.reference] {
             contender.attach(self.pods.make_many(WARM_UP)?)?;

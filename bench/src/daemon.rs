@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+const LOG: &str = "barewired.log";
 const READY_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
@@ -35,12 +36,12 @@ impl Daemon {
     /// When it is not ready within 10 s; the message ends with the end of its log.
     pub fn start(binaries: &Path, run_dir: PathBuf, ranges: &[&str]) -> Result<Self> {
         let config = run_dir.join("barewired.toml");
-        let log = run_dir.join("barewired.log");
         fs::write(&config, configuration(&run_dir, ranges)).with_context(|| format!("cannot write {}", config.display()))?;
         let program = binaries.join("barewired");
         if !program.exists() {
             bail!("{} does not exist: use `cargo xtask bench`, which builds it", program.display());
         }
+        let log = run_dir.join(LOG);
         // setpriv has the kernel end the daemon when this process ends in whatever way.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -54,13 +55,19 @@ impl Daemon {
             .context("cannot run setpriv: install the Debian package util-linux")?;
         let http = ureq::Agent::config_builder().timeout_global(Some(HTTP_LIMIT)).build().new_agent();
         let mut daemon = Self { child, run_dir, http };
-        if let Err(error) = daemon.wait_until_ready() {
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            let end = lines[lines.len().saturating_sub(20)..].join("\n");
-            return Err(error.context(format!("barewired does not become ready; its log ends with:\n{end}")));
+        match daemon.wait_until_ready() {
+            Ok(()) => Ok(daemon),
+            Err(error) => Err(error.context("barewired does not become ready").context(daemon.end_of_log())),
         }
-        Ok(daemon)
+    }
+
+    /// The end of its log, to go with an error: the log itself ends with this process.
+    #[must_use]
+    pub fn end_of_log(&self) -> String {
+        const LINES: usize = 20;
+        let log = fs::read_to_string(self.run_dir.join(LOG)).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        format!("the log of barewired ends with:\n{}\n", lines[lines.len().saturating_sub(LINES)..].join("\n"))
     }
 
     /// Where plugins reach it.

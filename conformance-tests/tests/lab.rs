@@ -2,6 +2,7 @@
 //!
 //! Needs root. Where it cannot run it says `SKIP` and why; with `BAREWIRE_REQUIRE_ALL=1` that is a failure.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 
 use std::collections::BTreeSet;
 use std::fs;

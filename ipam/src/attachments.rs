@@ -128,7 +128,8 @@ impl<K: Kernel> Attachments<K> {
     pub fn add(&self, request: &AddRequest, netns: &K::Netns, now: BootMillis) -> Result<AddResult, Error> {
         let key = AttachmentKey { container_id: request.container_id.clone(), ifname: request.ifname.clone() };
         let _turn = self.take_turn(&key)?;
-        if let Some(known) = self.lock().records.get(&key).cloned() {
+        let known = self.lock().records.get(&key).cloned();
+        if let Some(known) = known {
             if self.is_alive(&known, netns)? {
                 return Ok(known.result(&request.netns_path));
             }
@@ -266,6 +267,12 @@ impl<K: Kernel> Attachments<K> {
     /// From now on STATUS and ADD say no.
     pub fn drain(&self) {
         self.lock().draining = true;
+    }
+
+    /// Every attachment.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.lock().records.values().cloned().collect()
     }
 
     /// Counts for telemetry.

@@ -98,14 +98,22 @@ mod tests {
     #[test]
     fn a_program_that_does_not_end_is_killed_with_its_descendants() {
         let mut pid = String::new();
-        let error =
-            each_line(Command::new("sh").args(["-c", "sh -c 'echo $$; sleep 600; true'; true"]), Duration::from_millis(500), |text| {
-                pid = text.to_owned()
-            })
-            .unwrap_err();
+        let error = each_line(
+            Command::new("sh").args(["-c", "sh -c 'sh -c \"echo \\$\\$; exec sleep 30\"; true'; true"]),
+            Duration::from_millis(500),
+            |text| pid = text.to_owned(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("still running"), "{error}");
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "{pid} still runs: {state}");
+        let ended = || {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            state.is_empty() || state.contains(") Z")
+        };
+        let killed = Instant::now();
+        while !ended() {
+            assert!(killed.elapsed() < Duration::from_secs(5), "{pid} still runs");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]

@@ -135,15 +135,15 @@ fn up(topology: &Path, name: Option<String>, cni: Cni) -> Result<()> {
     }
     let name = lab.name().to_owned();
     lab.keep()?;
-    how_to_enter(&name)
+    how_to_enter(&name, &mut |line| println!("{line}"))
 }
 
-fn how_to_enter(lab: &str) -> Result<()> {
-    println!("lab {lab} is up:");
+fn how_to_enter(lab: &str, say: &mut dyn FnMut(String)) -> Result<()> {
+    say(format!("lab {lab} is up; enter a node, or take it down:"));
     for node in lab::nodes_of(state::BASE.as_ref(), lab)?.keys() {
-        println!("  barewire-lab exec --lab {lab} {node}");
+        say(format!("  barewire-lab exec --lab {lab} {node}"));
     }
-    println!("  barewire-lab down {lab}");
+    say(format!("  barewire-lab down {lab}"));
     Ok(())
 }
 
@@ -211,8 +211,8 @@ fn show_demo(topology: &Path, keep: bool, json: bool, cni: Cni) -> Result<()> {
     let options = Options { name: Some("demo".to_owned()), ..Options::of_this_program()? };
     let mut say = |line: String| if json { eprintln!("{line}") } else { println!("{line}") };
     let report = demo::run(topology, &options, cni, keep, &mut say)?;
-    if keep && !json {
-        how_to_enter("demo")?;
+    if keep {
+        how_to_enter("demo", &mut say)?;
     }
     if json {
         println!("{}", serde_json::to_string(&report)?);

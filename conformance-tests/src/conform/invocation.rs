@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// The program could not be started, or its files not be made.
-    #[error("execute {plugin:?}: {source} (is it an executable file?)")]
+    #[error("cannot execute {plugin:?} (is it an executable file?)")]
     Io {
         /// The plugin.
         plugin: PathBuf,

@@ -34,7 +34,7 @@ pub enum KernelError {
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// A request failed.
-    #[error("netlink {request}: {source}")]
+    #[error("netlink: {request}")]
     Request {
         /// What was asked for.
         request: &'static str,
@@ -42,7 +42,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The answer could not be read.
-    #[error("netlink {request}: an answer that cannot be decoded: {source}")]
+    #[error("netlink: {request}: an answer that cannot be decoded")]
     Decode {
         /// What was asked for.
         request: &'static str,

@@ -23,7 +23,7 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub enum KnownError {
     /// The file could not be read.
-    #[error("read {path}: {source}")]
+    #[error("cannot read {path}")]
     Io {
         /// The file.
         path: String,
@@ -31,13 +31,13 @@ pub enum KnownError {
         source: io::Error,
     },
     /// The file is no list of known failures.
-    #[error("{0}")]
+    #[error(transparent)]
     Syntax(#[from] toml::de::Error),
     /// An entry is for no case.
     #[error("there is no case {0:?}: remove the entry, or see `conform --list` for its name")]
     NoSuchCase(String),
     /// An entry is for no version.
-    #[error("case {case:?}: {source}")]
+    #[error("case {case:?}")]
     Version {
         /// The entry's case.
         case: String,

@@ -20,7 +20,7 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// A namespace could not be made, opened or entered.
 #[derive(Debug, thiserror::Error)]
-#[error("{call} on network namespace {path:?}: {source} (conform needs CAP_SYS_ADMIN: run it as root)")]
+#[error("cannot {call} the network namespace {path:?} (is it one, and does conform run as root?)")]
 pub struct NetnsError {
     call: &'static str,
     path: PathBuf,
@@ -42,7 +42,7 @@ pub struct Netns {
 impl Netns {
     /// Makes a namespace and mounts it at `path`, which must not exist yet. Dropping it unmounts it again.
     pub fn create(path: PathBuf) -> Result<Self, NetnsError> {
-        File::create_new(&path).map_err(error("create", &path))?;
+        File::create_new(&path).map_err(error("create the file of", &path))?;
         let made = thread::scope(|scope| {
             let maker = scope.spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET)?;
@@ -53,7 +53,7 @@ impl Netns {
         if let Err(errno) = made {
             // Not worth a word beside the error that is being reported.
             let _ = std::fs::remove_file(&path);
-            return Err(error("unshare and bind-mount", &path)(errno.into()));
+            return Err(error("make", &path)(errno.into()));
         }
         Ok(Self { path, mounted: true })
     }
@@ -84,7 +84,7 @@ impl Netns {
         let own = Path::new(OWN_NETNS);
         let home = File::open(own).map_err(error("open", own))?;
         let inside = File::open(&self.path).map_err(error("open", &self.path))?;
-        setns(inside, CloneFlags::CLONE_NEWNET).map_err(|errno| error("setns", &self.path)(errno.into()))?;
+        setns(inside, CloneFlags::CLONE_NEWNET).map_err(|errno| error("enter", &self.path)(errno.into()))?;
         Ok(Entered { home, not_send: PhantomData })
     }
 }

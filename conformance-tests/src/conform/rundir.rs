@@ -23,7 +23,7 @@ const WAIT_FOR_OTHER_START: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
     /// A system call on one of its files failed.
-    #[error("{path:?}: {source} (conform keeps its namespaces there: run it as root)")]
+    #[error("cannot use {path:?}, where conform keeps its namespaces (is it run as root?)")]
     Io {
         /// The file or directory.
         path: PathBuf,

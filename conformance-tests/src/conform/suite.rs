@@ -18,7 +18,7 @@ use super::{
     netns::Netns,
     report::{Outcome, Record, Report},
     rundir::{self, RunDir, RunDirError},
-    stage::{Stage, Theatre},
+    stage::{Stage, Subject},
     version::SpecVersion,
 };
 
@@ -79,8 +79,8 @@ impl Suite {
         let supported = supported_versions(&plugin, dir.path())?;
         let speaks =
             |version: &SpecVersion| supported.as_ref().is_none_or(|list| list.iter().any(|supported| supported == version.as_str()));
-        let theatre =
-            Theatre { plugin, conf, spoken: SpecVersion::ALL.into_iter().filter(speaks).collect(), pool_size, serial: AtomicU32::new(0) };
+        let subject =
+            Subject { plugin, conf, spoken: SpecVersion::ALL.into_iter().filter(speaks).collect(), pool_size, serial: AtomicU32::new(0) };
 
         let mut records = Vec::new();
         for version in versions {
@@ -90,7 +90,7 @@ impl Suite {
                 } else if !speaks(&version) {
                     (Outcome::Skip { reason: format!("the plugin does not speak CNI {version}, says its VERSION") }, Vec::new())
                 } else {
-                    let stage = Stage::new(&theatre, version, dir.path(), host.clone()).map_err(broken)?;
+                    let stage = Stage::new(&subject, version, dir.path(), host.clone())?;
                     let verdict = (case.run)(&stage);
                     let outcome = match verdict {
                         Ok(()) => Outcome::Pass,
@@ -103,12 +103,12 @@ impl Suite {
                 let record = Record::new(case, version, outcome, executions);
                 told(&record);
                 records.push(record);
-                if theatre.plugin.interrupted.load(Ordering::Relaxed) {
+                if subject.plugin.interrupted.load(Ordering::Relaxed) {
                     return Err(Broken::from(ExecError::Interrupted).into());
                 }
             }
         }
-        Ok(Report { plugin: theatre.plugin.path, supported_versions: supported, cases: records })
+        Ok(Report { plugin: subject.plugin.path, supported_versions: supported, cases: records })
     }
 }
 
@@ -135,11 +135,4 @@ fn supported_versions(plugin: &Plugin, dir: &Path) -> Result<Option<Vec<String>>
     let reply = plugin.execute(&netns, &invocation)?;
     let result: Value = serde_json::from_slice(&reply.stdout).unwrap_or_default();
     Ok(result["supportedVersions"].as_array().map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
-}
-
-fn broken(stop: Stop) -> SuiteError {
-    match stop {
-        Stop::Broken(broken) => broken.into(),
-        Stop::Fail(reason) | Stop::Skip(reason) => unreachable!("setting a stage up judges no plugin: {reason}"),
-    }
 }

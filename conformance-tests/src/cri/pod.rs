@@ -40,6 +40,7 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// A process in its network namespace, as the node sees it.
     pub pid: u32,
+    config: PodSandboxConfig,
 }
 
 impl Pod {
@@ -57,10 +58,10 @@ impl Pod {
     }
 
     fn complete(cri: &Cri, spec: &PodSpec, sandbox: &str, config: PodSandboxConfig) -> Result<Self, Error> {
-        let container = cri.create_container(sandbox, container_config(), config)?;
+        let container = cri.create_container(sandbox, container_config(0), config.clone())?;
         cri.start_container(&container)?;
         let (addresses, pid) = network(cri, sandbox)?;
-        Ok(Self { name: spec.name.clone(), sandbox: sandbox.to_owned(), container, addresses, pid })
+        Ok(Self { name: spec.name.clone(), sandbox: sandbox.to_owned(), container, addresses, pid, config })
     }
 
     /// Its IPv4 address.
@@ -90,6 +91,17 @@ impl Pod {
     /// When the runtime refuses, or the program exceeds `limit`.
     pub fn exec(&self, cri: &Cri, cmd: &[&str], limit: Duration) -> Result<ExecSyncResponse, Error> {
         cri.exec_sync(&self.container, cmd, limit)
+    }
+
+    /// Ends its container and starts another in the same sandbox, as a kubelet does when one has crashed.
+    ///
+    /// # Errors
+    /// When the runtime refuses.
+    pub fn replace_container(&mut self, cri: &Cri) -> Result<(), Error> {
+        cri.stop_container(&self.container)?;
+        cri.remove_container(&self.container)?;
+        self.container = cri.create_container(&self.sandbox, container_config(1), self.config.clone())?;
+        cri.start_container(&self.container)
     }
 
     /// Stops and removes it.
@@ -155,9 +167,9 @@ fn sandbox_config(spec: &PodSpec) -> PodSandboxConfig {
     }
 }
 
-fn container_config() -> ContainerConfig {
+fn container_config(attempt: u32) -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata { name: "workload".to_owned(), attempt: 0 }),
+        metadata: Some(ContainerMetadata { name: "workload".to_owned(), attempt }),
         image: Some(ImageSpec { image: image::REFERENCE.to_owned() }),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {

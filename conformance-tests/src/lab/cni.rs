@@ -27,6 +27,9 @@ pub const DAEMON_CONFIG: &str = "/etc/barewire/barewired.toml";
 /// The config list that the daemon writes when it is ready.
 pub const DAEMON_CONFLIST: &str = "/etc/cni/net.d/10-barewire.conflist";
 
+/// Asks the plugin in a node for its status.
+const STATUS: &str = r#"echo '{"cniVersion":"1.1.0","name":"barewire","type":"barewire-cni"}' | CNI_COMMAND=STATUS CNI_PATH=/opt/cni/bin /opt/cni/bin/barewire-cni"#;
+
 /// How long the daemon may take to be ready.
 const READY: Duration = Duration::from_secs(20);
 
@@ -64,7 +67,7 @@ pub fn barewire_binaries() -> Result<PathBuf> {
     let complete = |directory: &&PathBuf| ["barewired", "barewire-cni"].iter().all(|name| directory.join(name).is_file());
     candidates.iter().find(complete).cloned().ok_or_else(|| Error::Io {
         what: format!("find barewired and barewire-cni in {candidates:?}: build them, or set BAREWIRE_BIN_DIR to their directory"),
-        source: std::io::ErrorKind::NotFound.into(),
+        cause: std::io::ErrorKind::NotFound.into(),
     })
 }
 
@@ -112,15 +115,18 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Ready is what the plugin says it is (CNI 1.1, STATUS): files of an earlier daemon prove nothing.
     fn wait_until_ready(&self) -> Result<()> {
-        let conflist = self.node.host_path(DAEMON_CONFLIST);
         let ready = wait_until(&format!("barewired of {}", self.node.name()), READY, || {
-            let answers = self.node.try_run(&["test", "-S", "/run/barewire/cni.sock"], CONFIGURE);
-            match (conflist.exists(), answers.is_ok_and(|said| said.status.success())) {
-                (true, true) => Ok(()),
-                _ if !self.service.is_running() => Err("it has ended".to_owned()),
-                (conflist, socket) => Err(format!("{DAEMON_CONFLIST} is there: {conflist}; its socket is there: {socket}")),
+            if !self.service.is_running() {
+                return Err("it has ended".to_owned());
             }
+            let said = self.node.try_run(&["sh", "-c", STATUS], CONFIGURE).map_err(|error| error.to_string())?;
+            if !said.status.success() {
+                return Err(format!("STATUS: {}", said.stdout.trim()));
+            }
+            let written = self.node.host_path(DAEMON_CONFLIST).exists();
+            if written { Ok(()) } else { Err(format!("{DAEMON_CONFLIST} is not there")) }
         });
         ready.map_err(|error| Error::Node { node: self.node.name().to_owned(), message: format!("{error}\n{}", self.service.log_tail(15)) })
     }
@@ -147,12 +153,6 @@ impl Daemon {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.service.is_running()
-    }
-
-    /// The last lines of its log.
-    #[must_use]
-    pub fn log_tail(&self, lines: usize) -> String {
-        self.service.log_tail(lines)
     }
 }
 

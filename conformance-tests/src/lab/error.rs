@@ -20,12 +20,12 @@ pub enum Error {
     },
 
     /// A call to the system that failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// The call, with its path or value.
         what: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// A command that ended with a failure.
@@ -81,6 +81,6 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error::Io { what: what(), source: error.into() })
+        self.map_err(|error| Error::Io { what: what(), cause: error.into() })
     }
 }

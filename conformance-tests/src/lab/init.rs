@@ -4,7 +4,7 @@
 //! process (`pid_namespaces(7)`) and the other namespaces vanish with their last user. It ends with its runner unless it was told
 //! to stay: it is tethered by a pipe, so that even a runner killed with SIGKILL leaves no process behind.
 //!
-//! Talk on standard input and output, one line each: init says `pid N`, the runner records it and sends a [`InitSpec`],
+//! Talk on standard input and output, one line each: init says `pid N`, the runner records it and sends an `InitSpec`,
 //! init prepares the node and says `ready` or `failed …`; a later `keep` cuts the tether.
 
 use std::collections::BTreeMap;
@@ -13,14 +13,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Error, Result};
@@ -28,29 +29,32 @@ use super::root;
 use super::topology::Bind;
 
 /// First argument that makes the runner's binary an init. The second is [`OUTER`] or [`INNER`], the third the node's name, for `ps`.
-pub const ARGUMENT: &str = "__init";
+const ARGUMENT: &str = "__init";
 /// The stage that unshares.
-pub const OUTER: &str = "outer";
+const OUTER: &str = "outer";
 /// The stage that is process 1.
 const INNER: &str = "inner";
 /// What the runner says to let the node outlive it.
-pub const KEEP: &str = "keep\n";
+pub(super) const KEEP: &str = "keep\n";
+
+/// How long an init may take for a word.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// What a node is made of.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct InitSpec {
+pub(super) struct InitSpec {
     /// Host name.
-    pub name: String,
+    pub(super) name: String,
     /// Directory of the host over which the node's root is mounted, in the node's mount namespace only.
-    pub mount_point: PathBuf,
+    pub(super) mount_point: PathBuf,
     /// Files and directories of the host.
-    pub binds: Vec<Bind>,
+    pub(super) binds: Vec<Bind>,
     /// Kernel parameters.
-    pub sysctls: BTreeMap<String, String>,
+    pub(super) sysctls: BTreeMap<String, String>,
     /// Main program, empty for none.
-    pub program: Vec<String>,
+    pub(super) program: Vec<String>,
     /// Its environment.
-    pub env: BTreeMap<String, String>,
+    pub(super) env: BTreeMap<String, String>,
 }
 
 /// Becomes an init when the arguments say so, and does not return then. Call it first thing in `main`.
@@ -115,7 +119,7 @@ fn inner() -> Result<()> {
             .stdout(log.try_clone().context(|| "duplicate a file".to_owned())?)
             .stderr(log)
             .spawn()
-            .context(|| format!("node {}: execute {program:?}", spec.name))?;
+            .context(|| format!("execute {program:?}"))?;
     }
     writeln!(io::stdout(), "ready").context(|| "answer the runner".to_owned())?;
     let null = OpenOptions::new().write(true).open("/dev/null").context(|| "open /dev/null".to_owned())?;
@@ -166,7 +170,7 @@ fn set_sysctl(key: &str, value: &str) -> Result<()> {
 }
 
 /// Starts an init with `program`, the runner's own binary, and reads its first word: its pid.
-pub(super) fn start(program: &std::path::Path, name: &str) -> Result<Talk> {
+pub(super) fn start(program: &Path, name: &str) -> Result<Talk> {
     let node_failed = |message: String| Error::Node { node: name.to_owned(), message };
     let mut outer = Command::new(program)
         .args([ARGUMENT, OUTER, name])
@@ -195,13 +199,13 @@ pub(super) struct Talk {
     name: String,
     /// The init in the runner's pid namespace.
     pub(super) pid: u32,
-    stdin: std::process::ChildStdin,
-    stdout: BufReader<std::process::ChildStdout>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Talk {
     /// Has the node prepared. The answer is the tether: dropping it ends the node.
-    pub(super) fn prepare(mut self, spec: &InitSpec) -> Result<std::process::ChildStdin> {
+    pub(super) fn prepare(mut self, spec: &InitSpec) -> Result<ChildStdin> {
         let mut line = serde_json::to_vec(spec).context(|| "write a node's specification".to_owned())?;
         line.push(b'\n');
         self.stdin.write_all(&line).context(|| format!("talk to the init of {}", self.name))?;
@@ -212,8 +216,13 @@ impl Talk {
     }
 
     fn line(&mut self) -> Result<String> {
+        let what = || format!("listen to the init of {}", self.name);
+        let limit = Timespec::try_from(ANSWER).unwrap_or_default();
+        if poll(&mut [PollFd::new(self.stdout.get_ref(), PollFlags::IN)], Some(&limit)).context(what)? == 0 {
+            return Err(Error::Timeout { what: what(), limit: ANSWER, detail: String::new() });
+        }
         let mut line = String::new();
-        self.stdout.read_line(&mut line).context(|| format!("listen to the init of {}", self.name))?;
+        self.stdout.read_line(&mut line).context(what)?;
         let line = line.trim_end();
         match line.strip_prefix("failed ") {
             Some(reason) => Err(self.failed(reason)),

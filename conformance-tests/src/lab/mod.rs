@@ -37,6 +37,9 @@ use topology::Topology;
 /// How long cgroups of killed pods may take to become empty.
 const CGROUPS_EMPTY: Duration = Duration::from_secs(10);
 
+/// How long duplicate address detection may take.
+const ADDRESSES_USABLE: Duration = Duration::from_secs(10);
+
 /// How a lab is brought up.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -100,7 +103,20 @@ impl Lab {
                     .map_err(|error| Error::Node { node: name.clone(), message: format!("exec: {error}") })?;
             }
         }
+        lab.wait_until_addresses_are_usable()?;
         Ok(lab)
+    }
+
+    /// A node cannot ask for its gateway before its link-local address has passed duplicate address detection, which takes up to two
+    /// seconds (RFC 4862 section 5.4): the first packets of others that it forwards would be lost.
+    fn wait_until_addresses_are_usable(&self) -> Result<()> {
+        for node in self.nodes.values() {
+            command::wait_until(&format!("usable IPv6 addresses in {}", node.name()), ADDRESSES_USABLE, || {
+                let tentative = node.run(&["ip", "-6", "address", "show", "tentative"]).map_err(|error| error.to_string())?;
+                if tentative.trim().is_empty() { Ok(()) } else { Err(tentative) }
+            })?;
+        }
+        Ok(())
     }
 
     fn start_nodes(&mut self, program: &Path) -> Result<()> {
@@ -230,7 +246,10 @@ pub fn node_of(base: &Path, lab: &str, node: &str) -> Result<Node> {
 fn find<'a>(nodes: &'a BTreeMap<String, Node>, lab: &str, node: &str) -> Result<&'a Node> {
     nodes.get(node).ok_or_else(|| Error::Lab {
         lab: lab.to_owned(),
-        message: format!("there is no node {node:?}; it has: {}", nodes.keys().cloned().collect::<Vec<_>>().join(", ")),
+        message: match nodes.keys().cloned().collect::<Vec<_>>()[..] {
+            [] => "it is not up: run `barewire-lab up`".to_owned(),
+            ref names => format!("there is no node {node:?}; it has: {}", names.join(", ")),
+        },
     })
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::command::{CONFIGURE, Running, Said, run, wait_until};
+use super::command::{CONFIGURE, Said, run, wait_until};
 use super::error::{Context, Error, Result};
 use super::state::{NodeState, ProcessIdentity};
 
@@ -45,7 +45,8 @@ impl Node {
         &self.init
     }
 
-    /// The host's path to `path`, an absolute path of the node. Sockets can be connected to through it.
+    /// The host's path to `path`, an absolute path of the node. Sockets can be connected to through it. Name it without symbolic
+    /// links: one with an absolute target, as Debian's `/var/run` has, leads to the host's file of that name.
     #[must_use]
     pub fn host_path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
@@ -93,18 +94,8 @@ impl Node {
         self.try_run(argv, CONFIGURE)?.success()
     }
 
-    /// Starts a command in the node without waiting for its end.
-    ///
-    /// # Errors
-    /// When the node is gone.
-    pub fn start(&self, argv: &[&str]) -> Result<Running> {
-        Running::start(&mut self.prepared(argv)?, Stdio::null())
-    }
-
     fn prepared(&self, argv: &[&str]) -> Result<Command> {
-        if !self.init.is_alive() {
-            return Err(Error::Node { node: self.name.clone(), message: "it is down".to_owned() });
-        }
+        self.must_be_up()?;
         let [program, arguments @ ..] = argv else {
             return Err(Error::Node { node: self.name.clone(), message: "there is no command to run".to_owned() });
         };
@@ -113,11 +104,20 @@ impl Node {
         Ok(command)
     }
 
+    fn must_be_up(&self) -> Result<()> {
+        if self.init.is_alive() {
+            return Ok(());
+        }
+        Err(Error::Node { node: self.name.clone(), message: "it is down".to_owned() })
+    }
+
     /// Writes a file of the node, making its directory.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or the node is down.
     pub fn write(&self, path: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+        // Of a node that is gone, the host's path may by now lead to somebody else's files.
+        self.must_be_up()?;
         let host = self.host_path(path);
         let what = || format!("write {path} in {}", self.name);
         if let Some(parent) = host.parent() {
@@ -129,8 +129,9 @@ impl Node {
     /// Copies an executable of the host into the node.
     ///
     /// # Errors
-    /// When it is missing or cannot be copied.
+    /// When it is missing or cannot be copied, or the node is down.
     pub fn install(&self, source: &Path, target: &str) -> Result<()> {
+        self.must_be_up()?;
         let what = || format!("install {} as {target} in {}", source.display(), self.name);
         let bytes = fs::read(source).context(what)?;
         // A running program's file cannot be written, but it can be replaced.

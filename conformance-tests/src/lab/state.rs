@@ -41,7 +41,7 @@ impl ProcessIdentity {
     pub fn of(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/stat");
         let stat = fs::read_to_string(&path).context(|| path.clone())?;
-        let (_, start_ticks) = parse_stat(&stat).ok_or_else(|| Error::Io { what: path, source: std::io::ErrorKind::InvalidData.into() })?;
+        let (_, start_ticks) = parse_stat(&stat).ok_or_else(|| Error::Io { what: path, cause: std::io::ErrorKind::InvalidData.into() })?;
         Ok(Self { pid, start_ticks, boot_id: boot_id()? })
     }
 

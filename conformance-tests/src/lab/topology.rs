@@ -26,7 +26,7 @@ const NAME_MAX: usize = 32;
 const HONOURED: [&str; 10] = ["kind", "image", "cmd", "entrypoint", "exec", "binds", "env", "labels", "sysctls", "network-mode"];
 
 /// Node keys that containerlab knows and the runner passes over.
-const PASSED_OVER: [&str; 34] = [
+const PASSED_OVER: [&str; 36] = [
     "SANs",
     "aliases",
     "auto-remove",
@@ -60,11 +60,10 @@ const PASSED_OVER: [&str; 34] = [
     "startup-config",
     "startup-delay",
     "suppress-startup-config",
+    "type",
     "user",
+    "wait-for",
 ];
-
-/// Node keys more that containerlab knows: they say what a kind of appliance is to be.
-const OF_APPLIANCES: [&str; 2] = ["type", "wait-for"];
 
 /// A topology that has been checked as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +207,7 @@ impl Parser<'_> {
         let of_kind = optional_object(kinds, "linux")?;
         let mut merged = Map::new();
         for layer in [defaults, &of_kind, &own] {
-            self.judge_keys(layer, &place, &HONOURED, &[&PASSED_OVER[..], &OF_APPLIANCES[..]].concat())?;
+            self.judge_keys(layer, &place, &HONOURED, &PASSED_OVER)?;
             for (key, value) in layer {
                 inherit(&mut merged, key, value);
             }

@@ -139,7 +139,7 @@ fn parse_counters(json: &str) -> Result<Refused> {
         let counter = counters.iter().find(|counter| counter.name == name);
         counter.map(|counter| counter.packets).ok_or_else(|| Error::Io {
             what: format!("read nft's counters: there is no {name:?} in table {TABLE}"),
-            source: std::io::ErrorKind::NotFound.into(),
+            cause: std::io::ErrorKind::NotFound.into(),
         })
     };
     Ok(Refused {

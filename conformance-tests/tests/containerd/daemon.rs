@@ -8,10 +8,13 @@ use conformance_tests::lab::command::wait_until;
 use conformance_tests::lab::worker::Worker;
 
 use crate::lifecycle::Footprint;
-use crate::suite::{COMMAND, Case, Cluster};
+use crate::suite::{COMMAND, Case, Cluster, INTERNET};
 
 /// How long the daemon may take to carry out what was queued while it was away.
 const REPLAY: Duration = Duration::from_secs(10);
+
+/// Longer than it takes to fill a /28, and than the cooldown of the lab's configuration.
+const COOLED: Duration = Duration::from_secs(20);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -28,11 +31,12 @@ fn take_daemon(worker: &mut Worker) -> Result<Daemon> {
 
 type End = fn(Daemon) -> conformance_tests::lab::Result<Stopped>;
 
-/// Restarts the daemons of both nodes under a stream of a hundred pings a second in each family.
+/// Restarts the daemons of both nodes under streams of a hundred pings a second: to the same node, the other node and the internet.
 fn undisturbed(cluster: &mut Cluster, end: End) -> Result<()> {
     const PINGS: &str = "400";
     let mut streams = Vec::new();
-    for address in cluster.b1.addresses.iter().map(ToString::to_string) {
+    let pods = cluster.a2.addresses.iter().chain(&cluster.b1.addresses).map(ToString::to_string);
+    for address in pods.chain(INTERNET.map(str::to_owned)) {
         let argv = ["ping", "-i", "0.01", "-c", PINGS, "-W", "2", "-q", &address];
         let mut command = cluster.a.in_pod(&cluster.a1, &argv)?;
         streams.push(conformance_tests::lab::command::Running::start(&mut command, std::process::Stdio::null())?);
@@ -57,7 +61,7 @@ fn undisturbed(cluster: &mut Cluster, end: End) -> Result<()> {
 }
 
 fn stopped_while_away(cluster: &mut Cluster) -> Result<()> {
-    let before = Footprint::of(&cluster.a)?;
+    let before = Footprint::settled(&cluster.a)?;
     let pod = cluster.a.run_pod("stopped-while-away")?;
     let address = pod.v4().context("an IPv4 address")?;
     let stopped = take_daemon(&mut cluster.a)?.terminate()?;
@@ -71,28 +75,22 @@ fn stopped_while_away(cluster: &mut Cluster) -> Result<()> {
         if left.trim().is_empty() { Ok(()) } else { Err(left) }
     })?;
     before.wait_for_return(&cluster.a)?;
-    // Released means: it is given out again, before the node has run out of others.
+    // Released means: it is given out again once it has cooled down, before the node has run out of others.
     let mut pods = Vec::new();
-    let again = loop {
-        match cluster.a.run_pod(&format!("again{}", pods.len())) {
-            Ok(pod) => {
-                let found = pod.v4() == Some(address);
-                pods.push(pod);
-                if found {
-                    break Ok(());
-                }
-            }
-            Err(error) => break Err(anyhow::Error::from(error).context(format!("{address} was not given out again"))),
-        }
-    };
+    let again = wait_until(&format!("{address} on another pod"), COOLED, || {
+        let pod = cluster.a.run_pod(&format!("again{}", pods.len())).map_err(|error| error.to_string())?;
+        let found = pod.v4() == Some(address);
+        pods.push(pod);
+        if found { Ok(()) } else { Err(format!("{} other addresses", pods.len())) }
+    });
     for pod in &pods {
         cluster.a.remove_pod(pod)?;
     }
-    again
+    again.map_err(Into::into)
 }
 
 fn started_while_away(cluster: &mut Cluster) -> Result<()> {
-    let before = Footprint::of(&cluster.a)?;
+    let before = Footprint::settled(&cluster.a)?;
     let stopped = take_daemon(&mut cluster.a)?.terminate()?;
     let refused = cluster.a.run_pod("started-while-away");
     cluster.a.daemon = Some(stopped.start()?);

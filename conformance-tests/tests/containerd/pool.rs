@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn exhaustion(cluster: &mut Cluster) -> Result<()> {
-    let before = Footprint::of(&cluster.b)?;
+    let before = Footprint::settled(&cluster.b)?;
     let mut pods = Vec::new();
     let outcome = fill(&cluster.b, &cluster.b1, &mut pods);
     for pod in &pods {
@@ -40,7 +40,7 @@ fn exhaustion(cluster: &mut Cluster) -> Result<()> {
 
 fn fill(worker: &Worker, first: &Pod, pods: &mut Vec<Pod>) -> Result<()> {
     let refused = loop {
-        let full = Footprint::of(worker)?;
+        let full = Footprint::settled(worker)?;
         match worker.run_pod(&format!("fill{}", pods.len())) {
             Ok(pod) => pods.push(pod),
             Err(error) => {

@@ -13,10 +13,7 @@ use conformance_tests::lab::vpc;
 use conformance_tests::lab::worker::Worker;
 use nix::sched::{CloneFlags, setns};
 
-use crate::suite::{COMMAND, Case, Cluster, ping};
-
-/// Addresses of the node behind the fabric's way out.
-const INTERNET: [&str; 2] = ["203.0.113.10", "2001:db8:113::10"];
+use crate::suite::{COMMAND, Case, Cluster, INTERNET, ping};
 
 /// Bytes of an IPv4 and an IPv6 header, each with ICMP's eight.
 const PING_HEADERS: [(bool, u32); 2] = [(false, 28), (true, 48)];

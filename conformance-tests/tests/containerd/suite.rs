@@ -19,6 +19,9 @@ use conformance_tests::lab::{Lab, Options};
 /// Limit of one command in a pod or node.
 pub(crate) const COMMAND: Duration = Duration::from_secs(30);
 
+/// Addresses of the node behind the fabric's way out.
+pub(crate) const INTERNET: [&str; 2] = ["203.0.113.10", "2001:db8:113::10"];
+
 /// A case by name.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
@@ -91,6 +94,9 @@ pub(crate) fn ping(worker: &Worker, pod: &Pod, arguments: &[&str]) -> Result<Sai
 
 /// Runs `cases` on one lab.
 pub(crate) fn run(cases: &[Case]) -> ExitCode {
+    if cases.is_empty() {
+        return summary(0, 0, 0);
+    }
     let required = env::var("BAREWIRE_REQUIRE_ALL").is_ok_and(|value| value == "1");
     let cni = match prerequisites() {
         Ok(cni) => cni,

@@ -33,7 +33,7 @@ pub struct Answer {
 impl<'a> Call<'a> {
     pub(super) fn new(stage: &'a Stage<'a>, command: &'static str) -> Self {
         let call = Self { stage, invocation: Invocation::default() };
-        call.with("CNI_COMMAND", command).with("CNI_PATH", stage.theatre.plugin.search_path()).conf(&stage.conf())
+        call.with("CNI_COMMAND", command).with("CNI_PATH", stage.subject.plugin.search_path()).conf(&stage.conf())
     }
 
     /// With this parameter.
@@ -72,7 +72,7 @@ impl<'a> Call<'a> {
         if let ("ADD", Some(owed)) = (command, &owed) {
             lock(&stage.owed).push(owed.clone());
         }
-        let answer = Answer { version: stage.version, reply: stage.theatre.plugin.execute(&stage.host, &invocation)? };
+        let answer = Answer { version: stage.version, reply: stage.subject.plugin.execute(&stage.host, &invocation)? };
         lock(&stage.trace).push(Execution::new(&invocation, &answer.reply));
         match (command, owed) {
             ("ADD", Some(added)) if answer.succeeded() => {
@@ -124,7 +124,11 @@ impl Answer {
 
     /// The plugin succeeded.
     pub fn success(self) -> Result<Self, Stop> {
-        ensure(self.succeeded(), || format!("expected success, got {}: {}", self.reply.status_text(), trace::excerpt(&self.reply.stdout)))?;
+        ensure(self.succeeded(), || {
+            let printed = trace::excerpt(&self.reply.stdout);
+            let separator = if printed.is_empty() { "" } else { ": " };
+            format!("expected success, got {}{separator}{printed}", self.reply.status_text())
+        })?;
         Ok(self)
     }
 

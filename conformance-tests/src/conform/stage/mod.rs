@@ -7,7 +7,7 @@ mod call;
 mod trace;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -25,10 +25,10 @@ pub use self::{
     trace::Execution,
 };
 use super::{
-    case::{Stop, Verdict, fail},
+    case::{Broken, Stop, Verdict, fail},
     invocation::Plugin,
     kernel::Kernel,
-    netns::{Netns, NetnsError},
+    netns::Netns,
     version::SpecVersion,
 };
 
@@ -38,9 +38,9 @@ const SETTLES_IN_PART_OF_TIMEOUT: u32 = 6;
 /// Nobody who has pressed Ctrl-C waits longer for a DEL that cleans up.
 const CLEAN_UP_WHEN_INTERRUPTED: Duration = Duration::from_secs(10);
 
-/// What all stages of a run share.
+/// What a run is about; its stages share it.
 #[derive(Debug)]
-pub struct Theatre {
+pub struct Subject {
     /// The plugin under test.
     pub plugin: Plugin,
     /// The network configuration: an object.
@@ -55,7 +55,7 @@ pub struct Theatre {
 
 /// The stage of one case in one version.
 pub struct Stage<'a> {
-    theatre: &'a Theatre,
+    subject: &'a Subject,
     version: SpecVersion,
     dir: &'a Path,
     host: Arc<Netns>,
@@ -69,18 +69,18 @@ pub struct Stage<'a> {
 struct Owed {
     container: String,
     interface: String,
-    netns: std::path::PathBuf,
+    netns: PathBuf,
     result: Option<Value>,
 }
 
 impl<'a> Stage<'a> {
     /// Sets a stage up; pods are mounted in `dir`. Without `host`, the plugin runs in a fresh namespace with only `lo`.
-    pub fn new(theatre: &'a Theatre, version: SpecVersion, dir: &'a Path, host: Option<Arc<Netns>>) -> Result<Self, Stop> {
+    pub fn new(subject: &'a Subject, version: SpecVersion, dir: &'a Path, host: Option<Arc<Netns>>) -> Result<Self, Broken> {
         let host = match host {
             Some(host) => host,
-            None => Arc::new(private_host(dir, theatre)?),
+            None => Arc::new(private_host(dir, subject)?),
         };
-        Ok(Self { theatre, version, dir, host, pods: Mutex::default(), owed: Mutex::default(), trace: Mutex::default() })
+        Ok(Self { subject, version, dir, host, pods: Mutex::default(), owed: Mutex::default(), trace: Mutex::default() })
     }
 
     /// The version that the case is played in.
@@ -92,13 +92,13 @@ impl<'a> Stage<'a> {
     /// The versions that the plugin claims to speak.
     #[must_use]
     pub fn spoken(&self) -> &[SpecVersion] {
-        &self.theatre.spoken
+        &self.subject.spoken
     }
 
     /// How many addresses the pool holds, if the user said so.
     #[must_use]
     pub fn pool_size(&self) -> Option<u32> {
-        self.theatre.pool_size
+        self.subject.pool_size
     }
 
     /// The network configuration in the case's version.
@@ -116,7 +116,7 @@ impl<'a> Stage<'a> {
     /// The network configuration in the case's version, with one more key.
     #[must_use]
     pub fn conf_with(&self, key: &str, value: Value) -> Value {
-        let mut conf = self.theatre.conf.clone();
+        let mut conf = self.subject.conf.clone();
         conf["cniVersion"] = json!(self.version.as_str());
         conf[key] = value;
         conf
@@ -124,7 +124,7 @@ impl<'a> Stage<'a> {
 
     /// A container with a namespace of its own, as a runtime makes it before it calls a plugin.
     pub fn pod(&self) -> Result<Pod, Stop> {
-        let serial = self.theatre.serial.fetch_add(1, Ordering::Relaxed);
+        let serial = self.subject.serial.fetch_add(1, Ordering::Relaxed);
         let netns = Arc::new(Netns::create(self.dir.join(format!("pod-{serial}")))?);
         lock(&self.pods).push(Arc::clone(&netns));
         Ok(Pod { container: self.container(serial), netns })
@@ -138,12 +138,12 @@ impl<'a> Stage<'a> {
     /// A path that exists and is no network namespace.
     #[must_use]
     pub fn regular_file(&self) -> &Path {
-        &self.theatre.plugin.path
+        &self.subject.plugin.path
     }
 
     /// A path in the run's own directory that does not exist.
     #[must_use]
-    pub fn no_such_path(&self) -> std::path::PathBuf {
+    pub fn no_such_path(&self) -> PathBuf {
         self.dir.join("no-such-netns")
     }
 
@@ -180,7 +180,7 @@ impl<'a> Stage<'a> {
 
     /// Waits until `holds`; the case fails, for want of what is `expected`, if it does not in a sixth of a call's timeout.
     pub fn settles(&self, expected: &str, mut holds: impl FnMut() -> Result<bool, Stop>) -> Verdict {
-        let bound = self.theatre.plugin.timeout / SETTLES_IN_PART_OF_TIMEOUT;
+        let bound = self.subject.plugin.timeout / SETTLES_IN_PART_OF_TIMEOUT;
         let deadline = Instant::now() + bound;
         while !holds()? {
             if Instant::now() >= deadline {
@@ -205,7 +205,7 @@ impl<'a> Stage<'a> {
 impl Drop for Stage<'_> {
     /// Deletes what is still attached. Failures have no reader any more: cases on DEL are there to find them.
     fn drop(&mut self) {
-        let mut plugin = self.theatre.plugin.clone();
+        let mut plugin = self.subject.plugin.clone();
         if plugin.interrupted.load(Ordering::Relaxed) {
             plugin.timeout = plugin.timeout.min(CLEAN_UP_WHEN_INTERRUPTED);
         }
@@ -223,10 +223,9 @@ impl Drop for Stage<'_> {
     }
 }
 
-fn private_host(dir: &Path, theatre: &Theatre) -> Result<Netns, Stop> {
-    let serial = theatre.serial.fetch_add(1, Ordering::Relaxed);
-    let netns: Result<Netns, NetnsError> = Netns::create(dir.join(format!("host-{serial}")));
-    let netns = netns?;
+fn private_host(dir: &Path, subject: &Subject) -> Result<Netns, Broken> {
+    let serial = subject.serial.fetch_add(1, Ordering::Relaxed);
+    let netns = Netns::create(dir.join(format!("host-{serial}")))?;
     let mut kernel = Kernel::of(&netns)?;
     if let Some(lo) = kernel.link("lo")? {
         kernel.set_up(&lo)?;

@@ -1,0 +1,143 @@
+//! A kernel in memory that outlives the daemon, with crash points: a panic stands for the daemon's death.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use datapath::netlink::NetlinkError;
+use datapath::{FoundLink, GATEWAY_V4, GATEWAY_V6, Ifindex, NetnsError, NetnsId, PodLink, PodState, WiringError};
+use ipam::kernel::Kernel;
+use ipam::link_numbers::LinkNumbers;
+
+/// Where the daemon dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CrashPoint {
+    /// ADD: addresses are taken, nothing else.
+    BeforeLink,
+    /// ADD: the pair exists, without owner and routes.
+    BareLink,
+    /// ADD: the pod is wired, nothing is committed.
+    BeforeCommit,
+    /// DEL: committed, the link still there.
+    BeforeRemoval,
+}
+
+/// What survives the daemon.
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) links: BTreeMap<u32, (FoundLink, u64, String)>,
+    pub(crate) namespaces: BTreeSet<u64>,
+    pub(crate) crash_at: Option<CrashPoint>,
+}
+
+impl Machine {
+    /// The pod's namespace is destroyed, and with it every veth that has an end in it.
+    pub(crate) fn kill_namespace(&mut self, inode: u64) {
+        self.namespaces.remove(&inode);
+        self.links.retain(|_, (_, home, _)| *home != inode);
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.links.values().flat_map(|(link, _, _)| link.addresses.clone()).collect()
+    }
+}
+
+/// One daemon's connection to the machine.
+pub(crate) struct ModelKernel {
+    machine: Arc<Mutex<Machine>>,
+    numbers: Arc<LinkNumbers>,
+    /// Removals are forgotten when the daemon dies.
+    due: Mutex<Vec<Ifindex>>,
+}
+
+impl ModelKernel {
+    pub(crate) fn new(machine: Arc<Mutex<Machine>>, numbers: Arc<LinkNumbers>) -> Self {
+        Self { machine, numbers, due: Mutex::new(Vec::new()) }
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn maybe_crash(&self, point: CrashPoint) {
+        let hit = self.machine().crash_at == Some(point);
+        if hit {
+            self.machine().crash_at = None;
+            std::panic::panic_any("the daemon dies here");
+        }
+    }
+}
+
+impl Kernel for ModelKernel {
+    type Netns = u64;
+
+    fn open_netns(&self, _: OwnedFd) -> Result<u64, NetnsError> {
+        Err(NetnsError::NotNetns)
+    }
+
+    fn netns_id(&self, netns: &u64) -> NetnsId {
+        NetnsId { device: 4, inode: *netns }
+    }
+
+    fn attach(&self, netns: &u64, link: &PodLink) -> Result<(), WiringError> {
+        self.maybe_crash(CrashPoint::BeforeLink);
+        {
+            let mut machine = self.machine();
+            if !machine.namespaces.contains(netns) {
+                return Err(NetnsError::NotNetns.into());
+            }
+            if machine.links.values().any(|(_, home, ifname)| home == netns && *ifname == link.pod_ifname) {
+                return Err(WiringError::NameTaken(link.pod_ifname.clone()));
+            }
+            assert!(!machine.links.contains_key(&link.host_ifindex.0), "the number of a link that exists was chosen");
+            let bare =
+                FoundLink { ifindex: link.host_ifindex, ifname: link.host_ifname.clone(), mtu: link.mtu, owner: None, addresses: vec![] };
+            machine.links.insert(link.host_ifindex.0, (bare, *netns, link.pod_ifname.clone()));
+        }
+        self.maybe_crash(CrashPoint::BareLink);
+        if let Some((made, _, _)) = self.machine().links.get_mut(&link.host_ifindex.0) {
+            made.owner = Some((link.container_id.clone(), link.pod_ifname.clone()));
+            made.addresses = link.addresses.clone();
+        }
+        self.maybe_crash(CrashPoint::BeforeCommit);
+        Ok(())
+    }
+
+    fn repair(&self, link: &PodLink) -> Result<(), NetlinkError> {
+        if let Some((made, _, _)) = self.machine().links.get_mut(&link.host_ifindex.0) {
+            made.addresses = link.addresses.clone();
+        }
+        Ok(())
+    }
+
+    fn remove_soon(&self, link: Ifindex) {
+        self.maybe_crash(CrashPoint::BeforeRemoval);
+        self.due.lock().unwrap().push(link);
+    }
+
+    fn flush_removals(&self, _: Duration) -> bool {
+        for link in self.due.lock().unwrap().drain(..) {
+            self.machine().links.remove(&link.0);
+            self.numbers.give_back(link);
+        }
+        true
+    }
+
+    fn links(&self) -> Result<Vec<FoundLink>, NetlinkError> {
+        Ok(self.machine().links.values().map(|(link, _, _)| link.clone()).collect())
+    }
+
+    fn inspect(&self, netns: &u64, ifname: &str) -> Result<Option<PodState>, WiringError> {
+        let machine = self.machine();
+        let found = machine.links.values().find(|(_, home, name)| home == netns && name == ifname);
+        Ok(found.map(|(link, _, _)| PodState {
+            up: true,
+            mtu: link.mtu,
+            addresses: link.addresses.clone(),
+            default_gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
+            ..PodState::default()
+        }))
+    }
+}

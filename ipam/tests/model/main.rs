@@ -1,0 +1,371 @@
+//! The invariants of ARCHITECTURE.md under random operations, crashes at every point, and lost stores.
+//!
+//! The pool, the store (a real one, on disk), recovery and the transactions are the real ones; the kernel and the clock
+//! are models. A failing run prints the shortest list of steps that fails.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod kernel;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cni_spec::{Attachment, Code, Error, PodIdentity};
+use datapath::{Ifindex, Uplink};
+use ipam::attachments::Attachments;
+use ipam::link_numbers::LinkNumbers;
+use ipam::metrics::Metrics;
+use ipam::pool::Pool;
+use ipam::recovery;
+use ipam::store::Store;
+use kernel::{CrashPoint, Machine, ModelKernel};
+use node_api::{AddRequest, BootMillis, DelRequest, GcRequest};
+use proptest::prelude::*;
+
+const COOLDOWN: u64 = 30_000;
+const CONTAINERS: u8 = 6;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8),
+    Del(u8),
+    /// A DEL that was queued before whatever came since.
+    DelQueuedAgo(u8, u16),
+    KillNamespace(u8),
+    Gc(BTreeSet<u8>),
+    Sweep,
+    Settle,
+    Wait(u32),
+    CrashIn(CrashPoint),
+    Restart,
+    LoseStore,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let container = 0..CONTAINERS;
+    let point = prop_oneof![
+        Just(CrashPoint::BeforeLink),
+        Just(CrashPoint::BareLink),
+        Just(CrashPoint::BeforeCommit),
+        Just(CrashPoint::BeforeRemoval),
+    ];
+    let step = prop_oneof![
+        8 => container.clone().prop_map(Step::Add),
+        6 => container.clone().prop_map(Step::Del),
+        1 => (container.clone(), any::<u16>()).prop_map(|(id, ago)| Step::DelQueuedAgo(id, ago)),
+        2 => container.clone().prop_map(Step::KillNamespace),
+        1 => proptest::collection::btree_set(container, 0..4).prop_map(Step::Gc),
+        1 => Just(Step::Sweep),
+        2 => Just(Step::Settle),
+        2 => (0_u32..400_000).prop_map(Step::Wait),
+        3 => point.prop_map(Step::CrashIn),
+        2 => Just(Step::Restart),
+        1 => Just(Step::LoseStore),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+/// What the runtime believes of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Belief {
+    /// Its last ADD was answered with these addresses.
+    Attached(Vec<IpAddr>),
+    /// Its last ADD broke off, so the runtime must send a DEL.
+    Unknown,
+}
+
+struct World {
+    home: tempfile::TempDir,
+    machine: Arc<Mutex<Machine>>,
+    daemon: Option<Attachments<ModelKernel>>,
+    now: BootMillis,
+    beliefs: BTreeMap<u8, Belief>,
+    released: HashMap<IpAddr, BootMillis>,
+    namespaces: [u64; CONTAINERS as usize],
+}
+
+impl World {
+    fn new() -> Self {
+        let namespaces = std::array::from_fn(|index| index as u64 + 100);
+        let machine = Machine { namespaces: namespaces.into_iter().collect(), ..Machine::default() };
+        let mut world = Self {
+            // In memory, as /run is: some ten thousand commits would wait for a disk otherwise.
+            home: tempfile::tempdir_in("/dev/shm").unwrap(),
+            machine: Arc::new(Mutex::new(machine)),
+            daemon: None,
+            now: BootMillis(1_000_000),
+            beliefs: BTreeMap::new(),
+            released: HashMap::new(),
+            namespaces,
+        };
+        world.start();
+        world
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn daemon(&self) -> &Attachments<ModelKernel> {
+        self.daemon.as_ref().unwrap()
+    }
+
+    /// Starts the daemon as its `main` does.
+    fn start(&mut self) {
+        self.daemon = None;
+        self.machine().crash_at = None;
+        let (store, found) = Store::open(self.home.path(), "boot").unwrap();
+        let numbers = Arc::new(LinkNumbers::default());
+        let kernel = ModelKernel::new(Arc::clone(&self.machine), Arc::clone(&numbers));
+        let links = ipam::kernel::Kernel::links(&kernel).unwrap();
+        let plan = recovery::plan(found, links, &"pods".parse().unwrap(), self.now);
+        let pool = Pool::new(&["10.0.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()], COOLDOWN);
+        let daemon = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan).unwrap();
+        daemon.set_uplink(Some(Uplink { ifindex: Ifindex(2), ifname: "eth1".into(), mtu: 9001, running: true }));
+        self.daemon = Some(daemon);
+    }
+
+    /// Runs an operation; `None` where the daemon died in it and was started again.
+    fn survive<T>(&mut self, operation: impl FnOnce(&Attachments<ModelKernel>, BootMillis) -> T) -> Option<T> {
+        let now = self.now;
+        let outcome = catch_unwind(AssertUnwindSafe(|| operation(self.daemon(), now)));
+        match outcome {
+            Ok(value) => Some(value),
+            Err(panic) => {
+                assert_eq!(panic.downcast_ref::<&str>(), Some(&"the daemon dies here"), "an honest panic");
+                self.start();
+                None
+            }
+        }
+    }
+
+    fn add(&mut self, id: u8) {
+        let request = AddRequest {
+            network: "pods".parse().unwrap(),
+            container_id: name(id).parse().unwrap(),
+            ifname: "eth0".parse().unwrap(),
+            netns_path: format!("/run/netns/{id}"),
+            pod: PodIdentity::default(),
+            ips: vec![],
+            mac: None,
+        };
+        let namespace = self.namespaces[usize::from(id)];
+        let outcome = self.survive(|daemon, now| daemon.add(&request, &namespace, now));
+        let before = self.beliefs.get(&id).cloned();
+        match outcome {
+            Some(Ok(result)) => {
+                let addresses: Vec<_> = result.ips.iter().map(|ip| ip.address.ip()).collect();
+                assert_eq!(addresses.len(), 2, "one address of each family");
+                let alive = self.machine().namespaces.contains(&namespace);
+                if before == Some(Belief::Attached(addresses.clone())) && alive {
+                    return;
+                }
+                for address in &addresses {
+                    let early = self.released.remove(address).is_some_and(|at| self.now.since(at) < COOLDOWN);
+                    assert!(!early, "{address} was handed out within its cooldown");
+                }
+                self.beliefs.insert(id, Belief::Attached(addresses));
+            }
+            Some(Err(error)) => {
+                self.assert_reasonable(&error, namespace);
+                // A refused ADD changed nothing, unless the container had lost its interface.
+                if before.is_some() {
+                    self.beliefs.insert(id, Belief::Unknown);
+                }
+            }
+            None => {
+                self.beliefs.insert(id, Belief::Unknown);
+            }
+        }
+    }
+
+    fn assert_reasonable(&self, error: &Error, namespace: u64) {
+        match error.code {
+            Code::TryAgainLater => assert!(error.msg.contains("no free IPv4 address"), "{error}"),
+            Code::InvalidEnvironment => {
+                assert!(!self.machine().namespaces.contains(&namespace), "{error}");
+            }
+            _ => panic!("unexpected: {error}"),
+        }
+    }
+
+    fn forget(&mut self, id: u8) {
+        if let Some(Belief::Attached(addresses)) = self.beliefs.remove(&id) {
+            self.released.extend(addresses.into_iter().map(|address| (address, self.now)));
+        }
+    }
+
+    fn del(&mut self, id: u8) {
+        let request = DelRequest { container_id: name(id).parse().unwrap(), ifname: "eth0".parse().unwrap() };
+        match self.survive(|daemon, now| daemon.del(&request, now)) {
+            Some(outcome) => {
+                outcome.unwrap();
+                assert!(!self.recorded().contains_key(&id), "I4: a DEL that was answered was applied");
+                self.forget(id);
+            }
+            // Whether it was applied is not known; the runtime sends it again.
+            None => self.del(id),
+        }
+    }
+
+    fn del_queued(&mut self, id: u8, queued_at: BootMillis) {
+        let request = DelRequest { container_id: name(id).parse().unwrap(), ifname: "eth0".parse().unwrap() };
+        let made = self.recorded().get(&id).map(|(_, made)| *made);
+        if self.survive(|daemon, now| daemon.del_queued(&request, queued_at, now)).is_none() {
+            return self.del_queued(id, queued_at);
+        }
+        let gone = !self.recorded().contains_key(&id);
+        if made.is_some_and(|made| made > queued_at) {
+            assert!(!gone, "a queued DEL removed an attachment that was made after it");
+        } else {
+            assert!(gone);
+            self.forget(id);
+        }
+    }
+
+    fn gc(&mut self, valid: &BTreeSet<u8>) {
+        let attachment = |id: &u8| Attachment { container_id: name(*id).parse().unwrap(), ifname: "eth0".parse().unwrap() };
+        let request = GcRequest { network: "pods".parse().unwrap(), valid: valid.iter().map(attachment).collect() };
+        let before = self.recorded();
+        let live: BTreeSet<u8> = before.keys().filter(|id| self.has_link(**id)).copied().collect();
+        if let Some(outcome) = self.survive(|daemon, now| daemon.gc(&request, now)) {
+            outcome.unwrap();
+            for id in before.keys() {
+                let stays = valid.contains(id) || (valid.is_empty() && live.contains(id));
+                assert_eq!(self.recorded().contains_key(id), stays, "I5: container {id}, valid {valid:?}");
+            }
+        }
+        self.notice_losses(&before);
+    }
+
+    /// What the daemon released of itself (GC, sweep) is no longer attached in the runtime's eyes either.
+    fn notice_losses(&mut self, before: &BTreeMap<u8, (Vec<IpAddr>, BootMillis)>) {
+        let after = self.recorded();
+        for id in before.keys().filter(|id| !after.contains_key(id)) {
+            self.forget(*id);
+        }
+    }
+
+    fn recorded(&self) -> BTreeMap<u8, (Vec<IpAddr>, BootMillis)> {
+        let id = |text: &str| text.trim_start_matches('c').parse::<u8>().unwrap();
+        let records = self.daemon().records();
+        records.into_iter().map(|record| (id(record.key.container_id.as_str()), (record.addresses, record.attached_at))).collect()
+    }
+
+    fn has_link(&self, id: u8) -> bool {
+        let namespace = self.namespaces[usize::from(id)];
+        self.machine().links.values().any(|(link, home, _)| *home == namespace && link.owner.is_some())
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Add(id) => {
+                let alive = self.machine().namespaces.contains(&self.namespaces[usize::from(id)]);
+                if !alive {
+                    // A new sandbox of the same container.
+                    self.namespaces[usize::from(id)] += 100;
+                    let fresh = self.namespaces[usize::from(id)];
+                    self.machine().namespaces.insert(fresh);
+                }
+                self.add(id);
+            }
+            Step::Del(id) => self.del(id),
+            Step::DelQueuedAgo(id, ago) => self.del_queued(id, BootMillis(self.now.0.saturating_sub(ago.into()))),
+            Step::KillNamespace(id) => {
+                let namespace = self.namespaces[usize::from(id)];
+                self.machine().kill_namespace(namespace);
+            }
+            Step::Gc(valid) => self.gc(&valid),
+            Step::Sweep => {
+                let before = self.recorded();
+                self.survive(|daemon, now| daemon.sweep(now));
+                self.notice_losses(&before);
+            }
+            Step::Settle => {
+                ipam::kernel::Kernel::flush_removals(self.daemon().kernel(), Duration::ZERO);
+            }
+            Step::Wait(millis) => self.now = self.now.plus(millis.into()),
+            Step::CrashIn(point) => self.machine().crash_at = Some(point),
+            Step::Restart => self.start(),
+            Step::LoseStore => {
+                self.daemon = None;
+                let path = self.home.path().join("store.redb");
+                let length = std::fs::metadata(&path).unwrap().len();
+                std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+                // Only the kernel is left to tell: pods without a link, and cooldowns, are forgotten with the store.
+                self.released.clear();
+                self.start();
+                let known = self.recorded();
+                self.beliefs.retain(|id, _| known.contains_key(id));
+            }
+        }
+        self.now = self.now.plus(1);
+        self.assert_invariants();
+    }
+
+    fn assert_invariants(&self) {
+        let recorded = self.recorded();
+        let mut owners = BTreeMap::new();
+        for (id, (addresses, _)) in &recorded {
+            for address in addresses {
+                assert_eq!(owners.insert(*address, id), None, "I1: {address} has two owners");
+            }
+        }
+        for (id, belief) in &self.beliefs {
+            if let Belief::Attached(addresses) = belief {
+                let known = recorded.get(id).map(|(addresses, _)| addresses);
+                assert_eq!(known, Some(addresses), "I3: container {id} was answered and is lost");
+            }
+        }
+    }
+
+    /// After everything that was due is done, kernel and records agree.
+    fn assert_clean(&mut self) {
+        self.start();
+        ipam::kernel::Kernel::flush_removals(self.daemon().kernel(), Duration::ZERO);
+        let recorded: BTreeSet<IpAddr> = self.recorded().into_values().flat_map(|(addresses, _)| addresses).collect();
+        for address in self.machine().addresses() {
+            assert!(recorded.contains(&address), "I3: a link with {address} belongs to nobody");
+        }
+        let bare = self.machine().links.values().filter(|(link, _, _)| link.owner.is_none()).count();
+        assert_eq!(bare, 0, "I3: an unfinished link was left");
+        for id in 0..CONTAINERS {
+            self.del(id);
+        }
+        ipam::kernel::Kernel::flush_removals(self.daemon().kernel(), Duration::ZERO);
+        assert!(self.recorded().is_empty() && self.machine().links.is_empty(), "I4: after every DEL nothing is left");
+        let held: usize = self.daemon().summary(self.now).pool.iter().map(|(_, counts)| counts.held).sum();
+        assert_eq!(held, 0, "no address leaks");
+    }
+}
+
+fn name(id: u8) -> String {
+    format!("c{id}")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_under_crashes(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+        }
+        world.assert_clean();
+    }
+}
+
+/// Each crash point by itself, so that none depends on luck to be met.
+#[test]
+fn every_crash_point_is_survived() {
+    for point in [CrashPoint::BeforeLink, CrashPoint::BareLink, CrashPoint::BeforeCommit, CrashPoint::BeforeRemoval] {
+        let mut world = World::new();
+        for step in [Step::Add(0), Step::CrashIn(point), Step::Add(1), Step::Del(0), Step::Add(1), Step::Restart, Step::Add(2)] {
+            world.take(step);
+        }
+        world.assert_clean();
+    }
+}
