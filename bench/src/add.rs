@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::contender::{Contender, Pods};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Latency};
 use crate::floor::Floor;
 use crate::node::Node;
+use crate::noise;
 use crate::plugin::{Plugin, Pod};
 use crate::report::{Figure, Must, Report, Verdict, millis, title};
 use crate::samples::Rounds;
@@ -43,6 +44,7 @@ const TAKE_DOWN: Duration = Duration::from_secs(2);
 /// # Errors
 /// When anything that is measured fails, but for an ADD of a burst, which is counted.
 pub fn run(binaries: &Path, options: Options) -> Result<Report> {
+    let noise = noise::percent()?;
     let node = Node::become_one()?;
     let mut pods = Pods::default();
     let dual = dual_stack(binaries, &node, &mut pods, options)?;
@@ -60,7 +62,7 @@ pub fn run(binaries: &Path, options: Options) -> Result<Report> {
         pods,
     };
     race.run(options, &daemon).with_context(|| daemon.end_of_log())?;
-    report(options, &dual, &race, daemon.commit_p99_us()?)
+    report(options, noise, &dual, &race, daemon.latency()?)
 }
 
 /// ADDs with an address of each family.
@@ -191,7 +193,7 @@ fn alternate<T>(round: usize, one: T, other: T) -> [T; 2] {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
-fn report(options: Options, dual: &Rounds, race: &Race, commit_p99_us: f64) -> Result<Report> {
+fn report(options: Options, noise: f64, dual: &Rounds, race: &Race, latency: Latency) -> Result<Report> {
     let Race { node: _, pods: _, ours, reference, floor, crowd: _, crowd_adds, crowd_floors, resident } = race;
     let add = millis(&ours.adds, 50)?;
     let reference_add = millis(&reference.adds, 50)?;
@@ -218,7 +220,7 @@ fn report(options: Options, dual: &Rounds, race: &Race, commit_p99_us: f64) -> R
         figure("reference_burst100_p99_ms", reference_burst, "the same of ptp with host-local"),
         figure("burst100_failures", failures, "ADDs of all bursts that failed"),
         figure("reference_burst100_failures", reference.burst_failures.len() as f64, "the same of ptp with host-local"),
-        figure("commit_p99_us", commit_p99_us, "durable commit in the daemon, by its own account"),
+        figure("commit_p99_us", latency.commit_p99_us, "durable commit in the daemon, by its own account"),
         figure("add_p50_ms_at_1000", add_in_crowd, "ADD with 1,000 pods already on the node"),
         figure("floor_p50_ms_at_1000", millis(crowd_floors, 50)?, "the floor on that node, in turns with it"),
         figure("daemon_rss_mb_at_1000", resident_mb, "memory of the daemon in RAM, after that"),
@@ -232,6 +234,9 @@ fn report(options: Options, dual: &Rounds, race: &Race, commit_p99_us: f64) -> R
         figure("add_p99_ms", millis(&ours.adds, 99)?, "ADD, 99th percentile"),
         figure("reference_add_p99_ms", millis(&reference.adds, 99)?, "the same of ptp with host-local"),
         figure("exec_p50_ms", millis(&floor.execs, 50)?, "the floor's exec alone"),
+        figure("daemon_add_p50_us", latency.add_p50_us, "ADD in the daemon, of all phases, by its own account"),
+        figure("commit_p50_us", latency.commit_p50_us, "durable commit in the daemon, by its own account"),
+        figure("noise_percent", noise, "CPU time that others used just before: trust ratios at most where it is high"),
     ];
     let verdict = |key, promise, value, must| Verdict { key, promise, value, must };
     let verdicts = vec![
@@ -240,7 +245,7 @@ fn report(options: Options, dual: &Rounds, race: &Race, commit_p99_us: f64) -> R
         verdict("add_vs_floor", "ADD against the floor", add / floor_add, Must::AtMost(1.6)),
         verdict("burst100_vs_reference", "100 ADDs at once against the reference", burst / reference_burst, Must::AtMost(1.0 / 5.0)),
         verdict("burst100_failures", "failed ADDs of 100 at once", failures, Must::AtMost(0.0)),
-        verdict("commit_p99_us", "durable commit, p99, µs", commit_p99_us, Must::Below(1_000.0)),
+        verdict("commit_p99_us", "durable commit, p99, µs", latency.commit_p99_us, Must::Below(1_000.0)),
         verdict("add_at_1000_vs_add", "ADD on a node with 1,000 pods against an empty one", add_in_crowd / add, Must::AtMost(1.2)),
         verdict("daemon_rss_mb_at_1000", "memory of the daemon with 1,000 pods, MB", resident_mb, Must::AtMost(30.0)),
     ];

@@ -19,6 +19,17 @@ const HTTP_LIMIT: Duration = Duration::from_secs(5);
 /// In the network namespace of the calling thread, so the port is always free.
 const TELEMETRY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_807);
 
+/// The daemon's own figures, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Latency {
+    /// Durable commits.
+    pub commit_p50_us: f64,
+    /// Durable commits.
+    pub commit_p99_us: f64,
+    /// ADDs, from the request's arrival to the answer.
+    pub add_p50_us: f64,
+}
+
 /// A running daemon. Dropping it lets it drain, then ends it; it ends with this process in any case.
 #[derive(Debug)]
 pub struct Daemon {
@@ -76,14 +87,21 @@ impl Daemon {
         self.run_dir.join("cni.sock")
     }
 
-    /// The 99th percentile of the durable commits since its start, in microseconds.
+    /// What it measured of itself since its start.
     ///
     /// # Errors
-    /// When its telemetry does not answer, or has no commit to tell of.
-    pub fn commit_p99_us(&self) -> Result<f64> {
+    /// When its telemetry does not answer, or has nothing to tell.
+    pub fn latency(&self) -> Result<Latency> {
         let body = self.get("/debug/latency")?;
-        let latency: Value = serde_json::from_str(&body).with_context(|| format!("/debug/latency is not JSON: {body}"))?;
-        latency["commit_us"]["p99"].as_f64().with_context(|| format!("/debug/latency has no commit_us.p99: {body}"))
+        let told: Value = serde_json::from_str(&body).with_context(|| format!("/debug/latency is not JSON: {body}"))?;
+        let micros = |operation: &str, quantile: &str| {
+            told[operation][quantile].as_f64().with_context(|| format!("/debug/latency has no {operation}.{quantile}: {body}"))
+        };
+        Ok(Latency {
+            commit_p50_us: micros("commit_us", "p50")?,
+            commit_p99_us: micros("commit_us", "p99")?,
+            add_p50_us: micros("add_us", "p50")?,
+        })
     }
 
     /// Its memory in RAM, in bytes.

@@ -15,6 +15,7 @@ pub mod floor;
 pub mod machine;
 pub mod netns;
 pub mod node;
+pub mod noise;
 pub mod plugin;
 pub mod report;
 pub mod samples;

@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::contender::{Contender, Pods};
 use crate::floor::Floor;
 use crate::node::Node;
+use crate::noise;
 use crate::plugin::Plugin;
 use crate::report::{Figure, Report, millis, title};
 use crate::samples::{Rounds, Samples};
@@ -19,6 +20,7 @@ use crate::samples::{Rounds, Samples};
 /// # Errors
 /// When anything that is measured fails.
 pub fn run(binaries: &Path, pods: usize, rounds: usize) -> Result<Report> {
+    let noise = noise::percent()?;
     let node = Node::become_one()?;
     let mut names = Pods::default();
     let mut floor = Floor::new(Plugin::exec_floor(binaries))?;
@@ -52,6 +54,11 @@ pub fn run(binaries: &Path, pods: usize, rounds: usize) -> Result<Report> {
             Figure { key: "floor_p50_ms", value: millis(&floor.totals, 50)?, meaning: "both: the floor under an ADD" },
             Figure { key: "reference_add_p50_ms", value: millis(&reference.adds, 50)?, meaning: "ADD of ptp with host-local" },
             Figure { key: "reference_del_p50_ms", value: millis(&reference.dels, 50)?, meaning: "DEL of ptp with host-local" },
+            Figure {
+                key: "noise_percent",
+                value: noise,
+                meaning: "CPU time that others used just before: trust ratios at most where it is high",
+            },
         ],
         verdicts: Vec::new(),
     })

@@ -4,5 +4,6 @@
 pub mod conform;
 pub mod cri;
 pub mod demo;
+pub mod host;
 pub mod image;
 pub mod lab;

@@ -122,7 +122,8 @@ fn remove(dir: &Path, lock: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         netns::unmount(&entry.path());
     }
-    let _ = fs::remove_dir(dir);
+    // Nothing is mounted in it any more.
+    let _ = fs::remove_dir_all(dir);
     let _ = fs::remove_file(lock);
 }
 
