@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -33,11 +33,22 @@ pub struct FoundLink {
 /// Where a table cannot be read.
 pub fn pod_links(host: &mut Socket) -> Result<Vec<FoundLink>, NetlinkError> {
     let mut routed = routed_addresses(host)?;
-    let rows = host.dump("read the host's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    Ok(rows.into_iter().filter_map(|row| found_link(row, &mut routed)).collect())
+    // The links name addresses only once all are read: a row picked in an attempt that was interrupted must not use them up.
+    let mut links = host.dump("read the host's links", &all_links(), found_link)?;
+    for link in &mut links {
+        link.addresses = routed.remove(&link.ifindex.0).unwrap_or_default();
+    }
+    Ok(links)
 }
 
-fn found_link(row: RouteNetlinkMessage, routed: &mut HashMap<u32, Vec<IpAddr>>) -> Option<FoundLink> {
+/// A request for every link, without counters: they are most of a row.
+pub(crate) fn all_links() -> RouteNetlinkMessage {
+    let mut request = LinkMessage::default();
+    request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    RouteNetlinkMessage::GetLink(request)
+}
+
+fn found_link(row: RouteNetlinkMessage) -> Option<FoundLink> {
     let RouteNetlinkMessage::NewLink(link) = row else { return None };
     let (mut ifname, mut mtu, mut ours, mut owner) = (String::new(), 0, false, None);
     for attribute in link.attributes {
@@ -54,30 +65,30 @@ fn found_link(row: RouteNetlinkMessage, routed: &mut HashMap<u32, Vec<IpAddr>>) 
             _ => {}
         }
     }
-    let addresses = routed.remove(&link.header.index).unwrap_or_default();
-    ours.then_some(FoundLink { ifindex: Ifindex(link.header.index), ifname, mtu, owner, addresses })
+    ours.then_some(FoundLink { ifindex: Ifindex(link.header.index), ifname, mtu, owner, addresses: Vec::new() })
 }
 
 fn routed_addresses(host: &mut Socket) -> Result<HashMap<u32, Vec<IpAddr>>, NetlinkError> {
     let mut routed: HashMap<u32, Vec<IpAddr>> = HashMap::new();
-    for route in routes(host)? {
-        if route.header.protocol != ROUTE_PROTOCOL {
-            continue;
-        }
-        if let (Some(address), Some(oif)) = (destination(&route), oif(&route)) {
-            routed.entry(oif).or_default().push(address);
-        }
+    let ours = routes(host, |route| {
+        let ours = route.header.protocol == ROUTE_PROTOCOL;
+        destination(&route).zip(oif(&route)).filter(|_| ours)
+    })?;
+    for (address, oif) in ours {
+        routed.entry(oif).or_default().push(address);
     }
     Ok(routed)
 }
 
-fn routes(socket: &mut Socket) -> Result<Vec<RouteMessage>, NetlinkError> {
+fn routes<T>(socket: &mut Socket, mut pick: impl FnMut(RouteMessage) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
-        let rows = socket.dump("read the routes", &RouteNetlinkMessage::GetRoute(request))?;
-        found.extend(rows.into_iter().filter_map(|row| if let RouteNetlinkMessage::NewRoute(route) = row { Some(route) } else { None }));
+        found.extend(socket.dump("read the routes", &RouteNetlinkMessage::GetRoute(request), |row| match row {
+            RouteNetlinkMessage::NewRoute(route) => pick(route),
+            _ => None,
+        })?);
     }
     Ok(found)
 }
@@ -103,8 +114,14 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 /// Whether the socket-opening thread's namespace has a link of this name.
 pub(crate) fn link_exists(ifname: &str) -> Result<bool, NetlinkError> {
-    let rows = Socket::open()?.dump("read the pod's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    Ok(rows.iter().any(|row| matches!(row, RouteNetlinkMessage::NewLink(link) if name_of(link) == Some(ifname))))
+    Ok(!Socket::open()?.dump("read the pod's links", &all_links(), |row| named(row, ifname))?.is_empty())
+}
+
+fn named(row: RouteNetlinkMessage, ifname: &str) -> Option<LinkMessage> {
+    match row {
+        RouteNetlinkMessage::NewLink(link) if name_of(&link) == Some(ifname) => Some(link),
+        _ => None,
+    }
 }
 
 fn name_of(link: &LinkMessage) -> Option<&str> {
@@ -133,11 +150,7 @@ pub struct PodState {
 pub fn inspect_pod(netns: &Netns, ifname: &str) -> Result<Result<Option<PodState>, NetlinkError>, NetnsError> {
     netns.run(|| {
         let mut socket = Socket::open()?;
-        let links = socket.dump("read the pod's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let Some(link) = links.into_iter().find_map(|row| match row {
-            RouteNetlinkMessage::NewLink(link) if name_of(&link) == Some(ifname) => Some(link),
-            _ => None,
-        }) else {
+        let Some(link) = socket.dump("read the pod's links", &all_links(), |row| named(row, ifname))?.pop() else {
             return Ok(None);
         };
         let mut state = PodState { up: link.header.flags.contains(LinkFlags::Up), ..PodState::default() };
@@ -148,24 +161,25 @@ pub fn inspect_pod(netns: &Netns, ifname: &str) -> Result<Result<Option<PodState
                 _ => {}
             }
         }
-        for row in socket.dump("read the pod's addresses", &RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-            let RouteNetlinkMessage::NewAddress(address) = row else { continue };
-            if address.header.index == link.header.index {
-                let found = address.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                });
-                state.addresses.extend(found);
-            }
-        }
-        for route in routes(&mut socket)? {
-            if route.header.destination_prefix_length == 0 && oif(&route) == Some(link.header.index) {
-                state.default_gateways.extend(route.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Gateway(gateway) => ip(gateway),
-                    _ => None,
-                }));
-            }
-        }
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        state.addresses = socket.dump("read the pod's addresses", &request, |row| address_on(row, link.header.index))?;
+        state.default_gateways = routes(&mut socket, |route| {
+            let default = route.header.destination_prefix_length == 0 && oif(&route) == Some(link.header.index);
+            gateway(&route).filter(|_| default)
+        })?;
         Ok(Some(state))
     })
+}
+
+fn address_on(row: RouteNetlinkMessage, ifindex: u32) -> Option<IpAddr> {
+    let RouteNetlinkMessage::NewAddress(message) = row else { return None };
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    address.filter(|_| message.header.index == ifindex)
+}
+
+fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| if let RouteAttribute::Gateway(gateway) = attribute { ip(gateway) } else { None })
 }

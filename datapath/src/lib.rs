@@ -13,7 +13,7 @@ mod uplink;
 
 pub use inventory::{FoundLink, PodState, inspect_pod, pod_links};
 pub use masquerade::{Masquerade, MasqueradeError};
-pub use netns::{Netns, NetnsError, NetnsId};
+pub use netns::{HostNetns, Netns, NetnsError, NetnsId};
 pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, attach, refresh_host_end};
 pub use removal::{LinkRemover, remove_links};
 pub use sysctl::{SysctlError, enable_forwarding};

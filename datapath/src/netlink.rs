@@ -126,25 +126,36 @@ impl Socket {
         }
     }
 
-    /// Reads a whole table.
+    /// Reads a whole table and keeps what `pick` makes of its rows. A thousand links are megabytes when decoded, so rows
+    /// that are not picked are dropped at once.
     ///
     /// # Errors
     /// Where the kernel refuses, or the table never holds still.
-    pub fn dump(&mut self, step: &'static str, request: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn dump<T>(
+        &mut self,
+        step: &'static str,
+        request: &RouteNetlinkMessage,
+        mut pick: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(rows) = self.dump_once(step, request)? {
-                return Ok(rows);
+            if let Some(picked) = self.dump_once(step, request, &mut pick)? {
+                return Ok(picked);
             }
         }
         Err(NetlinkError::new(step, io::Error::other("the table changed under every attempt to read it")))
     }
 
     /// `None` where the dump was interrupted by a change (`NLM_F_DUMP_INTR`).
-    fn dump_once(&mut self, step: &'static str, request: &RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
+    fn dump_once<T>(
+        &mut self,
+        step: &'static str,
+        request: &RouteNetlinkMessage,
+        pick: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, NetlinkError> {
         self.outgoing.clear();
         self.append(request.clone(), NLM_F_REQUEST | NLM_F_DUMP);
         self.send(step)?;
-        let (mut rows, mut interrupted) = (Vec::new(), false);
+        let (mut picked, mut interrupted) = (Vec::new(), false);
         loop {
             for message in self.receive(step)? {
                 if message.header.sequence_number != self.sequence {
@@ -152,8 +163,8 @@ impl Socket {
                 }
                 interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
                 match message.payload {
-                    NetlinkPayload::InnerMessage(row) => rows.push(row),
-                    NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(rows)),
+                    NetlinkPayload::InnerMessage(row) => picked.extend(pick(row)),
+                    NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(picked)),
                     NetlinkPayload::Error(answer) if answer.code.is_some() => return Err(NetlinkError::new(step, answer.to_io())),
                     _ => {}
                 }

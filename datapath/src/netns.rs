@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
@@ -52,11 +53,31 @@ pub struct NetnsId {
     pub inode: u64,
 }
 
+/// The host's network namespace: the one that the daemon runs in and every thread of it comes home to.
+#[derive(Debug, Clone)]
+pub struct HostNetns {
+    file: Arc<File>,
+    id: NetnsId,
+}
+
+impl HostNetns {
+    /// The calling thread's.
+    ///
+    /// # Errors
+    /// Where `/proc` is not mounted.
+    pub fn current() -> Result<Self, NetnsError> {
+        let open = File::open("/proc/thread-self/ns/net");
+        let file = open.map_err(|source| NetnsError::Call { call: "open /proc/thread-self/ns/net", source })?;
+        Ok(Self { id: NetnsId::of(file.as_fd())?, file: Arc::new(file) })
+    }
+}
+
 /// An open network namespace that is not the host's.
 #[derive(Debug)]
 pub struct Netns {
     fd: OwnedFd,
     id: NetnsId,
+    home: HostNetns,
 }
 
 impl Netns {
@@ -64,7 +85,7 @@ impl Netns {
     ///
     /// # Errors
     /// See [`NetnsError`].
-    pub fn new(fd: OwnedFd) -> Result<Self, NetnsError> {
+    pub fn new(fd: OwnedFd, home: &HostNetns) -> Result<Self, NetnsError> {
         if fstatfs(&fd).map_err(call("fstatfs"))?.filesystem_type() != FsType(NSFS_MAGIC) {
             return Err(NetnsError::NotNetns);
         }
@@ -74,10 +95,10 @@ impl Netns {
             return Err(NetnsError::NotNetns);
         }
         let id = NetnsId::of(fd.as_fd())?;
-        if id == NetnsId::of(own()?.as_fd())? {
+        if id == home.id {
             return Err(NetnsError::HostsOwn);
         }
-        Ok(Self { fd, id })
+        Ok(Self { fd, id, home: home.clone() })
     }
 
     /// Which namespace it is.
@@ -86,12 +107,12 @@ impl Netns {
         self.id
     }
 
-    /// Runs `work` with the calling thread inside this namespace.
+    /// Runs `work` with the calling thread, which must be in the host's namespace, inside this one.
     ///
     /// # Errors
     /// Where the namespace cannot be entered. `work`'s own outcome is the value.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
-        let _inside = Inside::enter(self.fd.as_fd())?;
+        let _inside = Inside::enter(self.fd.as_fd(), &self.home.file)?;
         Ok(work())
     }
 }
@@ -109,27 +130,22 @@ impl NetnsId {
     }
 }
 
-fn own() -> Result<File, NetnsError> {
-    File::open("/proc/thread-self/ns/net").map_err(|source| NetnsError::Call { call: "open /proc/thread-self/ns/net", source })
-}
-
 /// The way back out of a namespace, taken however the work inside ends. It belongs to one thread.
-struct Inside {
-    home: File,
+struct Inside<'a> {
+    home: &'a File,
     _bound_to_thread: PhantomData<*const ()>,
 }
 
-impl Inside {
-    fn enter(netns: BorrowedFd<'_>) -> Result<Self, NetnsError> {
-        let home = own()?;
+impl<'a> Inside<'a> {
+    fn enter(netns: BorrowedFd<'_>, home: &'a File) -> Result<Self, NetnsError> {
         setns(netns, CloneFlags::CLONE_NEWNET).map_err(call("setns into the pod"))?;
         Ok(Self { home, _bound_to_thread: PhantomData })
     }
 }
 
-impl Drop for Inside {
+impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        if let Err(errno) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
+        if let Err(errno) = setns(self.home, CloneFlags::CLONE_NEWNET) {
             // A thread that is lost in a pod would wire the next pod into this one. A restart is harmless beside that.
             tracing::error!(%errno, "cannot return to the host's network namespace; aborting");
             std::process::abort();

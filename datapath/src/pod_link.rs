@@ -9,10 +9,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::sync::LazyLock;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -35,6 +39,10 @@ pub(crate) const GROUP: u32 = 0xB3;
 pub(crate) const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(0xB3);
 /// What an interface alias of ours starts with.
 pub(crate) const ALIAS_PREFIX: &str = "barewire ";
+
+/// The kernel's default is one queue a CPU, each with its sysfs objects on both ends: much of what making a pair costs, and
+/// more with every core. A veth needs none of them: it takes no lock to send, and receives on the sender's CPU.
+const QUEUES: u32 = 1;
 
 /// A veth pair to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,11 +103,14 @@ pub fn refresh_host_end(host: &mut Socket, link: &PodLink) -> Result<(), Netlink
     host.execute(host_end_requests(link))
 }
 
-/// Numbers to try for the pod's end. Usually the first is free: 1 is the loopback. The second is for a further interface
+/// The number of a pod's first interface: 1 is the loopback.
+const FIRST_POD_IFINDEX: Ifindex = Ifindex(2);
+
+/// Numbers to try for the pod's end. Usually the first is free. The second is for a further interface
 /// of the same pod. They must differ from the host end's: a veth whose ends have equal numbers comes up only after up to
 /// a second (`linkwatch_urgent_event`, net/core/link_watch.c).
 fn pod_ifindexes(link: &PodLink) -> [Ifindex; 2] {
-    [Ifindex(2), Ifindex(link.host_ifindex.0 ^ 1)]
+    [FIRST_POD_IFINDEX, Ifindex(link.host_ifindex.0 ^ 1)]
 }
 
 fn create_pair(host: &mut Socket, netns: &Netns, link: &PodLink) -> Result<Ifindex, WiringError> {
@@ -136,6 +147,8 @@ fn create_request(netns: &Netns, link: &PodLink, pod_ifindex: Ifindex) -> Reques
         LinkAttribute::IfName(link.pod_ifname.clone()),
         LinkAttribute::Mtu(link.mtu),
         LinkAttribute::Address(link.pod_mac.to_vec()),
+        LinkAttribute::NumTxQueues(QUEUES),
+        LinkAttribute::NumRxQueues(QUEUES),
         LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()),
     ];
     let mut message = LinkMessage::default();
@@ -145,6 +158,8 @@ fn create_request(netns: &Netns, link: &PodLink, pod_ifindex: Ifindex) -> Reques
         LinkAttribute::Mtu(link.mtu),
         LinkAttribute::Address(HOST_MAC.to_vec()),
         LinkAttribute::Group(GROUP),
+        LinkAttribute::NumTxQueues(QUEUES),
+        LinkAttribute::NumRxQueues(QUEUES),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
     ];
     Request { step: "make the veth pair", message: RouteNetlinkMessage::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
@@ -164,6 +179,14 @@ fn pod_end_requests(link: &PodLink, ifindex: Ifindex) -> Vec<Request> {
             flags: NLM_F_CREATE | NLM_F_EXCL,
         })
         .collect();
+    if link.addresses.iter().all(IpAddr::is_ipv4) {
+        requests.extend(no_address_generation().map(|attribute| {
+            let mut message = LinkMessage::default();
+            message.header.index = ifindex.0;
+            message.attributes = vec![attribute];
+            Request { step: "keep IPv6 off an IPv4 pod", message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+        }));
+    }
     requests.push(Request { step: "set the pod's link up", message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 });
     for address in &link.addresses {
         let gateway = gateway_for(*address);
@@ -184,9 +207,9 @@ fn pod_end_requests(link: &PodLink, ifindex: Ifindex) -> Vec<Request> {
 /// Safe to repeat: `NLM_F_REPLACE` throughout.
 fn host_end_requests(link: &PodLink) -> Vec<Request> {
     let ifindex = link.host_ifindex;
-    let mut message = up(ifindex);
-    message.attributes.push(LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}{} {}", link.container_id, link.pod_ifname)));
-    let mut requests = vec![Request { step: "set the host end up", message: RouteNetlinkMessage::SetLink(message), flags: 0 }];
+    let alias = LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}{} {}", link.container_id, link.pod_ifname));
+    let mut requests = vec![name_owner(ifindex, alias)];
+    requests.push(Request { step: "set the host end up", message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 });
     for &address in &link.addresses {
         requests.push(Request {
             step: "give the host the pod's neighbour entry",
@@ -200,6 +223,23 @@ fn host_end_requests(link: &PodLink) -> Vec<Request> {
         });
     }
     requests
+}
+
+/// The alias, and no IPv6 address of the host end's own: nobody speaks to it, and making one means timers, multicast groups
+/// and routes on every link. It must come before the link goes up, in a message of its own: the kernel applies flags first.
+fn name_owner(ifindex: Ifindex, alias: LinkAttribute) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex.0;
+    message.attributes = vec![alias];
+    message.attributes.extend(no_address_generation());
+    Request { step: "name the link's owner", message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+}
+
+/// `IN6_ADDR_GEN_MODE_NONE`, where the kernel has IPv6 at all.
+fn no_address_generation() -> Option<LinkAttribute> {
+    static HAS_IPV6: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/sys/net/ipv6").exists());
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    HAS_IPV6.then(|| LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]))
 }
 
 pub(crate) fn gateway_for(address: IpAddr) -> IpAddr {
@@ -257,6 +297,11 @@ fn default_route(ifindex: Ifindex, gateway: IpAddr) -> RouteMessage {
     // The gateway is no neighbour by any route of the pod's; onlink spares the pod a route to it.
     message.header.flags = RouteFlags::Onlink;
     message.attributes = vec![RouteAttribute::Gateway(RouteAddress::from(gateway)), RouteAttribute::Oif(ifindex.0)];
+    if ifindex != FIRST_POD_IFINDEX {
+        // A further interface stands back behind the one that the pod had first, and the kernel takes no second route
+        // of the same metric.
+        message.attributes.push(RouteAttribute::Priority(ifindex.0));
+    }
     message
 }
 

@@ -2,11 +2,13 @@
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
 use crate::Ifindex;
+use crate::inventory::all_links;
 use crate::netlink::{NetlinkError, Socket};
+use crate::pod_link::GROUP;
 
 /// An uplink as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +42,10 @@ pub enum UplinkError {
 /// # Errors
 /// See [`UplinkError`].
 pub fn find_uplink(host: &mut Socket, named: Option<&str>) -> Result<Uplink, UplinkError> {
-    let rows = host.dump("read the host's links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    let links: Vec<_> = rows.into_iter().filter_map(uplink_of).collect();
+    let links = host.dump("read the host's links", &all_links(), not_a_pods)?;
     if let Some(name) = named {
         return links.iter().find(|link| link.ifname == name).cloned().ok_or_else(|| {
-            let mut names: Vec<_> = links.iter().map(|link| link.ifname.as_str()).filter(|name| !name.starts_with("bw")).collect();
+            let mut names: Vec<_> = links.iter().map(|link| link.ifname.as_str()).collect();
             names.sort_unstable();
             UplinkError::Unknown(name.to_owned(), names.join(", "))
         });
@@ -52,8 +53,8 @@ pub fn find_uplink(host: &mut Socket, named: Option<&str>) -> Result<Uplink, Upl
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
-        let routes = host.dump("read the routes", &RouteNetlinkMessage::GetRoute(request))?;
-        let best = routes.iter().filter_map(default_route).min();
+        let routes = host.dump("read the routes", &RouteNetlinkMessage::GetRoute(request), |row| default_route(&row))?;
+        let best = routes.into_iter().min();
         if let Some(link) = best.and_then(|(_, oif)| links.iter().find(|link| link.ifindex.0 == oif)) {
             return Ok(link.clone());
         }
@@ -79,13 +80,14 @@ fn default_route(row: &RouteNetlinkMessage) -> Option<(u32, u32)> {
     interface.map(|interface| (metric, interface))
 }
 
-fn uplink_of(row: RouteNetlinkMessage) -> Option<Uplink> {
+fn not_a_pods(row: RouteNetlinkMessage) -> Option<Uplink> {
     let RouteNetlinkMessage::NewLink(link) = row else { return None };
     let (mut ifname, mut mtu) = (String::new(), 0);
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => ifname = name,
             LinkAttribute::Mtu(bytes) => mtu = bytes,
+            LinkAttribute::Group(GROUP) => return None,
             _ => {}
         }
     }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cni_spec::{AddResult, Code, Error};
-use datapath::{FoundLink, Ifindex, PodLink, Uplink, WiringError};
+use datapath::{FoundLink, Ifindex, PodLink, PodState, Uplink, WiringError};
 use node_api::{AddRequest, BootMillis, CheckRequest, DelRequest, GcRequest};
 
 use crate::failure;
@@ -130,8 +130,8 @@ impl<K: Kernel> Attachments<K> {
         let _turn = self.take_turn(&key)?;
         let known = self.lock().records.get(&key).cloned();
         if let Some(known) = known {
-            if self.is_alive(&known, netns)? {
-                return Ok(known.result(&request.netns_path));
+            if let Some(pod) = self.alive(&known, netns)? {
+                return Ok(known.seen(&pod).result(&request.netns_path));
             }
             // Its interface is gone: the ADD is a new one for a container that lost its network.
             self.release(&known, now);
@@ -339,18 +339,18 @@ impl<K: Kernel> Attachments<K> {
         long_dead
     }
 
-    /// Whether the attachment is there as an ADD for this namespace would make it.
-    fn is_alive(&self, known: &Record, netns: &K::Netns) -> Result<bool, Error> {
+    /// The pod's interface, where the attachment is there as an ADD for this namespace would make it.
+    fn alive(&self, known: &Record, netns: &K::Netns) -> Result<Option<PodState>, Error> {
         if !known.is_in(self.kernel.netns_id(netns)) {
             let links = self.kernel.links().map_err(|error| failure::netlink(&error))?;
             if links.iter().any(|link| owns(known, link)) {
                 let msg = format!("{} is attached in another network namespace; DEL it first", known.key);
                 return Err(Error::new(Code::AlreadyAttached, msg));
             }
-            return Ok(false);
+            return Ok(None);
         }
         let pod = self.kernel.inspect(netns, known.key.ifname.as_str()).map_err(|error| failure::wiring(&error))?;
-        Ok(pod.is_some_and(|pod| known.addresses.iter().all(|address| pod.addresses.contains(address))))
+        Ok(pod.filter(|pod| known.addresses.iter().all(|address| pod.addresses.contains(address))))
     }
 
     /// Takes addresses and makes the link. On failure neither is left.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datapath::netlink::NetlinkError;
-use datapath::{Masquerade, MasqueradeError, SysctlError, enable_forwarding};
+use datapath::{Masquerade, MasqueradeError, SysctlError, WiringError, enable_forwarding};
 use nix::fcntl::{Flock, FlockArg};
 use node_api::{BootMillis, boot_id};
 
@@ -42,6 +42,9 @@ pub enum DaemonError {
     /// The store could not be opened.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The kernel could not be connected to.
+    #[error("{0}")]
+    Kernel(#[from] WiringError),
     /// The kernel's tables could not be read.
     #[error("{0}")]
     Netlink(#[from] NetlinkError),

@@ -23,13 +23,15 @@ pub(crate) fn pool(error: &PoolError) -> Error {
 pub(crate) fn wiring(error: &WiringError) -> Error {
     match error {
         WiringError::NameTaken(_) => Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {error}")),
-        WiringError::Netns(error) => netns(error),
+        WiringError::Netns(error) => netns(None, error),
         WiringError::Netlink(_) | WiringError::HostEndTaken(..) => Error::new(Code::WiringFailed, format!("cannot wire the pod: {error}")),
     }
 }
 
-pub(crate) fn netns(error: &NetnsError) -> Error {
-    Error::new(Code::InvalidEnvironment, format!("CNI_NETNS: {error}; give the path of the pod's network namespace"))
+/// `path` is the namespace's in the runtime's view, where the request tells it.
+pub(crate) fn netns(path: Option<&str>, error: &NetnsError) -> Error {
+    let named = path.map_or_else(String::new, |path| format!(" {path:?}"));
+    Error::new(Code::InvalidEnvironment, format!("CNI_NETNS{named}: {error}; give the path of the pod's network namespace"))
 }
 
 pub(crate) fn store(error: &StoreError) -> Error {

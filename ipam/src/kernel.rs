@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datapath::netlink::{NetlinkError, Socket};
-use datapath::{FoundLink, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, PodLink, PodState, WiringError};
+use datapath::{FoundLink, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, PodLink, PodState, WiringError};
 
 use crate::link_numbers::LinkNumbers;
 
@@ -60,6 +60,7 @@ pub struct Linux {
     /// Sockets of the host's namespace; each request borrows one.
     sockets: Mutex<Vec<Socket>>,
     remover: LinkRemover,
+    host: HostNetns,
 }
 
 impl Linux {
@@ -67,9 +68,9 @@ impl Linux {
     ///
     /// # Errors
     /// Where the system has no socket or thread left.
-    pub fn start(numbers: Arc<LinkNumbers>) -> Result<Self, NetlinkError> {
+    pub fn start(numbers: Arc<LinkNumbers>) -> Result<Self, WiringError> {
         let remover = LinkRemover::start(move |links| links.iter().for_each(|link| numbers.give_back(*link)))?;
-        Ok(Self { sockets: Mutex::new(Vec::new()), remover })
+        Ok(Self { sockets: Mutex::new(Vec::new()), remover, host: HostNetns::current()? })
     }
 
     /// A socket that failed is not used again: an answer could still be on its way.
@@ -88,7 +89,7 @@ impl Kernel for Linux {
     type Netns = Netns;
 
     fn open_netns(&self, fd: OwnedFd) -> Result<Netns, NetnsError> {
-        Netns::new(fd)
+        Netns::new(fd, &self.host)
     }
 
     fn netns_id(&self, netns: &Netns) -> NetnsId {

@@ -163,14 +163,14 @@ fn operation(request: &Request) -> Operation {
 
 fn answer<K: Kernel>(request: Request, fd: Option<OwnedFd>, attachments: &Attachments<K>) -> Result<Reply, Error> {
     let now = BootMillis::now().map_err(|error| Error::new(Code::IoFailure, format!("clock: {error}")))?;
-    let netns = || {
+    let netns = |path: Option<&str>| {
         let fd = fd.ok_or_else(|| Error::new(Code::Undecodable, "the request came without its network namespace; upgrade barewire-cni"))?;
-        attachments.kernel().open_netns(fd).map_err(|error| failure::netns(&error))
+        attachments.kernel().open_netns(fd).map_err(|error| failure::netns(path, &error))
     };
     match request {
-        Request::Add(request) => attachments.add(&request, &netns()?, now).map(Reply::Attached),
+        Request::Add(request) => attachments.add(&request, &netns(Some(&request.netns_path))?, now).map(Reply::Attached),
         Request::Del(request) => attachments.del(&request, now).map(|()| Reply::Done),
-        Request::Check(request) => attachments.check(&request, &netns()?).map(|()| Reply::Done),
+        Request::Check(request) => attachments.check(&request, &netns(None)?).map(|()| Reply::Done),
         Request::Gc(request) => attachments.gc(&request, now).map(|()| Reply::Done),
         Request::Status => attachments.status(now).map(|()| Reply::Done),
     }

@@ -4,17 +4,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datapath::find_uplink;
 use datapath::netlink::Socket;
+use datapath::{UplinkError, find_uplink};
 use futures_util::StreamExt;
+use netlink_sys::AsyncSocket;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
+use socket2::{SockFilter, SockRef};
 
 use crate::attachments::Attachments;
 use crate::kernel::Linux;
+use crate::link_numbers::FIRST;
 
-/// Every new pod is a burst of events. The socket is not read for this long after each look, so that they cost one look.
-const SETTLE: Duration = Duration::from_millis(500);
-/// An event can be lost when the socket's buffer overflows meanwhile.
+/// One cause makes several events; one look after them will do.
+const SETTLE: Duration = Duration::from_millis(200);
+/// An event can be lost when the socket's buffer overflows.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
 /// Follows the uplink until the task is dropped.
@@ -23,7 +26,8 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 /// Where the kernel gives no netlink socket.
 pub(crate) async fn follow(named: Option<String>, attachments: Arc<Attachments<Linux>>) -> std::io::Result<()> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
-    let (connection, _handle, mut events) = new_multicast_connection(&groups)?;
+    let (mut connection, _handle, mut events) = new_multicast_connection(&groups)?;
+    SockRef::from(connection.socket_mut().socket_ref()).attach_filter(&without_pods())?;
     let mut connection = pin!(connection);
     loop {
         tokio::select! {
@@ -31,10 +35,9 @@ pub(crate) async fn follow(named: Option<String>, attachments: Arc<Attachments<L
             _ = events.next() => {}
             () = tokio::time::sleep(LOOK_ANYWAY) => {}
         }
-        look(named.as_deref(), &attachments);
         tokio::time::sleep(SETTLE).await;
-        // Events already decoded are older than the next look.
         while events.try_recv().is_ok() {}
+        look(named.as_deref(), &attachments);
     }
 }
 
@@ -43,9 +46,51 @@ pub(crate) fn look(named: Option<&str>, attachments: &Attachments<Linux>) {
     let found = Socket::open().map_err(Into::into).and_then(|mut socket| find_uplink(&mut socket, named));
     match found {
         Ok(uplink) => attachments.set_uplink(Some(uplink)),
-        Err(error) => {
+        // Not to be able to look is no news of the uplink.
+        Err(UplinkError::Netlink(error)) => tracing::warn!(%error, "cannot look for the uplink; keeping what is known"),
+        Err(error @ (UplinkError::Unknown(..) | UplinkError::NoDefaultRoute)) => {
             tracing::warn!(%error, "no uplink");
             attachments.set_uplink(None);
         }
     }
+}
+
+/// A socket filter (classic BPF, Documentation/networking/filter.rst) that passes everything but news of pods: links with
+/// one of our numbers, and routes that are not default routes. Each ADD makes ten such messages, and each would wake this
+/// thread beside the one that wires the pod.
+///
+/// Offsets are those of `struct nlmsghdr` (16 bytes), `struct ifinfomsg` and `struct rtmsg` (rtnetlink(7)); numbers of more
+/// than a byte are in the host's order, little-endian on every machine that we build for.
+fn without_pods() -> [SockFilter; 13] {
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    const MESSAGE_TYPE: u32 = 4;
+    const IFINDEX_BYTE_2: u32 = 16 + 4 + 2;
+    const IFINDEX_BYTE_3: u32 = 16 + 4 + 3;
+    const DESTINATION_LENGTH: u32 = 16 + 1;
+    const NEW_LINK: u32 = 16;
+    const DEL_LINK: u32 = 17;
+    const NEW_ROUTE: u32 = 24;
+    const DEL_ROUTE: u32 = 25;
+    // Jumps count from the next instruction.
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, MESSAGE_TYPE),
+        SockFilter::new(JUMP_IF_EQUAL, 3, 0, NEW_LINK),
+        SockFilter::new(JUMP_IF_EQUAL, 2, 0, DEL_LINK),
+        SockFilter::new(JUMP_IF_EQUAL, 5, 0, NEW_ROUTE),
+        SockFilter::new(JUMP_IF_EQUAL, 4, 6, DEL_ROUTE),
+        // 5: a link
+        SockFilter::new(LOAD_BYTE, 0, 0, IFINDEX_BYTE_2),
+        SockFilter::new(JUMP_IF_AT_LEAST, 5, 0, FIRST >> 16),
+        SockFilter::new(LOAD_BYTE, 0, 0, IFINDEX_BYTE_3),
+        SockFilter::new(JUMP_IF_EQUAL, 2, 3, 0),
+        // 9: a route
+        SockFilter::new(LOAD_BYTE, 0, 0, DESTINATION_LENGTH),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0),
+        // 11: pass; 12: drop
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
