@@ -1,7 +1,9 @@
 //! `barewire-bench add`: how long a pod waits for its network, and what the daemon costs meanwhile.
 //!
-//! Barewire, the reference (`ptp` with `host-local`) and the floor take turns pod by pod, in an order that rotates. All
-//! of them do IPv4 only, because the reference does; what a second address family adds has a figure of its own.
+//! Barewire, the reference (`ptp` with `host-local`) and the floor take turns in blocks, in an order that rotates, with a
+//! pause between: what one leaves the kernel to do afterwards (the reference moves links between namespaces) would be billed
+//! to the next. All of them do IPv4 only, because the reference does; what a second address family adds has a figure of its
+//! own.
 
 use std::mem;
 use std::path::Path;
@@ -30,12 +32,14 @@ pub struct Options {
     pub crowd: usize,
 }
 
-/// DELs, or pairs of DEL and ADD, that follow on each other before the other contender has its turn.
+/// ADDs, DELs, or pairs of DEL and ADD, that follow on each other before the other contender has its turn.
 const BLOCK: usize = 25;
 /// Pods that are attached at once.
 const BURST: usize = 100;
 /// ADDs and DELs before anything counts: page cache, modules, allocators.
 const WARM_UP: usize = 10;
+/// Longer than the kernel's workers go on after a block of ADDs, of whomever.
+const SETTLE: Duration = Duration::from_millis(100);
 /// The kernel takes a round's namespaces down in a third of this; nothing is measured meanwhile.
 const TAKE_DOWN: Duration = Duration::from_secs(2);
 
@@ -122,12 +126,16 @@ impl Race {
     fn adds(&mut self, count: usize) -> Result<()> {
         // All namespaces first: what the kernel does later for a new one is not the next ADD's.
         let mut pods = self.pods.make_many(3 * count)?.into_iter();
-        for turn in 0..count {
-            for (lane, pod) in pods.by_ref().take(3).enumerate() {
-                match (turn + lane) % 3 {
-                    0 => self.ours.add(pod)?,
-                    1 => self.reference.add(pod)?,
-                    _ => self.floor.add(pod)?,
+        for (turn, begun) in (0..count).step_by(BLOCK).enumerate() {
+            let length = BLOCK.min(count - begun);
+            for lane in 0..3 {
+                thread::sleep(SETTLE);
+                for pod in pods.by_ref().take(length) {
+                    match (turn + lane) % 3 {
+                        0 => self.ours.add(pod)?,
+                        1 => self.reference.add(pod)?,
+                        _ => self.floor.add(pod)?,
+                    }
                 }
             }
         }

@@ -45,6 +45,10 @@ pub struct Attachment {
     pub ifname: IfName,
 }
 
+/// The first is the reference library's, which later sent both; the second is what the text of 1.1.0 said as it was
+/// published (<https://github.com/containernetworking/cni/pull/1103>).
+const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 impl NetworkConfig {
     /// The `cniVersion` of `json`, without judging anything else: an error result and the answer to VERSION echo it.
     #[must_use]
@@ -66,8 +70,9 @@ impl NetworkConfig {
         if json.iter().all(u8::is_ascii_whitespace) {
             return Err(Error::new(Code::Undecodable, "standard input is empty; write the network configuration to it"));
         }
-        let mut fields: Map<String, Value> = serde_json::from_slice(json)
-            .map_err(|why| Error::new(Code::Undecodable, format!("standard input is not a network configuration: {why}")))?;
+        let mut fields: Map<String, Value> = serde_json::from_slice(json).map_err(|why| {
+            Error::new(Code::Undecodable, format!("standard input is not a network configuration: {why}; write one JSON object to it"))
+        })?;
         let version = match fields.remove("cniVersion") {
             None | Some(Value::Null) => {
                 return Err(Error::new(
@@ -85,10 +90,10 @@ impl NetworkConfig {
         };
         let runtime = take::<RuntimeFields>(&mut fields, "runtimeConfig")?.unwrap_or_default().parse()?;
         let prev_result = take(&mut fields, "prevResult")?;
-        let valid_attachments = match fields.remove("cni.dev/valid-attachments") {
+        let valid_attachments = match VALID_ATTACHMENTS.into_iter().find_map(|key| Some((key, fields.remove(key)?))) {
             None => None,
-            Some(Value::Null) => Some(Vec::new()),
-            Some(value) => Some(decode("cni.dev/valid-attachments", value)?),
+            Some((_, Value::Null)) => Some(Vec::new()),
+            Some((key, value)) => Some(decode(key, value)?),
         };
         let socket = take(&mut fields, "socket")?;
         Ok(Self { version, name, runtime, prev_result, valid_attachments, socket })
@@ -200,7 +205,10 @@ mod tests {
         assert_eq!(read(""), None);
         assert_eq!(read(r#","cni.dev/valid-attachments":null"#), Some(vec![]));
         assert_eq!(read(r#","cni.dev/valid-attachments":[]"#), Some(vec![]));
-        assert_eq!(read(r#","cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"}]"#).unwrap().len(), 1);
+        let one = r#"[{"containerID":"c","ifname":"eth0"}]"#;
+        assert_eq!(read(&format!(r#","cni.dev/valid-attachments":{one}"#)).unwrap().len(), 1);
+        assert_eq!(read(&format!(r#","cni.dev/attachments":{one}"#)).unwrap().len(), 1);
+        assert_eq!(read(&format!(r#","cni.dev/attachments":[],"cni.dev/valid-attachments":{one}"#)).unwrap().len(), 1);
     }
 
     #[test]

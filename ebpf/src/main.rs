@@ -1,1 +1,137 @@
-fn main(){}
+//! The programs: they fetch what a decision needs, and obey it. What is decided, and why, is in the library.
+//!
+//! | program | hook | sees |
+//! |---|---|---|
+//! | `from_pod` | host end, ingress | what a pod sends |
+//! | `to_pod` | host end, egress | what the host's stack sends to a pod |
+//! | `from_uplink` | uplink, ingress | what the network sends |
+//! | `to_uplink` | uplink, egress | what leaves, the fast path's own packets included |
+#![no_std]
+#![no_main]
+
+mod packet_bytes;
+mod tables;
+
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use ebpf::account::{Direction, Reason};
+use ebpf::layout::FIRST_IFINDEX;
+use ebpf::verdict::{self, Decision, Verdict};
+
+use packet_bytes::Linear;
+use tables::Maps;
+
+const PASS: i32 = TC_ACT_OK as i32;
+const DROP: i32 = TC_ACT_SHOT as i32;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+/// Written to a packet that the fast path sends to an uplink, so that `to_uplink` does not take it for the stack's.
+const CARRIED: u32 = 0xB3;
+
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let slot = slot(&ctx);
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    let decision = verdict::from_pod(&bytes, &Maps, slot);
+    if let Some(scope) = decision.sent {
+        tables::count(Some(slot), Direction::Sent, scope, ctx.len());
+    }
+    obey(&ctx, &decision)
+}
+
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    let decision = verdict::from_uplink(&bytes, &Maps);
+    obey(&ctx, &decision)
+}
+
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    let slot = slot(&ctx);
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    let emission = verdict::to_pod(&bytes, &Maps, slot);
+    tables::count(Some(slot), Direction::Received, emission.scope, ctx.len());
+    if let Some((slot, note)) = emission.note {
+        tables::note(slot, &note);
+    }
+    PASS
+}
+
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    // SAFETY: the context is valid for as long as the program runs.
+    if unsafe { (*ctx.skb.skb).tc_index } == CARRIED {
+        return PASS;
+    }
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    let emission = verdict::to_uplink(&bytes, &Maps);
+    if emission.hosts_own {
+        tables::count(None, Direction::Sent, emission.scope, ctx.len());
+    }
+    if let Some((slot, note)) = emission.note {
+        tables::note(slot, &note);
+    }
+    PASS
+}
+
+#[inline(always)]
+fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
+    if let Some((slot, scope)) = decision.received {
+        tables::count(slot, Direction::Received, scope, ctx.len());
+    }
+    match decision.verdict {
+        Verdict::Host => PASS,
+        Verdict::Drop(reason) => because(reason, DROP),
+        Verdict::Stack(reason) => because(reason, PASS),
+        // SAFETY: the helper takes no pointer; a number that is no interface's makes it drop the packet.
+        Verdict::ToPod { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
+        Verdict::ToUplink4 { ifindex, gateway } => {
+            let hop = bpf_redir_neigh__bindgen_ty_1 { ipv4_nh: u32::from_ne_bytes(gateway) };
+            leave(ctx, ifindex, bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: hop })
+        }
+        Verdict::ToUplink6 { ifindex, gateway } => {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = gateway;
+            let words = [
+                u32::from_ne_bytes([a, b, c, d]),
+                u32::from_ne_bytes([e, f, g, h]),
+                u32::from_ne_bytes([i, j, k, l]),
+                u32::from_ne_bytes([m, n, o, p]),
+            ];
+            let hop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words };
+            leave(ctx, ifindex, bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: hop })
+        }
+    }
+}
+
+#[inline(always)]
+fn leave(ctx: &TcContext, ifindex: u32, mut hop: bpf_redir_neigh) -> i32 {
+    // SAFETY: the context is valid for as long as the program runs, and `tc_index` is a field that classifiers may write.
+    unsafe { (*ctx.skb.skb).tc_index = CARRIED };
+    // SAFETY: `hop` lives on this program's stack for the length of the call, and its size is what is passed.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+#[inline(always)]
+fn because(reason: Reason, action: i32) -> i32 {
+    tables::count_reason(reason);
+    action
+}
+
+#[inline(always)]
+fn slot(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for as long as the program runs.
+    unsafe { (*ctx.skb.skb).ifindex }.wrapping_sub(FIRST_IFINDEX)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers that redirect are for programs under the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -30,7 +30,8 @@ impl Kind {
     /// The kind of a workspace binary; `None` for this program itself.
     fn of(target: &Target) -> Option<Self> {
         match (target.package.as_str(), target.name.as_str()) {
-            ("xtask", _) => None,
+            // The kernel programs are for another machine: the kernel.
+            ("xtask" | "ebpf", _) => None,
             ("cni-plugin", _) => Some(Kind::Plugin),
             ("bench", "exec-floor") => Some(Kind::Floor),
             _ => Some(Kind::Node),

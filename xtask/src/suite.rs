@@ -28,8 +28,8 @@ pub(crate) enum Tier {
     Unit,
     /// Test programs that belong to no other tier, most of them in network namespaces
     Integration,
-    /// Everything wrong that can be fed to the plugin and the daemon
-    BadInput,
+    /// The real plugin and the real daemon: everything wrong that can be fed to them, crashes, a full disk
+    Node,
     /// The CNI specification, case by case, on the reference plugins and on barewire-cni
     Conform,
     /// Real containerd, nodes and a fabric
@@ -40,7 +40,7 @@ impl Tier {
     /// The tier that a test program belongs to, by its file name.
     fn of(target: &Target) -> Self {
         const BY_PREFIX: [(&str, Tier); 5] =
-            [("bad_input", Tier::BadInput), ("conform", Tier::Conform), ("containerd", Tier::E2e), ("demo", Tier::E2e), ("lab", Tier::E2e)];
+            [("node", Tier::Node), ("conform", Tier::Conform), ("containerd", Tier::E2e), ("demo", Tier::E2e), ("lab", Tier::E2e)];
         let tier = BY_PREFIX.iter().find(|(prefix, _)| target.name.starts_with(prefix));
         tier.map_or(Tier::Integration, |(_, tier)| *tier)
     }
@@ -90,7 +90,7 @@ fn tests(workspace: &Workspace) -> [(Tier, Stage); 6] {
         (Tier::Unit, Stage { name: "unit", command: Ok(test(workspace, &["--lib", "--bins"])) }),
         (Tier::Unit, Stage { name: "examples", command: Ok(test(workspace, &["--doc"])) }),
         (Tier::Integration, programs(workspace, "integration", Tier::Integration)),
-        (Tier::BadInput, programs(workspace, "bad-input", Tier::BadInput)),
+        (Tier::Node, programs(workspace, "node", Tier::Node)),
         (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
         (Tier::E2e, programs(workspace, "e2e", Tier::E2e)),
     ]
@@ -154,7 +154,7 @@ mod tests {
         let tier = |name: &str| Tier::of(&Target { package: "any".to_owned(), name: name.to_owned(), kind: TargetKind::Test });
         assert_eq!(tier("containerd"), Tier::E2e);
         assert_eq!(tier("conform_reference"), Tier::Conform);
-        assert_eq!(tier("bad_input"), Tier::BadInput);
+        assert_eq!(tier("node"), Tier::Node);
         assert_eq!(tier("wiring"), Tier::Integration);
     }
 }

@@ -44,7 +44,7 @@ link set eth1 up
 address add 10.0.0.10/24 dev eth1
 address add fd00:10::10/64 dev eth1 nodad
 route add default via 10.0.0.1 dev eth1
--6 route add default via fd00:10::1 dev eth1
+route add ::/0 via fd00:10::1 dev eth1
 ";
 
 /// What the daemon's configuration says.
@@ -257,13 +257,11 @@ impl Host {
     }
 
     /// A call of `barewire-cni` with a plain configuration and no parameter but `CNI_COMMAND`.
-    #[must_use]
     pub fn call(&self, command: &str) -> Call<'_> {
         Call::new(self, command)
     }
 
     /// A call for interface `eth0` of a pod.
-    #[must_use]
     pub fn call_for(&self, command: &str, pod: &Pod) -> Call<'_> {
         self.call(command).with("CNI_CONTAINERID", &pod.id).with("CNI_NETNS", pod.netns.path()).with("CNI_IFNAME", "eth0")
     }

@@ -8,8 +8,10 @@ use crate::conform::{
     version::SpecVersion,
 };
 
-/// Keys of this prefix are the runtime's: section 1, "Reserved keys".
-const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+/// Keys of this prefix are the runtime's: section 1, "Reserved keys". The reference library has always sent the first; the
+/// text of 1.1.0 named the second when it was published and was corrected later, and since then the library sends both.
+/// So does this suite. <https://github.com/containernetworking/cni/pull/1103>
+const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 const fn gc(name: &'static str, requirement: &'static str, run: fn(&Stage<'_>) -> Verdict) -> Case {
     Case { name, requirement, since: SpecVersion::V1_1_0, run }
@@ -47,7 +49,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     gc("2.gc.empty-list", "GC with an empty list is answered; the attachment can be deleted afterwards.", |stage| {
         let attachment = stage.attached()?;
-        let answer = stage.call("GC").conf(&stage.conf_with(VALID_ATTACHMENTS, json!([]))).run()?;
+        let answer = stage.call("GC").conf(&listing(stage, &json!([]))).run()?;
         if !answer.succeeded() {
             answer.error()?;
         }
@@ -68,8 +70,17 @@ fn entry(attachment: &Attachment) -> Value {
     json!({ "containerID": attachment.pod.container, "ifname": attachment.interface })
 }
 
+/// The configuration with the list of valid attachments.
+fn listing(stage: &Stage<'_>, valid: &Value) -> Value {
+    let mut conf = stage.conf();
+    for key in VALID_ATTACHMENTS {
+        conf[key] = valid.clone();
+    }
+    conf
+}
+
 fn collect(stage: &Stage<'_>, valid: Value) -> Verdict {
-    stage.call("GC").conf(&stage.conf_with(VALID_ATTACHMENTS, valid)).run()?.success().map(|_| ())
+    stage.call("GC").conf(&listing(stage, &valid)).run()?.success().map(|_| ())
 }
 
 /// The attachment is as ADD left it.

@@ -1,0 +1,88 @@
+//! One node with the real `barewired` and `barewire-cni`: the CNI specification, everything wrong that can be fed to them, and
+//! what becomes of pods when the daemon stops, dies, is away or loses its state.
+//!
+//! Needs root and `BAREWIRE_BIN_DIR`, the directory of the two binaries. Where it cannot run it says `SKIP` and why; with
+//! `BAREWIRE_REQUIRE_ALL=1` that is a failure.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "says why it is skipped")]
+
+mod attachments;
+mod away;
+mod binary;
+mod chain;
+mod config;
+mod conformance;
+mod crash;
+mod environment;
+mod exclusive;
+mod full_disk;
+mod gc;
+mod netns;
+mod pool;
+mod protocol;
+mod readiness;
+mod stdin;
+mod store;
+mod wiring;
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use conformance_tests::host::{Daemon, Host, Pod, Pool, Settings};
+
+/// The binaries under test; `None`, with the reason printed, where these tests cannot run.
+fn binaries() -> Option<PathBuf> {
+    let directory = env::var_os("BAREWIRE_BIN_DIR").map(PathBuf::from);
+    let reason = match directory {
+        _ if !nix::unistd::geteuid().is_root() => "needs root for network namespaces".to_owned(),
+        None => "needs barewired and barewire-cni: set BAREWIRE_BIN_DIR to their directory".to_owned(),
+        Some(directory) => match ["barewired", "barewire-cni"].iter().find(|name| !directory.join(name).is_file()) {
+            None => return Some(directory),
+            Some(name) => format!("BAREWIRE_BIN_DIR: {} is missing", directory.join(name).display()),
+        },
+    };
+    assert!(env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but {reason}");
+    println!("SKIP {reason}");
+    None
+}
+
+/// Runs a test on a host of its own.
+fn on_host(settings: Settings, test: impl FnOnce(&Host) -> Result<()>) -> Result<()> {
+    match binaries() {
+        Some(binaries) => test(&Host::with_uplink(&binaries, settings)?),
+        None => Ok(()),
+    }
+}
+
+/// Runs a test on a host of its own with a daemon that is ready.
+fn on_node(settings: Settings, test: impl FnOnce(&Host, &Daemon<'_>) -> Result<()>) -> Result<()> {
+    on_host(settings, |host| test(host, &host.start()?))
+}
+
+/// What an attachment leaves: links in the node and in a pod, and counts of the pool.
+#[derive(Debug, PartialEq)]
+struct Footprint {
+    host_ends: Vec<String>,
+    pod_links: Vec<String>,
+    pool: Pool,
+}
+
+impl Footprint {
+    fn of(host: &Host, daemon: &Daemon<'_>, pod: &Pod) -> Result<Self> {
+        Ok(Self { host_ends: host.host_ends()?, pod_links: pod.links()?, pool: daemon.pool()? })
+    }
+
+    /// Nothing has come and nothing has gone since.
+    fn unchanged(&self, host: &Host, daemon: &Daemon<'_>, pod: &Pod) -> Result<()> {
+        let now = Self::of(host, daemon, pod)?;
+        ensure!(*self == now, "{self:?}\nbecame {now:?}");
+        Ok(())
+    }
+}
+
+/// The addresses of a result, without their prefix lengths.
+fn addresses(result: &serde_json::Value) -> Vec<String> {
+    let ips = result["ips"].as_array().map_or(&[][..], Vec::as_slice);
+    ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next().map(str::to_owned)).collect()
+}

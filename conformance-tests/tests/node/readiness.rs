@@ -1,0 +1,68 @@
+//! STATUS, `/readyz` and the configuration list agree: there, whole, as soon as an ADD would succeed, and not before.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use conformance_tests::host::{Host, Settings};
+use serde_json::Value;
+
+use crate::{binaries, on_host};
+
+const TRY_AGAIN_LATER: u64 = 11;
+const LIMITED_CONNECTIVITY: u64 = 51;
+
+#[test]
+fn a_node_without_an_uplink_is_not_ready_until_it_has_one() -> Result<()> {
+    let Some(binaries) = binaries() else { return Ok(()) };
+    let host = Host::without_uplink(&binaries, Settings::default())?;
+    let daemon = host.spawn()?;
+    daemon.wait_until("barewired lives", || daemon.get("/healthz").map(drop))?;
+    host.call("STATUS").run()?.refused(LIMITED_CONNECTIVITY, &["no uplink", "set uplink.interface or a default route"])?;
+    host.call_for("ADD", &host.pod()?).run()?.refused(TRY_AGAIN_LATER, &["no uplink", "try again later"])?;
+    ensure!(daemon.get("/readyz").is_err() && !host.conflist().exists());
+
+    host.add_uplink()?;
+    daemon.wait_until_ready()?;
+    host.call("STATUS").run()?.silence()?;
+    daemon.wait_until("the configuration list", || Ok(fs::metadata(host.conflist()).map(drop)?))?;
+    let (_, result) = host.attached()?;
+    ensure!(result["interfaces"][1]["mtu"] == 9001, "{result}");
+
+    host.ip("link set eth1 down\n")?;
+    daemon.wait_until("STATUS says no", || host.call("STATUS").run()?.refused(LIMITED_CONNECTIVITY, &["uplink"]))?;
+    ensure!(host.conflist().exists(), "without a list a runtime would not even send DELs");
+    Ok(())
+}
+
+#[test]
+fn the_configuration_list_appears_whole() -> Result<()> {
+    on_host(Settings::default(), |host| {
+        let daemon = host.spawn()?;
+        // Read without a pause: the first text seen must be all of it.
+        let mut first = None;
+        daemon.wait_until("the configuration list", || {
+            for _ in 0..10_000 {
+                if let Ok(text) = fs::read_to_string(host.conflist()) {
+                    first = Some(text);
+                    return Ok(());
+                }
+            }
+            anyhow::bail!("not there")
+        })?;
+        let text = first.context("a list")?;
+        let list: Value = serde_json::from_str(&text).with_context(|| format!("the list as first seen: {text}"))?;
+        host.call("STATUS").run()?.silence()?;
+
+        ensure!(list["cniVersion"] == "1.0.0" && list["cniVersions"].as_array().is_some_and(|all| all.len() == 4), "{list}");
+        ensure!(list["name"] == "barewire" && list["plugins"][0]["type"] == "barewire-cni", "{list}");
+        ensure!(list["plugins"][0]["socket"] == host.socket().to_string_lossy().as_ref(), "{list}");
+        let directory = host.conflist().parent().context("a directory")?.to_owned();
+        let files: Vec<_> = fs::read_dir(directory)?.map(|file| Ok(file?.file_name())).collect::<Result<_>>()?;
+        ensure!(files == ["10-barewire.conflist"], "drafts are left: {files:?}");
+
+        // A runtime asks while the daemon restarts: the list stays.
+        daemon.stop()?;
+        ensure!(host.conflist().exists());
+        Ok(())
+    })
+}

@@ -1,0 +1,124 @@
+//! Counters: traffic by endpoint, direction and scope, and packets by the reason they left the fast path.
+
+use crate::scope::Scope;
+
+/// Which way a packet goes, as the pod sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Direction {
+    /// From the pod.
+    Sent = 0,
+    /// To the pod.
+    Received = 1,
+}
+
+/// Packets and the bytes of their frames, Ethernet header included, as interface counters count them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counter {
+    /// Packets; a GSO packet counts once, as everywhere in the kernel.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// One CPU's counters of one endpoint.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// By [`Scope`].
+    pub sent: [Counter; 5],
+    /// By [`Scope`].
+    pub received: [Counter; 5],
+}
+
+const _: () = assert!(size_of::<Traffic>() == 160);
+
+impl Traffic {
+    /// Counts one packet.
+    #[inline(always)]
+    pub fn count(&mut self, direction: Direction, scope: Scope, bytes: u32) {
+        let counters = match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
+        };
+        let counter = &mut counters[scope as usize];
+        counter.packets += 1;
+        counter.bytes += u64::from(bytes);
+    }
+}
+
+/// Why a packet was not carried by the programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    /// Dropped: it came from a link that is no endpoint (any more).
+    NoEndpoint = 0,
+    /// Dropped: its source address is not the endpoint's.
+    SpoofedAddress = 1,
+    /// Dropped: its source MAC address is not the endpoint's.
+    SpoofedMac = 2,
+    /// Dropped: its headers are cut short or nonsense.
+    Malformed = 3,
+    /// To the stack: neither IPv4 nor IPv6.
+    NotIp = 4,
+    /// To the stack: a piece of a packet.
+    Fragment = 5,
+    /// To the stack: IPv4 options or IPv6 extension headers.
+    Options = 6,
+    /// To the stack: neither TCP nor UDP nor an echo.
+    Unusual = 7,
+    /// To the stack: its flow was noted.
+    NotedFlow = 8,
+    /// To the stack: the endpoint's packets all go there.
+    StackOnly = 9,
+    /// To the stack: its destination is neither a pod of this node nor native.
+    NotNative = 10,
+    /// To the stack: a multicast or link-local packet.
+    LinkLocal = 11,
+    /// To the stack: no pod of this node has the address.
+    NoSuchPod = 12,
+    /// To the stack: the endpoint's uplink or its gateway is not known.
+    NoUplink = 13,
+}
+
+impl Reason {
+    /// Every reason, in order of its number, with its name in metrics.
+    pub const ALL: [(Self, &'static str); 14] = [
+        (Self::NoEndpoint, "no_endpoint"),
+        (Self::SpoofedAddress, "spoofed_address"),
+        (Self::SpoofedMac, "spoofed_mac"),
+        (Self::Malformed, "malformed"),
+        (Self::NotIp, "not_ip"),
+        (Self::Fragment, "fragment"),
+        (Self::Options, "options"),
+        (Self::Unusual, "unusual"),
+        (Self::NotedFlow, "noted_flow"),
+        (Self::StackOnly, "stack_only"),
+        (Self::NotNative, "not_native"),
+        (Self::LinkLocal, "link_local"),
+        (Self::NoSuchPod, "no_such_pod"),
+        (Self::NoUplink, "no_uplink"),
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_in_order() {
+        for (number, (reason, _)) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+    }
+
+    #[test]
+    fn counts_go_where_they_belong() {
+        let mut traffic = Traffic::default();
+        traffic.count(Direction::Sent, Scope::Internet, 100);
+        traffic.count(Direction::Received, Scope::SameNode, 60);
+        assert_eq!(traffic.sent[4], Counter { packets: 1, bytes: 100 });
+        assert_eq!(traffic.received[0], Counter { packets: 1, bytes: 60 });
+    }
+}

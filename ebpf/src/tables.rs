@@ -1,0 +1,132 @@
+//! The maps. Their names are the names of their pins.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use ebpf::account::{Direction, Reason, Traffic};
+use ebpf::flow::{Flow4, Flow6, Noted};
+use ebpf::layout::{ENDPOINTS_MAX, Endpoint, FLOWS_MAX, Network, UPLINKS_MAX, Uplink};
+use ebpf::scope::Scope;
+use ebpf::verdict::{Note, Tables};
+
+#[map]
+static NETWORK: Array<Network> = Array::pinned(1, 0);
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::pinned(ENDPOINTS_MAX, 0);
+#[map]
+static UPLINKS: Array<Uplink> = Array::pinned(UPLINKS_MAX, 0);
+#[map]
+static SLOTS4: HashMap<[u8; 4], u32> = HashMap::pinned(ENDPOINTS_MAX, 0);
+#[map]
+static SLOTS6: HashMap<[u8; 16], u32> = HashMap::pinned(ENDPOINTS_MAX, 0);
+#[map]
+static FLOWS4: HashMap<Flow4, Noted> = HashMap::pinned(FLOWS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS6: HashMap<Flow6, Noted> = HashMap::pinned(FLOWS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(ENDPOINTS_MAX, 0);
+#[map]
+static HOST_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(1, 0);
+#[map]
+static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+
+/// The maps, as decisions see them.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn network(&self) -> Option<&Network> {
+        NETWORK.get(0)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
+        ENDPOINTS.get(slot)
+    }
+
+    #[inline(always)]
+    fn uplink(&self, index: u32) -> Option<&Uplink> {
+        UPLINKS.get(index)
+    }
+
+    #[inline(always)]
+    fn slot4(&self, address: [u8; 4]) -> Option<u32> {
+        // SAFETY: the value is a number; one that was freed and reused is at worst another endpoint's, which is then
+        // written to the endpoint's own table before its address is.
+        unsafe { SLOTS4.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot6(&self, address: [u8; 16]) -> Option<u32> {
+        // SAFETY: as in `slot4`.
+        unsafe { SLOTS6.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_noted4(&self, flow: &Flow4) -> bool {
+        FLOWS4.get_ptr(flow).is_some()
+    }
+
+    #[inline(always)]
+    fn is_noted6(&self, flow: &Flow6) -> bool {
+        FLOWS6.get_ptr(flow).is_some()
+    }
+}
+
+/// Counts a packet for an endpoint, or for the host.
+#[inline(always)]
+pub(crate) fn count(slot: Option<u32>, direction: Direction, scope: Scope, bytes: u32) {
+    let traffic = match slot {
+        Some(slot) => TRAFFIC.get_ptr_mut(slot),
+        None => HOST_TRAFFIC.get_ptr_mut(0),
+    };
+    if let Some(traffic) = traffic {
+        // SAFETY: the value is this CPU's alone, and a classifier is not interrupted by another on the same CPU.
+        unsafe { (*traffic).count(direction, scope, bytes) };
+    }
+}
+
+/// Counts a packet that the programs did not carry.
+#[inline(always)]
+pub(crate) fn count_reason(reason: Reason) {
+    if let Some(packets) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: as in `count`.
+        unsafe { *packets += 1 };
+    }
+}
+
+/// Remembers that the stack carries this flow's other direction, for as long as packets of it are seen.
+#[inline(always)]
+pub(crate) fn note(slot: u32, note: &Note) {
+    // SAFETY: the helper takes nothing and reads a clock.
+    let seconds = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32;
+    let noted = match note {
+        Note::Flow4(flow) => remember(&FLOWS4, flow, seconds),
+        Note::Flow6(flow) => remember(&FLOWS6, flow, seconds),
+    };
+    let Some(endpoint) = ENDPOINTS.get_ptr_mut(slot) else { return };
+    // SAFETY: the value stays where it is for as long as the map lives; each flag is one byte, stored at once.
+    let (has_flows, stack_only) = unsafe { (&raw mut (*endpoint).has_flows, &raw mut (*endpoint).stack_only) };
+    let flag = if noted { has_flows } else { stack_only };
+    // SAFETY: as above; a flag is only ever set here.
+    if unsafe { flag.read() } == 0 {
+        // SAFETY: as above.
+        unsafe { flag.write(1) };
+    }
+}
+
+/// Tells whether the flow is in the table now.
+#[inline(always)]
+fn remember<K>(flows: &HashMap<K, Noted>, flow: &K, seconds: u32) -> bool {
+    if let Some(noted) = flows.get_ptr_mut(flow) {
+        // SAFETY: without preallocation an element lives until a grace period after its removal.
+        unsafe {
+            if (*noted).seen_seconds != seconds {
+                (*noted).seen_seconds = seconds;
+            }
+        }
+        return true;
+    }
+    flows.insert(flow, Noted { seen_seconds: seconds }, BPF_ANY.into()).is_ok()
+}
