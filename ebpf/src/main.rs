@@ -8,6 +8,7 @@
 //! | `to_uplink` | uplink, egress | what leaves, the fast path's own packets included |
 #![no_std]
 #![no_main]
+#![expect(missing_docs, unreachable_pub, reason = "entry points are public for the macro; the table above says what each is")]
 
 mod packet_bytes;
 mod tables;
@@ -54,9 +55,6 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let emission = verdict::to_pod(&bytes, &Maps, slot);
     tables::count(Some(slot), Direction::Received, emission.scope, ctx.len());
-    if let Some((slot, note)) = emission.note {
-        tables::note(slot, &note);
-    }
     PASS
 }
 
@@ -70,9 +68,6 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     let emission = verdict::to_uplink(&bytes, &Maps);
     if emission.hosts_own {
         tables::count(None, Direction::Sent, emission.scope, ctx.len());
-    }
-    if let Some((slot, note)) = emission.note {
-        tables::note(slot, &note);
     }
     PASS
 }

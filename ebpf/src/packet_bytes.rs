@@ -17,9 +17,10 @@ impl Linear {
     #[inline(always)]
     pub(crate) fn of(ctx: &TcContext) -> Option<Self> {
         let (data, end) = (ctx.data(), ctx.data_end());
-        if data + WANTED as usize <= end || (end - data) as u32 >= ctx.len() {
+        if data + WANTED as usize <= end {
             return Some(Self { data, end });
         }
+        // For a packet that is shorter than all that, and linear, this changes nothing.
         let wanted = if ctx.len() < WANTED { ctx.len() } else { WANTED };
         ctx.pull_data(wanted).ok()?;
         Some(Self { data: ctx.data(), end: ctx.data_end() })

@@ -8,7 +8,7 @@ use ebpf::account::{Direction, Reason, Traffic};
 use ebpf::flow::{Flow4, Flow6, Noted};
 use ebpf::layout::{ENDPOINTS_MAX, Endpoint, FLOWS_MAX, Network, UPLINKS_MAX, Uplink};
 use ebpf::scope::Scope;
-use ebpf::verdict::{Note, Tables};
+use ebpf::verdict::Tables;
 
 #[map]
 static NETWORK: Array<Network> = Array::pinned(1, 0);
@@ -72,6 +72,16 @@ impl Tables for Maps {
     fn is_noted6(&self, flow: &Flow6) -> bool {
         FLOWS6.get_ptr(flow).is_some()
     }
+
+    #[inline(always)]
+    fn note4(&self, slot: u32, flow: &Flow4) {
+        mark(slot, remember(&FLOWS4, flow));
+    }
+
+    #[inline(always)]
+    fn note6(&self, slot: u32, flow: &Flow6) {
+        mark(slot, remember(&FLOWS6, flow));
+    }
 }
 
 /// Counts a packet for an endpoint, or for the host.
@@ -96,37 +106,33 @@ pub(crate) fn count_reason(reason: Reason) {
     }
 }
 
-/// Remembers that the stack carries this flow's other direction, for as long as packets of it are seen.
+/// Tells whether the flow is in the table now, with the time of this packet.
 #[inline(always)]
-pub(crate) fn note(slot: u32, note: &Note) {
+fn remember<K>(flows: &HashMap<K, Noted>, flow: &K) -> bool {
     // SAFETY: the helper takes nothing and reads a clock.
     let seconds = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32;
-    let noted = match note {
-        Note::Flow4(flow) => remember(&FLOWS4, flow, seconds),
-        Note::Flow6(flow) => remember(&FLOWS6, flow, seconds),
-    };
+    if let Some(noted) = flows.get_ptr_mut(flow) {
+        // SAFETY: without preallocation an element lives until a grace period after its removal.
+        let seen = unsafe { &raw mut (*noted).seen_seconds };
+        // SAFETY: as above. Read first: a store would take the cache line from the other CPUs with every packet.
+        if unsafe { seen.read() } != seconds {
+            // SAFETY: as above.
+            unsafe { seen.write(seconds) };
+        }
+        return true;
+    }
+    flows.insert(flow, Noted { seen_seconds: seconds }, BPF_ANY.into()).is_ok()
+}
+
+/// Marks an endpoint as one with noted flows, or, where a flow found no room in the table, as one for the stack alone.
+#[inline(always)]
+fn mark(slot: u32, noted: bool) {
     let Some(endpoint) = ENDPOINTS.get_ptr_mut(slot) else { return };
     // SAFETY: the value stays where it is for as long as the map lives; each flag is one byte, stored at once.
-    let (has_flows, stack_only) = unsafe { (&raw mut (*endpoint).has_flows, &raw mut (*endpoint).stack_only) };
-    let flag = if noted { has_flows } else { stack_only };
+    let flag = unsafe { if noted { &raw mut (*endpoint).has_flows } else { &raw mut (*endpoint).stack_only } };
     // SAFETY: as above; a flag is only ever set here.
     if unsafe { flag.read() } == 0 {
         // SAFETY: as above.
         unsafe { flag.write(1) };
     }
-}
-
-/// Tells whether the flow is in the table now.
-#[inline(always)]
-fn remember<K>(flows: &HashMap<K, Noted>, flow: &K, seconds: u32) -> bool {
-    if let Some(noted) = flows.get_ptr_mut(flow) {
-        // SAFETY: without preallocation an element lives until a grace period after its removal.
-        unsafe {
-            if (*noted).seen_seconds != seconds {
-                (*noted).seen_seconds = seconds;
-            }
-        }
-        return true;
-    }
-    flows.insert(flow, Noted { seen_seconds: seconds }, BPF_ANY.into()).is_ok()
 }

@@ -5,7 +5,7 @@ mod family;
 use crate::account::Reason;
 use crate::flow::{Flow4, Flow6};
 use crate::layout::{Endpoint, Network, Uplink};
-use crate::packet::{self, Bytes, Fragment, Ipv4, Ipv6, Protocol, Transport};
+use crate::packet::{self, Bytes, Fragment, Ipv4, Ipv6, Protocol};
 use crate::scope::{Place, Scope};
 use family::{Address, Header};
 
@@ -25,6 +25,10 @@ pub trait Tables {
     fn is_noted4(&self, flow: &Flow4) -> bool;
     /// Whether the stack carries this flow's other direction.
     fn is_noted6(&self, flow: &Flow6) -> bool;
+    /// Remembers that it does, for the endpoint in this slot.
+    fn note4(&self, slot: u32, flow: &Flow4);
+    /// Remembers that it does, for the endpoint in this slot.
+    fn note6(&self, slot: u32, flow: &Flow6);
 }
 
 /// Where a packet goes.
@@ -76,21 +80,10 @@ impl Decision {
     }
 }
 
-/// A flow to note, in the direction of its replies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
-    /// Over IPv4.
-    Flow4(Flow4),
-    /// Over IPv6.
-    Flow6(Flow6),
-}
-
-/// What the host's stack emitted, and what is to be remembered of it.
+/// What the host's stack emitted.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emission {
-    /// Note this flow for this endpoint.
-    pub note: Option<(u32, Note)>,
     /// The scope of the other end: the source towards a pod, the destination towards the network.
     pub scope: Scope,
     /// Towards the network: it is the host's own packet, or one that was translated to look so.
@@ -218,36 +211,35 @@ fn arrive<H: Header>(bytes: &impl Bytes, tables: &impl Tables, header: &H) -> De
     Decision { verdict: Verdict::ToPod { ifindex: endpoint.ifindex }, sent: None, received: Some((Some(slot), scope)) }
 }
 
-/// A packet that the host's stack emitted to a pod, at its host end.
+/// A packet that the host's stack emitted to a pod, at its host end. Its flow is noted where a reply could miss the stack.
 #[inline(always)]
 pub fn to_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Emission {
-    match packet::protocol(bytes) {
+    let scope = match packet::protocol(bytes) {
         Some(Protocol::V4(header)) => deliver::<Ipv4>(bytes, tables, slot, &header),
         Some(Protocol::V6(header)) => deliver::<Ipv6>(bytes, tables, slot, &header),
-        None | Some(Protocol::Other) => Emission { note: None, scope: Scope::Node, hosts_own: false },
-    }
+        None | Some(Protocol::Other) => Scope::Node,
+    };
+    Emission { scope, hosts_own: false }
 }
 
 #[inline(always)]
-fn deliver<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, header: &H) -> Emission {
+fn deliver<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, header: &H) -> Scope {
     let source = header.source();
-    let Some(network) = tables.network().filter(|_| !source.is_confined()) else {
-        return Emission { note: None, scope: Scope::Node, hosts_own: false };
-    };
+    let Some(network) = tables.network().filter(|_| !source.is_confined()) else { return Scope::Node };
     let place = source.place(network);
-    let scope = if place.local && source.slot(tables).is_some() { Scope::SameNode } else { place.scope };
-    // A reply to anything else takes the stack in any case.
-    let note = if place.native { noted(bytes, header) } else { None };
-    Emission { note: note.map(|note| (slot, note)), scope, hosts_own: false }
+    if place.native {
+        note(bytes, tables, slot, header);
+    }
+    if place.local && source.slot(tables).is_some() { Scope::SameNode } else { place.scope }
 }
 
-/// A packet that the host's stack emitted to the network.
+/// A packet that the host's stack emitted to the network. A pod's flow is noted: its replies must not miss the stack.
 #[inline(always)]
 pub fn to_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
     match packet::protocol(bytes) {
         Some(Protocol::V4(header)) => depart::<Ipv4>(bytes, tables, &header),
         Some(Protocol::V6(header)) => depart::<Ipv6>(bytes, tables, &header),
-        None | Some(Protocol::Other) => Emission { note: None, scope: Scope::Vpc, hosts_own: false },
+        None | Some(Protocol::Other) => Emission { scope: Scope::Vpc, hosts_own: false },
     }
 }
 
@@ -255,22 +247,24 @@ pub fn to_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
 fn depart<H: Header>(bytes: &impl Bytes, tables: &impl Tables, header: &H) -> Emission {
     let (source, destination) = (header.source(), header.destination());
     let Some(network) = tables.network().filter(|_| !destination.is_confined()) else {
-        return Emission { note: None, scope: Scope::Vpc, hosts_own: false };
+        return Emission { scope: Scope::Vpc, hosts_own: false };
     };
     let scope = destination.place(network).scope;
     let slot = if source.place(network).local { source.slot(tables) } else { None };
-    let Some(slot) = slot else { return Emission { note: None, scope, hosts_own: true } };
-    Emission { note: noted(bytes, header).map(|note| (slot, note)), scope, hosts_own: false }
+    let Some(slot) = slot else { return Emission { scope, hosts_own: true } };
+    note(bytes, tables, slot, header);
+    Emission { scope, hosts_own: false }
 }
 
-/// The flow of a packet's replies. A later fragment has no ports; its first has told already.
+/// Notes the flow of a packet's replies. A later fragment has no ports; its first has told already.
 #[inline(always)]
-fn noted<H: Header>(bytes: &impl Bytes, header: &H) -> Option<Note> {
+fn note<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, header: &H) {
     if header.fragment() == Fragment::Later {
-        return None;
+        return;
     }
-    let transport: Transport = packet::transport(bytes, header.protocol(), header.transport())?;
-    Some(header.reply_flow(transport))
+    if let Some(transport) = packet::transport(bytes, header.protocol(), header.transport()) {
+        header.note_reply(tables, slot, transport);
+    }
 }
 
 #[cfg(test)]

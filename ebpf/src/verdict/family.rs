@@ -1,6 +1,6 @@
 //! What differs between IPv4 and IPv6.
 
-use super::{Note, Tables, Verdict};
+use super::{Tables, Verdict};
 use crate::flow::{Flow4, Flow6};
 use crate::layout::{Endpoint, Network, Uplink};
 use crate::packet::{Fragment, Ipv4, Ipv6, Transport};
@@ -84,8 +84,8 @@ pub(super) trait Header {
     fn fragment(&self) -> Fragment;
     fn has_options(&self) -> bool;
     fn is_noted(&self, tables: &impl Tables, transport: Transport) -> bool;
-    /// The flow of the replies to this packet.
-    fn reply_flow(&self, transport: Transport) -> Note;
+    /// Notes the flow of the replies to this packet.
+    fn note_reply(&self, tables: &impl Tables, slot: u32, transport: Transport);
     /// The way out of an uplink; `None` where it or its gateway is not known.
     fn out_of(uplink: &Uplink) -> Option<Verdict>;
 }
@@ -129,8 +129,8 @@ impl Header for Ipv4 {
     }
 
     #[inline(always)]
-    fn reply_flow(&self, transport: Transport) -> Note {
-        Note::Flow4(Flow4::new(self.destination, self.source, transport.reversed()))
+    fn note_reply(&self, tables: &impl Tables, slot: u32, transport: Transport) {
+        tables.note4(slot, &Flow4::new(self.destination, self.source, transport.reversed()));
     }
 
     #[inline(always)]
@@ -182,8 +182,8 @@ impl Header for Ipv6 {
     }
 
     #[inline(always)]
-    fn reply_flow(&self, transport: Transport) -> Note {
-        Note::Flow6(Flow6::new(self.destination, self.source, transport.reversed()))
+    fn note_reply(&self, tables: &impl Tables, slot: u32, transport: Transport) {
+        tables.note6(slot, &Flow6::new(self.destination, self.source, transport.reversed()));
     }
 
     #[inline(always)]

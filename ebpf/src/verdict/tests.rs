@@ -1,18 +1,20 @@
 //! Packet in, decision out, one row a branch.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::layout::{Cidr4, Cidr6, Range4, Range6};
-use crate::packet::Frame;
+use crate::packet::{Frame, Transport};
 
 #[derive(Default)]
 struct World {
     network: Network,
     endpoints: HashMap<u32, Endpoint>,
     uplinks: HashMap<u32, Uplink>,
-    flows4: HashSet<Flow4>,
-    flows6: HashSet<Flow6>,
+    flows4: RefCell<HashSet<Flow4>>,
+    flows6: RefCell<HashSet<Flow6>>,
+    noted_for: RefCell<Vec<u32>>,
 }
 
 impl Tables for World {
@@ -32,10 +34,18 @@ impl Tables for World {
         self.endpoints.iter().find(|(_, endpoint)| endpoint.ipv6 == address).map(|(slot, _)| *slot)
     }
     fn is_noted4(&self, flow: &Flow4) -> bool {
-        self.flows4.contains(flow)
+        self.flows4.borrow().contains(flow)
     }
     fn is_noted6(&self, flow: &Flow6) -> bool {
-        self.flows6.contains(flow)
+        self.flows6.borrow().contains(flow)
+    }
+    fn note4(&self, slot: u32, flow: &Flow4) {
+        self.flows4.borrow_mut().insert(*flow);
+        self.noted_for.borrow_mut().push(slot);
+    }
+    fn note6(&self, slot: u32, flow: &Flow6) {
+        self.flows6.borrow_mut().insert(*flow);
+        self.noted_for.borrow_mut().push(slot);
     }
 }
 
@@ -199,10 +209,9 @@ fn stack_only_holds_at_both_ends() {
 fn replies_return_the_way_the_request_came() {
     let mut world = world();
     let request = Packet::udp4(POD_B, POD_A);
-    let emission = to_pod(&Frame(&request.bytes), &world, A);
-    let Some((A, Note::Flow4(flow))) = emission.note else { panic!("{emission:?}") };
-    assert_eq!(flow, Flow4::new(POD_A, POD_B, PORTS.reversed()));
-    world.flows4.insert(flow);
+    assert_eq!(to_pod(&Frame(&request.bytes), &world, A), Emission { scope: Scope::SameNode, hosts_own: false });
+    assert_eq!(*world.noted_for.borrow(), [A]);
+    assert!(world.flows4.borrow().contains(&Flow4::new(POD_A, POD_B, PORTS.reversed())));
     let reply = Packet::udp4(POD_A, POD_B).with(34, &[0, 53, 0x12, 0x34]);
     assert_eq!(sent(&world, &reply).verdict, Verdict::ToPod { ifindex: 101 }, "not looked at before the endpoint says so");
     world.endpoints.get_mut(&A).unwrap().has_flows = 1;
@@ -214,9 +223,8 @@ fn replies_return_the_way_the_request_came() {
 fn a_request_translated_to_a_remote_pod_has_its_reply_stopped_at_the_uplink() {
     let mut world = world();
     let request = Packet::udp4(POD_A, REMOTE);
-    let emission = to_uplink(&Frame(&request.bytes), &world);
-    let Some((A, Note::Flow4(flow))) = emission.note else { panic!("{emission:?}") };
-    world.flows4.insert(flow);
+    assert_eq!(to_uplink(&Frame(&request.bytes), &world), Emission { scope: Scope::Vpc, hosts_own: false });
+    assert_eq!(*world.noted_for.borrow(), [A]);
     world.endpoints.get_mut(&A).unwrap().has_flows = 1;
     let reply = Packet::udp4(REMOTE, POD_A).with(34, &[0, 53, 0x12, 0x34]);
     assert_eq!(from_uplink(&Frame(&reply.bytes), &world).verdict, Verdict::Stack(Reason::NotedFlow));
@@ -246,7 +254,11 @@ fn from_uplink_every_branch() {
 
 #[test]
 fn what_the_stack_emits_is_noted_only_where_a_reply_could_miss_it() {
-    let note = |packet: Packet| to_pod(&Frame(&packet.bytes), &world(), A).note.is_some();
+    let note = |packet: Packet| {
+        let world = world();
+        let _ = to_pod(&Frame(&packet.bytes), &world, A);
+        !world.noted_for.take().is_empty()
+    };
     assert!(note(Packet::udp4(REMOTE, POD_A)));
     assert!(note(Packet::udp4(POD_B, POD_A)));
     assert!(!note(Packet::udp4([1, 1, 1, 1], POD_A)), "replies to the internet take the stack anyway");
@@ -254,7 +266,7 @@ fn what_the_stack_emits_is_noted_only_where_a_reply_could_miss_it() {
     assert!(note(Packet::udp4(REMOTE, POD_A).with(20, &[0x20, 0])), "a first fragment has ports");
     assert!(!note(Packet::udp4(REMOTE, POD_A).with(20, &[0, 9])));
     let host = to_uplink(&Frame(&Packet::udp4([10, 0, 0, 11], [1, 1, 1, 1]).bytes), &world());
-    assert_eq!(host, Emission { note: None, scope: Scope::Internet, hosts_own: true });
+    assert_eq!(host, Emission { scope: Scope::Internet, hosts_own: true });
 }
 
 /// Whatever the bytes, a decision is made, and a packet is carried only from the endpoint's own addresses.
