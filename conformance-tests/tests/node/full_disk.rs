@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use conformance_tests::host::{Host, Pod, Settings};
@@ -82,8 +84,15 @@ fn a_del_on_a_full_disk_without_a_daemon_says_that_it_must_be_repeated() -> Resu
     })
 }
 
-/// Lengthens a file until nothing more fits.
+/// Lengthens a file until nothing more fits, and once more after a while: pages of a process that has just ended come back
+/// late.
 fn fill(path: &Path) -> Result<()> {
+    lengthen(path)?;
+    thread::sleep(Duration::from_millis(200));
+    lengthen(path)
+}
+
+fn lengthen(path: &Path) -> Result<()> {
     let mut file = File::options().create(true).append(true).open(path)?;
     for size in [1 << 16, 1 << 12, 1] {
         let block = vec![0; size];
