@@ -172,14 +172,27 @@ pub fn inspect_pod(netns: &Netns, ifname: &str) -> Result<Result<Option<PodState
 }
 
 fn address_on(row: RouteNetlinkMessage, ifindex: u32) -> Option<IpAddr> {
-    let RouteNetlinkMessage::NewAddress(message) = row else { return None };
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    });
-    address.filter(|_| message.header.index == ifindex)
+    address(row).filter(|(index, _)| *index == ifindex).map(|(_, address)| address)
 }
 
-fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+/// Every address of the socket's namespace.
+pub(crate) fn node_addresses(host: &mut Socket) -> Result<Vec<IpAddr>, NetlinkError> {
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let mut addresses = host.dump("read the host's addresses", &request, |row| address(row).map(|(_, address)| address))?;
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// An address with its interface. `IFA_LOCAL` is the interface's own where it differs from its peer's (rtnetlink(7)).
+fn address(row: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
+    let RouteNetlinkMessage::NewAddress(message) = row else { return None };
+    let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let local = of(|attribute| if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None });
+    let plain = of(|attribute| if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None });
+    local.or(plain).map(|address| (message.header.index, address))
+}
+
+pub(crate) fn gateway(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|attribute| if let RouteAttribute::Gateway(gateway) = attribute { ip(gateway) } else { None })
 }

@@ -23,6 +23,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::fast_path::{FastPath, FastPathError};
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::{Ifindex, Netns, NetnsError};
 
@@ -72,6 +73,9 @@ pub enum WiringError {
     /// A request was refused.
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
+    /// The kernel programs' maps refused the pod.
+    #[error("{0}")]
+    FastPath(#[from] FastPathError),
     /// The pod has an interface of that name already.
     #[error("the container has an interface {0:?} already; remove it or ask for another name")]
     NameTaken(String),
@@ -80,13 +84,16 @@ pub enum WiringError {
     HostEndTaken(String, Ifindex),
 }
 
-/// Makes the pair. `host` is a socket of the host's namespace. On failure the pair is removed again.
+/// Makes the pair, with the programs on its host end before it goes up. `host` is a socket of the host's namespace. On failure
+/// the pair is removed again.
 ///
 /// # Errors
 /// See [`WiringError`].
-pub fn attach(host: &mut Socket, netns: &Netns, link: &PodLink) -> Result<(), WiringError> {
+pub fn attach(host: &mut Socket, netns: &Netns, link: &PodLink, fast_path: Option<&FastPath>) -> Result<(), WiringError> {
     let pod_ifindex = create_pair(host, netns, link)?;
-    let wired = wire_pod(netns, link, pod_ifindex).and_then(|()| Ok(host.execute(host_end_requests(link))?));
+    let programs = fast_path.map_or_else(Vec::new, |fast_path| fast_path.host_end_requests(link.host_ifindex));
+    let host_end = programs.into_iter().chain(host_end_requests(link)).collect();
+    let wired = wire_pod(netns, link, pod_ifindex).and_then(|()| Ok(host.execute(host_end)?));
     if wired.is_err()
         && let Err(error) = crate::removal::remove_links(host, &[link.host_ifindex])
     {

@@ -35,6 +35,15 @@ pub struct Traffic {
 const _: () = assert!(size_of::<Traffic>() == 160);
 
 impl Traffic {
+    /// The sum of two CPUs' counters.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let add = |a: &[Counter; 5], b: &[Counter; 5]| {
+            core::array::from_fn(|scope| Counter { packets: a[scope].packets + b[scope].packets, bytes: a[scope].bytes + b[scope].bytes })
+        };
+        Self { sent: add(&self.sent, &other.sent), received: add(&self.received, &other.received) }
+    }
+
     /// Counts one packet.
     #[inline(always)]
     pub fn count(&mut self, direction: Direction, scope: Scope, bytes: u32) {

@@ -194,7 +194,8 @@ fn arrive<H: Header>(bytes: &impl Bytes, tables: &impl Tables, header: &H) -> De
     let Some(network) = tables.network() else { return Decision::uncounted(Verdict::Host) };
     let (source, destination) = (header.source(), header.destination());
     if !destination.place(network).local {
-        return Decision { verdict: Verdict::Host, sent: None, received: Some((None, source.place(network).scope)) };
+        let scope = if source.is_confined() { Scope::Vpc } else { source.place(network).scope };
+        return Decision { verdict: Verdict::Host, sent: None, received: Some((None, scope)) };
     }
     let Some(slot) = destination.slot(tables) else { return Decision::uncounted(Verdict::Stack(Reason::NoSuchPod)) };
     let Some(endpoint) = tables.endpoint(slot).filter(|endpoint| endpoint.ifindex != 0) else {

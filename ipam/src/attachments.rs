@@ -39,7 +39,6 @@ const NUMBER_ATTEMPTS: u32 = 8;
 const DEAD_AFTER_MILLIS: u64 = 5 * 60 * 1000;
 
 /// All attachments of this node.
-#[derive(Debug)]
 pub struct Attachments<K: Kernel> {
     kernel: K,
     store: Store,
@@ -104,6 +103,8 @@ impl<K: Kernel> Attachments<K> {
             }
         }
         plan.remove.iter().for_each(|link| kernel.remove_soon(*link));
+        let living = records.values().filter(|record| plan.numbers.contains(&Ifindex(record.host_ifindex)));
+        kernel.adopt(&living.filter_map(Record::link).collect::<Vec<_>>());
         let state = State {
             pool,
             records,
@@ -250,12 +251,15 @@ impl<K: Kernel> Attachments<K> {
     }
 
     /// What the uplink is now. New pods get its MTU.
-    pub fn set_uplink(&self, uplink: Option<Uplink>) {
+    /// Tells whether that is news.
+    pub fn set_uplink(&self, uplink: Option<Uplink>) -> bool {
         let mut state = self.lock();
-        if state.uplink != uplink {
+        let changed = state.uplink != uplink;
+        if changed {
             tracing::info!(?uplink, "uplink");
             state.uplink = uplink;
         }
+        changed
     }
 
     /// The uplink's name, where there is one.

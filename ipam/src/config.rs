@@ -31,6 +31,14 @@ pub struct Config {
     pub native_cidrs: Vec<IpNetwork>,
     /// `network.masquerade`: other destinations see the node's address.
     pub masquerade: bool,
+    /// `network.service_cidrs`: addresses of services, to be translated by the host's stack.
+    pub service_cidrs: Vec<IpNetwork>,
+    /// `network.internal_cidrs`: networks that are not native and not the internet either, for accounting.
+    pub internal_cidrs: Vec<IpNetwork>,
+    /// `network.fast_path`: whether the kernel programs carry packets where they can (`auto`).
+    pub fast_path: bool,
+    /// `paths.kernel_programs`: the object file; found beside the daemon or in `/usr/lib/barewire` where it is not set.
+    pub kernel_programs: Option<PathBuf>,
     /// `source`: where addresses come from.
     pub source: Source,
     /// `pool.cooldown_seconds`, in milliseconds.
@@ -90,7 +98,18 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let cni_conf_file = reader.absolute_path("paths.cni_conf_file", "/etc/cni/net.d/10-barewire.conflist");
     let uplink = reader.parsed::<IfName>("uplink.interface");
     let network = reader.parsed::<NetworkName>("network.name").or_else(|| "barewire".parse().ok());
-    let native_cidrs = native_cidrs(reader);
+    let native_cidrs = cidrs(reader, "network.native_cidrs");
+    let service_cidrs = cidrs(reader, "network.service_cidrs");
+    let internal_cidrs = cidrs(reader, "network.internal_cidrs");
+    let fast_path = match reader.string("network.fast_path").as_deref() {
+        None | Some("auto") => true,
+        Some("off") => false,
+        Some(other) => {
+            reader.fault("network.fast_path", &format!("{other:?} is unknown; use \"auto\" or \"off\""));
+            true
+        }
+    };
+    let kernel_programs = reader.string("paths.kernel_programs").map(PathBuf::from);
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
     let source = source(reader);
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
@@ -114,6 +133,10 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         network: network?,
         native_cidrs,
         masquerade,
+        service_cidrs,
+        internal_cidrs,
+        fast_path,
+        kernel_programs,
         source: source?,
         cooldown_millis: cooldown * 1000,
         chained_plugins,
@@ -121,14 +144,14 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     })
 }
 
-fn native_cidrs(reader: &mut Reader) -> Vec<IpNetwork> {
-    let texts = reader.strings("network.native_cidrs").unwrap_or_default();
+fn cidrs(reader: &mut Reader, key: &str) -> Vec<IpNetwork> {
+    let texts = reader.strings(key).unwrap_or_default();
     let mut cidrs = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         // The same rules as for a range: CIDR form, no host bits.
         match text.parse::<AddressRange>().and_then(|_| text.parse::<IpNetwork>().map_err(|why| why.to_string())) {
             Ok(cidr) => cidrs.push(cidr),
-            Err(why) => reader.fault(&format!("network.native_cidrs[{index}]"), &why),
+            Err(why) => reader.fault(&format!("{key}[{index}]"), &why),
         }
     }
     cidrs

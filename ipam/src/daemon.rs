@@ -5,18 +5,21 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datapath::netlink::NetlinkError;
+use cni_spec::IfName;
+use datapath::fast_path::{self, Destination, FastPath, Scope};
+use datapath::netlink::{NetlinkError, Socket};
 use datapath::{Masquerade, MasqueradeError, SysctlError, WiringError, enable_forwarding};
+use ipnetwork::IpNetwork;
 use nix::fcntl::{Flock, FlockArg};
 use node_api::{BootMillis, boot_id};
 
 use crate::attachments::Attachments;
 use crate::config::Config;
 use crate::housekeeping::{Housekeeping, apply_queue, publish_when_ready, queue_directory};
-use crate::kernel::{Kernel, Linux};
+use crate::kernel::{Carrier, Kernel, Linux};
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -111,7 +114,7 @@ fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<Att
         io("remove an old network configuration list", conflist::withdraw(&config.cni_conf_file))?;
     }
     let numbers = Arc::new(LinkNumbers::default());
-    let kernel = Linux::start(Arc::clone(&numbers))?;
+    let kernel = Linux::start(Arc::clone(&numbers), carrier(config)?)?;
     let now = io("read the clock", BootMillis::now())?;
     let plan = recovery::plan(found, kernel.links()?, &config.network, now);
     for remark in &plan.remarks {
@@ -120,6 +123,65 @@ fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<Att
     tracing::info!(attachments = plan.records.len() + plan.adopted.len(), "recovered");
     let pool = Pool::new(config.source.ranges(), config.cooldown_millis);
     Ok(Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?)
+}
+
+/// The kernel programs, where the configuration wants them and the kernel takes them. Where they are not used, none that an
+/// earlier daemon attached stays.
+fn carrier(config: &Config) -> Result<Option<Carrier>, DaemonError> {
+    if config.fast_path {
+        match FastPath::load(&kernel_programs(config), &config.run_dir) {
+            Ok(fast_path) => {
+                tracing::info!("the fast path carries packets");
+                let local = config.source.ranges().iter().map(AddressRange::ends).collect();
+                return Ok(Some(Carrier { fast_path, local, destinations: destinations(config) }));
+            }
+            Err(error) => tracing::warn!(%error, "no fast path: packets take the host's stack"),
+        }
+    }
+    remove_programs(config)?;
+    Ok(None)
+}
+
+fn destinations(config: &Config) -> Vec<Destination> {
+    let of =
+        |cidrs: &[IpNetwork], scope, native| cidrs.iter().map(move |cidr| Destination { cidr: *cidr, scope, native }).collect::<Vec<_>>();
+    let mut all = of(&config.service_cidrs, Scope::Service, false);
+    all.extend(of(&config.native_cidrs, Scope::Vpc, true));
+    all.extend(of(&config.internal_cidrs, Scope::Vpc, false));
+    all
+}
+
+/// Beside the daemon, as a build leaves it, or where a package puts it.
+fn kernel_programs(config: &Config) -> PathBuf {
+    const NAME: &str = "barewire-ebpf.o";
+    let beside = || Some(std::env::current_exe().ok()?.with_file_name(NAME)).filter(|path| path.exists());
+    config.kernel_programs.clone().or_else(beside).unwrap_or_else(|| Path::new("/usr/lib/barewire").join(NAME))
+}
+
+/// Takes the programs off every interface and forgets their maps.
+fn remove_programs(config: &Config) -> Result<(), DaemonError> {
+    let mut socket = Socket::open()?;
+    let pods = datapath::pod_links(&mut socket)?.into_iter().map(|link| link.ifindex);
+    let uplink = datapath::find_uplink(&mut socket, config.uplink.as_ref().map(IfName::as_str)).ok();
+    for ifindex in pods.chain(uplink.map(|uplink| uplink.ifindex)) {
+        fast_path::detach_ours(&mut socket, ifindex)?;
+    }
+    if let Err(error) = FastPath::unpin(&config.run_dir) {
+        tracing::debug!(%error, "no pins to remove");
+    }
+    Ok(())
+}
+
+/// Takes away all that the daemon leaves in place for pods while it is stopped: programs, rules, the configuration list. Pods that
+/// run keep their links and routes.
+///
+/// # Errors
+/// Where a daemon runs, or the kernel refuses.
+pub fn uninstall(config: &Config) -> Result<(), DaemonError> {
+    let _lock = lock_state(config)?;
+    io("remove the network configuration list", conflist::withdraw(&config.cni_conf_file))?;
+    remove_programs(config)?;
+    Ok(Masquerade::uninstall()?)
 }
 
 /// What is set up once for all pods: forwarding and masquerade.

@@ -24,7 +24,9 @@ pub(crate) fn wiring(error: &WiringError) -> Error {
     match error {
         WiringError::NameTaken(_) => Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {error}")),
         WiringError::Netns(error) => netns(None, error),
-        WiringError::Netlink(_) | WiringError::HostEndTaken(..) => Error::new(Code::WiringFailed, format!("cannot wire the pod: {error}")),
+        WiringError::Netlink(_) | WiringError::FastPath(_) | WiringError::HostEndTaken(..) => {
+            Error::new(Code::WiringFailed, format!("cannot wire the pod: {error}"))
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use datapath::fast_path::IdleSeconds;
 use node_api::{BootMillis, queue};
 
 use crate::attachments::Attachments;
@@ -53,7 +54,28 @@ fn keep_house(config: &Config, boot_id: &str, attachments: &Attachments<Linux>, 
         }
         if tick.is_multiple_of(SWEEP_EVERY_TICKS) {
             attachments.sweep(BootMillis::now().unwrap_or_default());
+            forget_idle_flows(attachments.kernel());
         }
+    }
+}
+
+/// The stack's own memory of a flow, as the kernel is set, and some more.
+fn forget_idle_flows(kernel: &Linux) {
+    /// Longer than the time between two rounds.
+    const MARGIN: u32 = 120;
+    /// The kernel's defaults (Documentation/networking/nf_conntrack-sysctl.rst), where it has no connection tracking yet.
+    const TCP: u32 = 432_000;
+    const UDP: u32 = 120;
+    let Some(fast_path) = kernel.fast_path() else { return };
+    let timeout = |name: &str, default: u32| {
+        let text = std::fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(default).saturating_add(MARGIN)
+    };
+    let idle =
+        IdleSeconds { tcp: timeout("nf_conntrack_tcp_timeout_established", TCP), other: timeout("nf_conntrack_udp_timeout_stream", UDP) };
+    match fast_path.forget_idle_flows(idle) {
+        Ok(noted) => tracing::debug!(noted, "flows through the stack"),
+        Err(error) => tracing::warn!(%error, "idle flows cannot be forgotten"),
     }
 }
 

@@ -1,11 +1,14 @@
 //! The kernel as attachments see it: one trait, so that every crash point can be reached in a test.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use datapath::fast_path::{Destination, FastPath, FastPathError, Scope, view};
 use datapath::netlink::{NetlinkError, Socket};
-use datapath::{FoundLink, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, PodLink, PodState, WiringError};
+use datapath::{FoundLink, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, PodLink, PodState, Uplink, WiringError};
+use ipnetwork::IpNetwork;
 
 use crate::link_numbers::LinkNumbers;
 
@@ -35,7 +38,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// Where the kernel refuses.
     fn repair(&self, link: &PodLink) -> Result<(), NetlinkError>;
 
-    /// Has a link removed soon, and its number given back when it is gone.
+    /// Takes up pods that run already, after a restart.
+    fn adopt(&self, links: &[PodLink]);
+
+    /// Stops a pod's packets, has its link removed soon, and its number given back when it is gone.
     fn remove_soon(&self, link: Ifindex);
 
     /// Waits until all removals ordered so far are done; tells whether they are.
@@ -54,13 +60,24 @@ pub trait Kernel: Send + Sync + 'static {
     fn inspect(&self, netns: &Self::Netns, ifname: &str) -> Result<Option<PodState>, WiringError>;
 }
 
+/// The fast path with what it is told of the network.
+pub struct Carrier {
+    /// The programs.
+    pub fast_path: FastPath,
+    /// This node's pod ranges, as first and last address.
+    pub local: Vec<(IpAddr, IpAddr)>,
+    /// What the configuration says of networks.
+    pub destinations: Vec<Destination>,
+}
+
 /// The kernel that we run on.
-#[derive(Debug)]
 pub struct Linux {
     /// Sockets of the host's namespace; each request borrows one.
     sockets: Mutex<Vec<Socket>>,
     remover: LinkRemover,
     host: HostNetns,
+    /// `None` where packets take the host's stack.
+    carrier: Option<Carrier>,
 }
 
 impl Linux {
@@ -68,9 +85,35 @@ impl Linux {
     ///
     /// # Errors
     /// Where the system has no socket or thread left.
-    pub fn start(numbers: Arc<LinkNumbers>) -> Result<Self, WiringError> {
+    pub fn start(numbers: Arc<LinkNumbers>, carrier: Option<Carrier>) -> Result<Self, WiringError> {
         let remover = LinkRemover::start(move |links| links.iter().for_each(|link| numbers.give_back(*link)))?;
-        Ok(Self { sockets: Mutex::new(Vec::new()), remover, host: HostNetns::current()? })
+        Ok(Self { sockets: Mutex::new(Vec::new()), remover, host: HostNetns::current()?, carrier })
+    }
+
+    /// The programs, where they are used.
+    #[must_use]
+    pub fn fast_path(&self) -> Option<&FastPath> {
+        self.carrier.as_ref().map(|carrier| &carrier.fast_path)
+    }
+
+    /// Attaches the programs to the uplink as it is now, and tells them of the network.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn uplink_changed(&self, uplink: &Uplink) -> Result<(), FastPathError> {
+        let Some(Carrier { fast_path, local, destinations }) = &self.carrier else { return Ok(()) };
+        let node = |address: &IpAddr| Destination { cidr: IpNetwork::from(*address), scope: Scope::Node, native: false };
+        let destinations: Vec<_> = uplink.node_addresses.iter().map(node).chain(destinations.iter().copied()).collect();
+        fast_path.set_network(&view(local, &destinations)?)?;
+        self.with_socket(|socket| fast_path.attach_uplink(socket, uplink))
+    }
+
+    fn stop_packets(&self, link: Ifindex) {
+        if let Some(fast_path) = self.fast_path()
+            && let Err(error) = fast_path.remove_endpoint(link)
+        {
+            tracing::error!(%link, %error, "an endpoint cannot be removed from the maps");
+        }
     }
 
     /// A socket that failed is not used again: an answer could still be on its way.
@@ -97,14 +140,35 @@ impl Kernel for Linux {
     }
 
     fn attach(&self, netns: &Netns, link: &PodLink) -> Result<(), WiringError> {
-        self.with_socket(|socket| datapath::attach(socket, netns, link))
+        let fast_path = self.fast_path();
+        if let Some(fast_path) = fast_path {
+            fast_path.add_endpoint(link)?;
+        }
+        let wired = self.with_socket(|socket| datapath::attach(socket, netns, link, fast_path));
+        if wired.is_err() {
+            self.stop_packets(link.host_ifindex);
+        }
+        wired
     }
 
     fn repair(&self, link: &PodLink) -> Result<(), NetlinkError> {
         self.with_socket(|socket| datapath::refresh_host_end(socket, link))
     }
 
+    fn adopt(&self, links: &[PodLink]) {
+        let Some(fast_path) = self.fast_path() else { return };
+        if let Err(error) = fast_path.retain_endpoints(links) {
+            tracing::error!(%error, "pods that are gone cannot be removed from the maps");
+        }
+        for link in links {
+            if let Err(error) = self.with_socket(|socket| fast_path.adopt_endpoint(socket, link)) {
+                tracing::error!(link = link.host_ifname, %error, "stays with the host's stack");
+            }
+        }
+    }
+
     fn remove_soon(&self, link: Ifindex) {
+        self.stop_packets(link);
         self.remover.remove(link);
     }
 

@@ -3,12 +3,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use datapath::Ifindex;
+use datapath::{Ifindex, fast_path};
 
 /// The first number, far above those that the kernel counts up from 1.
-pub const FIRST: u32 = 1 << 20;
-/// How many there are: more pods than any node runs.
-pub const COUNT: u32 = 1 << 14;
+pub const FIRST: u32 = fast_path::FIRST_IFINDEX;
+/// How many there are: more pods than any node runs, and as many as the kernel programs have room for.
+pub const COUNT: u32 = fast_path::ENDPOINTS_MAX;
 
 /// Which numbers are free. A number is taken until its link is gone for good.
 #[derive(Debug)]

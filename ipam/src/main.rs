@@ -19,6 +19,9 @@ struct Arguments {
     /// Only judge the configuration.
     #[arg(long)]
     check: bool,
+    /// Take away programs, rules and the network configuration list, and end. The daemon must not run.
+    #[arg(long, conflicts_with = "check")]
+    uninstall: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,6 +36,9 @@ fn main() -> anyhow::Result<()> {
     if arguments.check {
         tracing::info!(file = %path, "valid");
         return Ok(());
+    }
+    if arguments.uninstall {
+        return Ok(daemon::uninstall(&config)?);
     }
     Ok(daemon::run(&config)?)
 }

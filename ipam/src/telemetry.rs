@@ -8,6 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use datapath::Ifindex;
+use datapath::fast_path::{FastPath, TrafficOf};
 use node_api::BootMillis;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family as Series;
@@ -18,6 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::attachments::Attachments;
 use crate::kernel::Linux;
 use crate::metrics::{Metrics, Operation};
+use crate::record::Record;
 
 type Labels = Vec<(&'static str, String)>;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
@@ -39,6 +42,7 @@ pub(crate) async fn serve(listen: SocketAddr, attachments: Arc<Attachments<Linux
         .route("/readyz", get(ready))
         .route("/metrics", get(exposition))
         .route("/debug/latency", get(latency))
+        .route("/debug/fast_path", get(fast_path))
         .with_state(Watched { attachments, metrics });
     axum::serve(listener, router).await
 }
@@ -53,6 +57,10 @@ async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
 async fn latency(State(watched): State<Watched>) -> Json<Value> {
     let figures = Operation::ALL.map(|(operation, name)| (format!("{name}_us"), json!(watched.metrics.quantiles(operation))));
     Json(Value::Object(Map::from_iter(figures)))
+}
+
+async fn fast_path(State(watched): State<Watched>) -> Json<Value> {
+    Json(json!({ "attached": watched.attachments.kernel().fast_path().is_some() }))
 }
 
 async fn exposition(State(watched): State<Watched>) -> Result<String, StatusCode> {
@@ -82,6 +90,10 @@ fn registry(watched: &Watched) -> Registry {
     }
     registry.register("addresses", "Pod addresses of this node by state", addresses);
 
+    if let Some(fast_path) = watched.attachments.kernel().fast_path() {
+        carried(&mut registry, fast_path, &watched.attachments.records());
+    }
+
     let seconds = Series::<Labels, Seconds>::default();
     let sums = Series::<Labels, Seconds>::default();
     let counts = Series::<Labels, Gauge>::default();
@@ -103,6 +115,42 @@ fn registry(watched: &Watched) -> Registry {
     registry.register("operations_failed", "Failed operations since start", failures);
     registry
 }
+
+/// What the kernel programs have counted: by pod and by host, direction and scope.
+fn carried(registry: &mut Registry, fast_path: &FastPath, records: &[Record]) {
+    let (packets, bytes) = (Series::<Labels, Gauge>::default(), Series::<Labels, Gauge>::default());
+    let add = |owner: Labels, of: TrafficOf| {
+        let Ok(traffic) = fast_path.traffic(of) else { return };
+        for (direction, counters) in [("sent", traffic.sent), ("received", traffic.received)] {
+            for (scope, counter) in SCOPES.iter().zip(counters).filter(|(_, counter)| counter.packets > 0) {
+                let mut labels = owner.clone();
+                labels.extend([("direction", direction.to_owned()), ("scope", (*scope).to_owned())]);
+                packets.get_or_create(&labels).set(counter.packets.cast_signed());
+                bytes.get_or_create(&labels).set(counter.bytes.cast_signed());
+            }
+        }
+    };
+    for record in records {
+        let owner = vec![
+            ("namespace", record.pod.namespace.clone()),
+            ("pod", record.pod.name.clone()),
+            ("container_id", record.key.container_id.to_string()),
+        ];
+        add(owner, TrafficOf::Pod(Ifindex(record.host_ifindex)));
+    }
+    add(vec![("namespace", String::new()), ("pod", String::new()), ("container_id", String::new())], TrafficOf::Host);
+    registry.register("packets", "Packets by owner (the host's has no pod), direction and scope of the other end", packets);
+    registry.register("bytes", "Bytes of frames, likewise", bytes);
+
+    let reasons = Series::<Labels, Gauge>::default();
+    for (reason, count) in fast_path.reasons().unwrap_or_default() {
+        reasons.get_or_create(&vec![("reason", reason.to_owned())]).set(count.cast_signed());
+    }
+    registry.register("not_carried_packets", "Packets that the programs dropped or left to the stack, by reason", reasons);
+}
+
+/// In the order of `datapath::fast_path::Scope`.
+const SCOPES: [&str; 5] = ["same-node", "vpc", "service", "node", "internet"];
 
 fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
     let gauge: Gauge = Gauge::default();

@@ -25,7 +25,13 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where the kernel gives no netlink socket.
 pub(crate) async fn follow(named: Option<String>, attachments: Arc<Attachments<Linux>>) -> std::io::Result<()> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
     let (mut connection, _handle, mut events) = new_multicast_connection(&groups)?;
     SockRef::from(connection.socket_mut().socket_ref()).attach_filter(&without_pods())?;
     let mut connection = pin!(connection);
@@ -45,12 +51,18 @@ pub(crate) async fn follow(named: Option<String>, attachments: Arc<Attachments<L
 pub(crate) fn look(named: Option<&str>, attachments: &Attachments<Linux>) {
     let found = Socket::open().map_err(Into::into).and_then(|mut socket| find_uplink(&mut socket, named));
     match found {
-        Ok(uplink) => attachments.set_uplink(Some(uplink)),
+        Ok(uplink) => {
+            if attachments.set_uplink(Some(uplink.clone()))
+                && let Err(error) = attachments.kernel().uplink_changed(&uplink)
+            {
+                tracing::error!(uplink = uplink.ifname, %error, "packets to and from the network take the host's stack");
+            }
+        }
         // Not to be able to look is no news of the uplink.
         Err(UplinkError::Netlink(error)) => tracing::warn!(%error, "cannot look for the uplink; keeping what is known"),
         Err(error @ (UplinkError::Unknown(..) | UplinkError::NoDefaultRoute)) => {
             tracing::warn!(%error, "no uplink");
-            attachments.set_uplink(None);
+            let _ = attachments.set_uplink(None);
         }
     }
 }

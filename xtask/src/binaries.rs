@@ -7,6 +7,7 @@ use std::process::{self, Command};
 
 use anyhow::{Context, Result};
 
+use crate::bpf;
 use crate::workspace::{Target, TargetKind, Workspace};
 
 /// Tells tests, the lab and the benchmarks where the built binaries are.
@@ -20,18 +21,22 @@ pub(crate) enum Kind {
     Plugin,
     /// The yardstick of the benchmarks: an empty program built exactly as the plugin is.
     Floor,
+    /// The kernel programs: one object file for another machine, the kernel. See [`bpf`].
+    Kernel,
     /// Everything else that runs on a node or drives one: profile `release`.
     Node,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 3] = [Kind::Plugin, Kind::Floor, Kind::Node];
+    pub(crate) const ALL: [Kind; 4] = [Kind::Plugin, Kind::Floor, Kind::Kernel, Kind::Node];
+    /// What nodes run, and the lab that runs them.
+    pub(crate) const OF_NODES: [Kind; 3] = [Kind::Plugin, Kind::Kernel, Kind::Node];
 
     /// The kind of a workspace binary; `None` for this program itself.
     fn of(target: &Target) -> Option<Self> {
         match (target.package.as_str(), target.name.as_str()) {
-            // The kernel programs are for another machine: the kernel.
-            ("xtask" | "ebpf", _) => None,
+            ("xtask", _) => None,
+            ("ebpf", _) => Some(Kind::Kernel),
             ("cni-plugin", _) => Some(Kind::Plugin),
             ("bench", "exec-floor") => Some(Kind::Floor),
             _ => Some(Kind::Node),
@@ -52,10 +57,14 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
         .filter_map(|target| Some((Kind::of(target)?, target)))
         .filter(|(kind, _)| kinds.contains(kind))
         .collect();
-    let (fixed, node): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|(kind, _)| kind.is_static());
-    let fixed: Vec<_> = fixed.into_iter().map(|(_, target)| target).collect();
-    let node: Vec<_> = node.into_iter().map(|(_, target)| target).collect();
+    let of =
+        |wanted: fn(Kind) -> bool| -> Vec<_> { binaries.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, target)| *target).collect() };
+    let fixed = of(Kind::is_static);
+    let kernel = of(|kind| kind == Kind::Kernel);
+    let node = of(|kind| kind == Kind::Node);
 
+    let dist = workspace.dist();
+    fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
     if !fixed.is_empty() {
         // With --target, RUSTFLAGS holds for the binary but not for build scripts and procedural macros.
         let mut command = cargo_build(workspace, &["--profile", "plugin", "--target", &workspace.host], &fixed);
@@ -64,13 +73,17 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
     if !node.is_empty() {
         crate::process::run(&mut cargo_build(workspace, &["--release"], &node))?;
     }
-    let dist = workspace.dist();
-    fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
+    if !kernel.is_empty() {
+        let built = bpf::build(workspace, &kernel)?;
+        for target in kernel {
+            collect(&built.join(&target.name), &dist, &format!("{}.o", target.name))?;
+        }
+    }
     for target in fixed {
-        collect(&workspace.target_dir.join(&workspace.host).join("plugin"), &dist, &target.name)?;
+        collect(&workspace.target_dir.join(&workspace.host).join("plugin").join(&target.name), &dist, &target.name)?;
     }
     for target in node {
-        collect(&workspace.target_dir.join("release"), &dist, &target.name)?;
+        collect(&workspace.target_dir.join("release").join(&target.name), &dist, &target.name)?;
     }
     Ok(dist)
 }
@@ -87,12 +100,11 @@ fn cargo_build(workspace: &Workspace, how: &[&str], targets: &[&Target]) -> Comm
     command
 }
 
-/// Puts `name` into `dist` in one step, so that a program running from there is never half replaced.
-fn collect(from: &Path, dist: &Path, name: &str) -> Result<()> {
-    let built = from.join(name);
+/// Puts `built` into `dist` as `name`, in one step, so that a program running from there is never half replaced.
+fn collect(built: &Path, dist: &Path, name: &str) -> Result<()> {
     let staged = dist.join(format!(".{name}.{}", process::id()));
-    fs::hard_link(&built, &staged)
-        .or_else(|_another_filesystem| fs::copy(&built, &staged).map(drop))
+    fs::hard_link(built, &staged)
+        .or_else(|_another_filesystem| fs::copy(built, &staged).map(drop))
         .and_then(|()| fs::rename(&staged, dist.join(name)))
         // A rename between two names of one file does nothing and leaves both.
         .and_then(|()| if staged.exists() { fs::remove_file(&staged) } else { Ok(()) })
@@ -115,5 +127,12 @@ mod tests {
         assert_eq!(is_static("bench", "barewire-bench"), Some(false));
         assert_eq!(is_static("ipam", "barewired"), Some(false));
         assert_eq!(is_static("xtask", "xtask"), None);
+    }
+
+    #[test]
+    fn the_kernel_programs_go_where_nodes_run() {
+        let kind = Kind::of(&binary("ebpf", "barewire-ebpf")).unwrap();
+        assert_eq!(kind, Kind::Kernel);
+        assert!(Kind::OF_NODES.contains(&kind) && Kind::ALL.contains(&kind));
     }
 }

@@ -1,22 +1,25 @@
 //! Installs what is missing and says what it did; a second run changes nothing.
 //!
 //! Everything that is needed stands in [`TOOLS`], one row each. A new Debian package or cargo-installed program is a
-//! new row; a new kind of source (Python packages, a BPF toolchain) is a variant of [`Source`] and its rows.
+//! new row; a new kind of source (Python packages) is a variant of [`Source`] and its rows.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::bpf::Compiler;
 use crate::process;
 use crate::workspace::{self, Workspace};
 
 /// What a tool is needed for. A purpose includes the purposes before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
-    /// Building, and running nodes: the lab, the demo, the benchmarks.
+    /// Building everything.
+    Building,
+    /// Running nodes: the lab, the demo, the benchmarks.
     Nodes,
     /// Checking the source beyond what cargo itself can.
     Checks,
@@ -27,8 +30,16 @@ pub(crate) enum Purpose {
 enum Source {
     /// A Debian package of the row's name.
     Debian,
+    /// A Debian package of the row's name, where no [`Compiler`] is here yet.
+    DebianCompiler,
     /// A program of the row's name on crates.io, built once per version into the cache.
-    Crate { version: &'static str },
+    Crate { version: &'static str, features: Features, env: &'static [(&'static str, &'static str)] },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Features {
+    Default,
+    Only(&'static str),
 }
 
 struct Tool {
@@ -37,34 +48,65 @@ struct Tool {
     purpose: Purpose,
 }
 
-const fn debian(name: &'static str) -> Tool {
-    Tool { name, source: Source::Debian, purpose: Purpose::Nodes }
+const fn debian(name: &'static str, purpose: Purpose) -> Tool {
+    Tool { name, source: Source::Debian, purpose }
+}
+
+const fn build(name: &'static str) -> Tool {
+    debian(name, Purpose::Building)
+}
+
+const fn node(name: &'static str) -> Tool {
+    debian(name, Purpose::Nodes)
+}
+
+const fn compiler(name: &'static str) -> Tool {
+    Tool { name, source: Source::DebianCompiler, purpose: Purpose::Building }
 }
 
 pub(crate) const CARGO_DENY: &str = "cargo-deny";
+pub(crate) const BPF_LINKER: &str = "bpf-linker";
+pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
 
 const TOOLS: &[Tool] = &[
     // Compiling and linking.
-    debian("gcc"),
-    debian("libc6-dev"),
+    build("gcc"),
+    build("libc6-dev"),
+    // The kernel programs: a compiler with the source of its library, and what bpf-linker is built with.
+    compiler("rustc-web"),
+    compiler("cargo-web"),
+    compiler("rust-web-src"),
+    build("llvm-22-dev"),
+    build("libpolly-22-dev"),
+    build("libzstd-dev"),
+    // A minute and a half to build, once. Its version goes with that of LLVM.
+    Tool {
+        name: BPF_LINKER,
+        source: Source::Crate {
+            version: BPF_LINKER_VERSION,
+            features: Features::Only("llvm-22"),
+            env: &[("LLVM_PREFIX", "/usr/lib/llvm-22"), ("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22")],
+        },
+        purpose: Purpose::Building,
+    },
     // What a node runs: the container runtime, and the reference plugins that are chained and measured against.
-    debian("containerd"),
-    debian("runc"),
-    debian("containernetworking-plugins"),
-    debian("iptables"),
-    debian("nftables"),
-    debian("iproute2"),
-    debian("busybox-static"),
-    debian("procps"),
-    debian("util-linux"),
+    node("containerd"),
+    node("runc"),
+    node("containernetworking-plugins"),
+    node("iptables"),
+    node("nftables"),
+    node("iproute2"),
+    node("busybox-static"),
+    node("procps"),
+    node("util-linux"),
     // What the tests and the demo look with.
-    debian("iputils-ping"),
-    debian("iperf3"),
-    debian("tcpdump"),
-    debian("ethtool"),
-    debian("conntrack"),
+    node("iputils-ping"),
+    node("iperf3"),
+    node("tcpdump"),
+    node("ethtool"),
+    node("conntrack"),
     // Two minutes to build, once: see deny.toml.
-    Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2" }, purpose: Purpose::Checks },
+    Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2", features: Features::Default, env: &[] }, purpose: Purpose::Checks },
 ];
 
 /// Makes the machine fit for `purpose`.
@@ -79,44 +121,62 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
             workspace.rust_version
         );
     }
-    if !is_root()? {
+    let root = is_root()?;
+    if purpose >= Purpose::Nodes && !root {
         bail!("namespaces, containerd and apt-get need root: run the same command as root");
     }
     let needed = || TOOLS.iter().filter(|tool| tool.purpose <= purpose);
+    let compiler = Compiler::find(&workspace.rust_version).ok();
 
-    let packages: Vec<_> = needed().filter(|tool| tool.source == Source::Debian).map(|tool| tool.name).collect();
-    let missing = missing_packages(&packages)?;
+    let missing = missing_packages(&packages(needed(), compiler.is_some()))?;
     if !missing.is_empty() {
+        if !root {
+            bail!("packages are missing: run as root: apt-get install --no-install-recommends {}", missing.join(" "));
+        }
         install_packages(&missing)?;
     }
+    let compiler = match compiler {
+        Some(compiler) => compiler,
+        None => Compiler::find(&workspace.rust_version)?,
+    };
     let mut built = Vec::new();
     for tool in needed() {
-        if let Source::Crate { version } = tool.source
+        if let Source::Crate { version, features, env } = tool.source
             && !crate_program(tool.name, version)?.exists()
         {
-            build_crate(tool.name, version)?;
+            build_crate(tool.name, version, features, env)?;
             built.push(tool.name);
         }
     }
     if missing.is_empty() && built.is_empty() {
-        eprintln!("bootstrap: rustc {}, {} tools: nothing is missing", workspace.rustc, needed().count());
+        eprintln!("bootstrap: rustc {}, for the kernel {compiler}, {} tools: nothing is missing", workspace.rustc, needed().count());
     } else {
-        eprintln!("bootstrap: installed {}", [missing, built].concat().join(" "));
+        eprintln!("bootstrap: installed {}; for the kernel {compiler}", [missing, built].concat().join(" "));
     }
     Ok(())
+}
+
+/// The Debian packages among `tools`; a compiler's only where none is here.
+fn packages<'a>(tools: impl Iterator<Item = &'a Tool>, has_compiler: bool) -> Vec<&'a str> {
+    let is_package = |tool: &&Tool| match tool.source {
+        Source::Debian => true,
+        Source::DebianCompiler => !has_compiler,
+        Source::Crate { .. } => false,
+    };
+    tools.filter(is_package).map(|tool| tool.name).collect()
 }
 
 /// The program of a row whose source is [`Source::Crate`], if it has been built.
 pub(crate) fn installed_crate(name: &str) -> Result<Option<PathBuf>> {
     for tool in TOOLS.iter().filter(|tool| tool.name == name) {
-        if let Source::Crate { version } = tool.source {
+        if let Source::Crate { version, .. } = tool.source {
             return Ok(Some(crate_program(name, version)?).filter(|program| program.exists()));
         }
     }
     Ok(None)
 }
 
-fn compiler_is_new_enough(installed: &str, required: &str) -> bool {
+pub(crate) fn compiler_is_new_enough(installed: &str, required: &str) -> bool {
     let numbers = |version: &str| -> Vec<u32> { version.split(['.', '-']).map_while(|part| part.parse().ok()).collect() };
     numbers(installed) >= numbers(required)
 }
@@ -175,29 +235,31 @@ fn crate_program(name: &str, version: &str) -> Result<PathBuf> {
     Ok(crate_root(name, version)?.join("bin").join(name))
 }
 
-fn build_crate(name: &str, version: &str) -> Result<()> {
+fn build_crate(name: &str, version: &str, features: Features, env: &[(&str, &str)]) -> Result<()> {
     let root = crate_root(name, version)?;
     eprintln!("bootstrap: building {name} {version} into {}", root.display());
     let started = Instant::now();
     let mut install = Command::new(workspace::cargo());
+    install.args(["install", "--locked", "--version", version, "--root"]).arg(&root).arg(name);
+    if let Features::Only(features) = features {
+        install.args(["--no-default-features", "--features", features]);
+    }
+    install.envs(env.iter().copied());
+    let by_hand = by_hand(&install);
     install
-        .args(["install", "--quiet", "--locked", "--version", version, "--root"])
-        .arg(&root)
-        .arg(name)
+        .arg("--quiet")
         // Outside of any workspace: neither our lints nor our target directory are meant for it.
         .current_dir("/")
         .env_remove("CARGO_TARGET_DIR");
-    process::run(&mut install).with_context(|| by_hand(name, version, &root))?;
+    process::run(&mut install).with_context(|| format!("could not build {name}: check the network, or by hand: {by_hand}"))?;
     eprintln!("bootstrap: {name} built in {} s", started.elapsed().as_secs());
     Ok(())
 }
 
-fn by_hand(name: &str, version: &str, root: &Path) -> String {
-    format!(
-        "could not build {name}: check the network, or by hand: \
-         cargo install --locked --version {version} --root {} {name}",
-        root.display()
-    )
+/// The command as one would type it, its variables included.
+fn by_hand(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(name, value)| Some((name.display(), value?.display())));
+    variables.map(|(name, value)| format!("{name}={value} ")).collect::<String>() + &process::line(command)
 }
 
 #[cfg(test)]
@@ -216,6 +278,22 @@ mod tests {
         assert!(compiler_is_new_enough("1.100.0", "1.95"));
         assert!(compiler_is_new_enough("1.96.0-nightly", "1.95.1"));
         assert!(!compiler_is_new_enough("1.94.1", "1.95"));
+    }
+
+    #[test]
+    fn a_compiler_is_installed_only_where_none_is_here() {
+        let debians = |has_compiler| packages(TOOLS.iter(), has_compiler).contains(&"rustc-web");
+        assert!(debians(false));
+        assert!(!debians(true));
+        assert!(packages(TOOLS.iter(), true).contains(&"llvm-22-dev"));
+        assert!(!packages(TOOLS.iter(), false).contains(&BPF_LINKER));
+    }
+
+    #[test]
+    fn a_command_to_be_typed_has_its_variables() {
+        let mut command = Command::new("/usr/bin/cargo");
+        command.args(["install", "x"]).env("LLVM_PREFIX", "/usr/lib/llvm-22").env_remove("CARGO_TARGET_DIR");
+        assert_eq!(by_hand(&command), "LLVM_PREFIX=/usr/lib/llvm-22 cargo install x");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `cargo xtask …`: the one entry to building, testing, measuring and showing Barewire.
 //!
-//! `demo`, `test`, `lab` and `bench` first install what they need, so that each works as the very first command
+//! `build`, `demo`, `test`, `lab` and `bench` first install what they need, so that each works as the very first command
 //! on a fresh Debian machine with a stable Rust. Progress goes to stderr; stdout belongs to the results.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program: stderr is its progress, stdout its results")]
 
 mod binaries;
 mod bootstrap;
+mod bpf;
 mod deny;
 mod process;
 mod suite;
@@ -76,6 +77,7 @@ fn main() -> Result<()> {
     match cli.task {
         Task::Bootstrap => bootstrap::run(&workspace, Purpose::Checks),
         Task::Build => {
+            bootstrap::run(&workspace, Purpose::Building)?;
             let dist = binaries::build(&workspace, &Kind::ALL)?;
             eprintln!("binaries are in {}", dist.display());
             Ok(())
@@ -85,8 +87,8 @@ fn main() -> Result<()> {
             bootstrap::run(&workspace, Purpose::Checks)?;
             deny::check(&workspace, &what)
         }
-        Task::Demo { args } => hand_over(&workspace, &[Kind::Plugin, Kind::Node], "barewire-lab", Some("demo"), &args),
-        Task::Lab { args } => hand_over(&workspace, &[Kind::Plugin, Kind::Node], "barewire-lab", None, &args),
+        Task::Demo { args } => hand_over(&workspace, &Kind::OF_NODES, "barewire-lab", Some("demo"), &args),
+        Task::Lab { args } => hand_over(&workspace, &Kind::OF_NODES, "barewire-lab", None, &args),
         Task::Bench { args } => hand_over(&workspace, &Kind::ALL, "barewire-bench", None, &args),
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(execute));
         }
-        if timed(&mut summary, "build", || binaries::build(workspace, &[Kind::Plugin, Kind::Node]).map(drop)) {
+        if timed(&mut summary, "build", || binaries::build(workspace, &Kind::OF_NODES).map(drop)) {
             let stages = tests(workspace).into_iter().filter(|(tier, _)| wanted(*tier));
             summary.outcomes.extend(stages.map(|(_, stage)| execute(stage)));
         }

@@ -123,7 +123,7 @@ fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
     value[key].as_str().with_context(|| format!("cargo metadata has no text under {key:?}"))
 }
 
-fn field<'a>(rustc_verbose: &'a str, key: &str) -> Result<&'a str> {
+pub(crate) fn field<'a>(rustc_verbose: &'a str, key: &str) -> Result<&'a str> {
     let found = rustc_verbose.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
     match found {
         Some(value) => Ok(value),

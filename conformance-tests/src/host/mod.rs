@@ -238,7 +238,7 @@ impl Host {
         let Settings { ranges, cooldown_seconds } = &self.settings;
         format!(
             "[paths]\nrun_dir = {:?}\ncni_conf_file = {:?}\n\
-             [network]\nnative_cidrs = [\"10.0.0.0/16\", \"fd00:10::/32\"]\n\
+             [network]\nfast_path = \"off\"\nnative_cidrs = [\"10.0.0.0/16\", \"fd00:10::/32\"]\n\
              [source]\nkind = \"fixed\"\nranges = {ranges:?}\n\
              [pool]\ncooldown_seconds = {cooldown_seconds}\n",
             self.run_dir(),

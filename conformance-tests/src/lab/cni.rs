@@ -20,6 +20,8 @@ const BIN_DIR: &str = "/opt/cni/bin";
 
 /// The daemon in a node.
 const DAEMON: &str = "/usr/local/bin/barewired";
+/// The kernel programs, which the daemon looks for beside itself.
+const PROGRAMS: &str = "barewire-ebpf.o";
 
 /// The daemon's configuration, bound in by the topology.
 pub const DAEMON_CONFIG: &str = "/etc/barewire/barewired.toml";
@@ -83,6 +85,11 @@ pub fn install(node: &Node, cni: NodeCni) -> Result<Option<Daemon>> {
             let binaries = barewire_binaries()?;
             node.install(&binaries.join("barewire-cni"), &format!("{BIN_DIR}/barewire-cni"))?;
             node.install(&binaries.join("barewired"), DAEMON)?;
+            // Without them packets take the host's stack, as they do on a kernel that refuses them.
+            let programs = binaries.join(PROGRAMS);
+            if programs.is_file() {
+                node.install(&programs, &format!("/usr/local/bin/{PROGRAMS}"))?;
+            }
             Daemon::start(node, DAEMON_CONFIG).map(Some)
         }
         NodeCni::Reference(plugin) => {

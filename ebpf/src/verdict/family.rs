@@ -12,7 +12,7 @@ pub(super) trait Address: Copy {
     fn is_of(self, endpoint: &Endpoint) -> bool;
     /// Whether a pod may send from it within its link although it is not the endpoint's.
     fn may_be_link_local(self) -> bool;
-    /// Whether packets to it stay on the link, or go to many: multicast, broadcast, link-local.
+    /// Whether it means nothing beyond its link, or means many: unspecified, link-local, multicast, broadcast.
     fn is_confined(self) -> bool;
     fn place(self, network: &Network) -> Place;
     fn slot(self, tables: &impl Tables) -> Option<u32>;
@@ -31,8 +31,8 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn is_confined(self) -> bool {
-        // 224.0.0.0/4 and 240.0.0.0/4 with the broadcast address; 169.254.0.0/16
-        self[0] >= 224 || (self[0] == 169 && self[1] == 254)
+        // 224.0.0.0/4 and 240.0.0.0/4 with the broadcast address; 169.254.0.0/16; 0.0.0.0/8
+        self[0] >= 224 || self[0] == 0 || (self[0] == 169 && self[1] == 254)
     }
 
     #[inline(always)]
@@ -60,7 +60,7 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn is_confined(self) -> bool {
-        self[0] == 0xff || (self[0] == 0xfe && self[1] & 0xc0 == 0x80)
+        self[0] == 0xff || self.may_be_link_local()
     }
 
     #[inline(always)]

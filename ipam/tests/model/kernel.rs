@@ -112,6 +112,8 @@ impl Kernel for ModelKernel {
         Ok(())
     }
 
+    fn adopt(&self, _: &[PodLink]) {}
+
     fn remove_soon(&self, link: Ifindex) {
         self.maybe_crash(CrashPoint::BeforeRemoval);
         self.due.lock().unwrap().push(link);
