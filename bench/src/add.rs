@@ -246,7 +246,7 @@ fn report(options: Options, noise: f64, dual: &Rounds, race: &Race, latency: Lat
         figure("commit_p50_us", latency.commit_p50_us, "durable commit in the daemon, by its own account"),
         figure("noise_percent", noise, "CPU time that others used just before: trust ratios at most where it is high"),
     ];
-    let verdict = |key, promise, value, must| Verdict { key, promise, value, must };
+    let verdict = |key, promise, value, must| Verdict { key, promise, value, must, aim: None };
     let verdicts = vec![
         verdict("add_vs_reference", "ADD against the reference", add / reference_add, Must::AtMost(1.0 / 5.0)),
         verdict("del_vs_reference", "DEL against the reference", del / reference_del, Must::AtMost(1.0 / 15.0)),

@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const LOG: &str = "barewired.log";
+/// Both file systems show what belongs to whoever mounted them. A kernel without BPF has none for it.
+const OWN_MOUNTS: &str = "mount -t sysfs sysfs /sys && { mount -t bpf bpf /sys/fs/bpf 2>/dev/null || true; } && exec \"$0\" \"$@\"";
 const READY_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
@@ -28,6 +30,19 @@ pub struct Latency {
     pub commit_p99_us: f64,
     /// ADDs, from the request's arrival to the answer.
     pub add_p50_us: f64,
+}
+
+/// What a measurement chooses of the daemon's configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// `source.ranges`.
+    pub ranges: &'a [&'a str],
+    /// `network.native_cidrs`.
+    pub native_cidrs: &'a [&'a str],
+    /// `network.masquerade`.
+    pub masquerade: bool,
+    /// `network.fast_path`; left out where `None`.
+    pub fast_path: Option<&'a str>,
 }
 
 /// A running daemon. Dropping it lets it drain, then ends it; it ends with this process in any case.
@@ -46,16 +61,23 @@ impl Daemon {
     /// # Errors
     /// When it is not ready within 10 s; the message ends with the end of its log.
     pub fn start(binaries: &Path, run_dir: PathBuf, ranges: &[&str]) -> Result<Self> {
+        let settings = Settings { ranges, native_cidrs: &["10.0.0.0/8", "fd00::/8"], masquerade: false, fast_path: None };
+        Self::start_with(binaries, run_dir, &settings)
+    }
+
+    /// Starts it in a mount namespace of its own, with the sysfs of the calling thread's network and a BPF file system
+    /// that no other daemon sees, and waits until an ADD would succeed.
+    ///
+    /// # Errors
+    /// When it is not ready within 10 s; the message ends with the end of its log.
+    pub fn start_with(binaries: &Path, run_dir: PathBuf, settings: &Settings<'_>) -> Result<Self> {
         let config = run_dir.join("barewired.toml");
-        fs::write(&config, configuration(&run_dir, ranges)).with_context(|| format!("cannot write {}", config.display()))?;
-        let program = binaries.join("barewired");
-        if !program.exists() {
-            bail!("{} does not exist: use `cargo xtask bench`, which builds it", program.display());
-        }
+        fs::write(&config, configuration(&run_dir, settings)).with_context(|| format!("cannot write {}", config.display()))?;
+        let program = program(binaries)?;
         let log = run_dir.join(LOG);
         // setpriv has the kernel end the daemon when this process ends in whatever way.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
+            .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--", "sh", "-c", OWN_MOUNTS])
             .arg(program)
             .arg("--config")
             .arg(&config)
@@ -116,6 +138,33 @@ impl Daemon {
         Ok(kibibytes * 1_024)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether this daemon's configuration can switch the fast path; else, why not.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn refusal_of_fast_path(binaries: &Path, folder: &Path) -> Result<Option<String>> {
+        let config = folder.join("check.toml");
+        let settings = Settings { ranges: &["10.10.0.0/24"], native_cidrs: &["10.10.0.0/16"], masquerade: true, fast_path: Some("auto") };
+        fs::write(&config, configuration(folder, &settings)).with_context(|| format!("cannot write {}", config.display()))?;
+        let output = Command::new(program(binaries)?)
+            .arg("--config")
+            .arg(&config)
+            .arg("--check")
+            .env_remove("RUST_BACKTRACE")
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run barewired --check")?;
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let line = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        Ok((!output.status.success()).then_some(line))
+    }
+
     fn get(&self, path: &str) -> Result<String> {
         let url = format!("http://{TELEMETRY}{path}");
         let mut response = self.http.get(&url).call().with_context(|| format!("GET {url}"))?;
@@ -156,7 +205,17 @@ impl Drop for Daemon {
     }
 }
 
-fn configuration(run_dir: &Path, ranges: &[&str]) -> String {
+fn program(binaries: &Path) -> Result<PathBuf> {
+    let program = binaries.join("barewired");
+    if !program.exists() {
+        bail!("{} does not exist: use `cargo xtask bench`, which builds it", program.display());
+    }
+    Ok(program)
+}
+
+fn configuration(run_dir: &Path, settings: &Settings<'_>) -> String {
+    let Settings { ranges, native_cidrs, masquerade, fast_path } = settings;
+    let fast_path = fast_path.map_or_else(String::new, |chosen| format!("fast_path = {chosen:?}\n"));
     format!(
         "[node]\n\
          name = \"bench\"\n\
@@ -166,8 +225,9 @@ fn configuration(run_dir: &Path, ranges: &[&str]) -> String {
          [uplink]\n\
          interface = \"eth1\"\n\
          [network]\n\
-         native_cidrs = [\"10.0.0.0/8\", \"fd00::/8\"]\n\
-         masquerade = false\n\
+         native_cidrs = {native_cidrs:?}\n\
+         masquerade = {masquerade}\n\
+         {fast_path}\
          [source]\n\
          kind = \"fixed\"\n\
          ranges = {ranges:?}\n\

@@ -11,6 +11,7 @@
 pub mod add;
 pub mod contender;
 pub mod daemon;
+pub mod datapath;
 pub mod floor;
 pub mod machine;
 pub mod netns;

@@ -2,14 +2,19 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command-line program: its results are what it prints")]
 
-use std::env;
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::{env, io};
 
 use anyhow::{Context, Result};
 use bench::add::{self, Options};
+use bench::datapath::{self, load, load::Load};
 use bench::machine;
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::alarm;
+use serde_json::Value;
 
 #[derive(Parser)]
 #[command(name = "barewire-bench", version)]
@@ -37,6 +42,55 @@ enum What {
         #[command(flatten)]
         size: Size,
     },
+    /// Pod traffic: Barewire, the nodes themselves, a bridge, an overlay and the bare veth in turns
+    Datapath {
+        /// Rounds; a figure is the median over them
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds that one figure of one contender is measured in one round
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// Leave out connection tracking and the rules of services
+        #[arg(long)]
+        no_services: bool,
+        /// One line of JSON instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// One end of a load, as `datapath` starts it
+    #[command(hide = true)]
+    Load {
+        #[command(subcommand)]
+        end: End,
+    },
+}
+
+#[derive(Subcommand)]
+enum End {
+    Serve {
+        #[command(flatten)]
+        work: Work,
+    },
+    Drive {
+        #[command(flatten)]
+        work: Work,
+        #[arg(long)]
+        streams: usize,
+        #[arg(long)]
+        millis: u64,
+    },
+}
+
+#[derive(Args, Clone, Copy)]
+struct Work {
+    #[arg(long)]
+    load: Load,
+    #[arg(long)]
+    address: SocketAddr,
+    #[arg(long)]
+    limit_seconds: u32,
+    #[arg(long)]
+    cpu: Option<usize>,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -57,18 +111,50 @@ const LIMIT_SECONDS: u32 = 20 * 60;
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let What::Load { end } = cli.what {
+        return run_load(end);
+    }
     alarm::set(LIMIT_SECONDS);
     let binaries = binaries()?;
-    let (report, size) = match cli.what {
-        What::Add { size, crowd } => (add::run(&binaries, Options { pods: size.pods, rounds: size.rounds, crowd })?, size),
-        What::Machine { size } => (machine::run(&binaries, size.pods, size.rounds)?, size),
-    };
-    if size.json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{report}");
+    match cli.what {
+        What::Add { size, crowd } => {
+            let report = add::run(&binaries, Options { pods: size.pods, rounds: size.rounds, crowd })?;
+            show(size.json, &report.to_json(), &report);
+        }
+        What::Machine { size } => {
+            let report = machine::run(&binaries, size.pods, size.rounds)?;
+            show(size.json, &report.to_json(), &report);
+        }
+        What::Datapath { rounds, seconds, no_services, json } => {
+            let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
+            let findings = datapath::run(&binaries, datapath::Options { rounds, slot, services: !no_services })?;
+            show(json, &findings.to_json(), &findings);
+        }
+        What::Load { .. } => {}
     }
     Ok(())
+}
+
+fn show(json: bool, line: &Value, table: &dyn Display) {
+    if json {
+        println!("{line}");
+    } else {
+        print!("{table}");
+    }
+}
+
+fn run_load(end: End) -> Result<()> {
+    match end {
+        End::Serve { work: Work { load, address, limit_seconds, cpu } } => {
+            load::prepare(cpu, limit_seconds)?;
+            load::serve(load, address, io::stdout())
+        }
+        End::Drive { work: Work { load, address, limit_seconds, cpu }, streams, millis } => {
+            load::prepare(cpu, limit_seconds)?;
+            println!("{}", load::drive(load, address, streams, Duration::from_millis(millis))?);
+            Ok(())
+        }
+    }
 }
 
 /// `BAREWIRE_BIN_DIR`, or where this program is.

@@ -104,18 +104,24 @@ fn allow_many_files() -> Result<()> {
 }
 
 /// Runs a batch of iproute2's commands where the calling thread is.
-fn ip(batch: &str) -> Result<()> {
-    let mut child = Command::new("ip")
-        .args(["-batch", "-"])
+pub(crate) fn ip(batch: &str) -> Result<()> {
+    feed("ip", &["-batch", "-"], "iproute2", batch)
+}
+
+/// Runs a program where the calling thread is, with `input` as its stdin; `package` has it.
+pub(crate) fn feed(program: &str, arguments: &[&str], package: &str, input: &str) -> Result<()> {
+    const SHOWN: usize = 2_000;
+    let mut child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::piped())
         .spawn()
-        .context("cannot run ip: install the Debian package iproute2")?;
+        .with_context(|| format!("cannot run {program}: install the Debian package {package}"))?;
     let mut stdin = child.stdin.take().context("a piped child has no stdin")?;
-    stdin.write_all(batch.as_bytes()).context("cannot write to ip")?;
+    stdin.write_all(input.as_bytes()).with_context(|| format!("cannot write to {program}"))?;
     drop(stdin);
-    let status = child.wait().context("cannot wait for ip")?;
+    let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
     if !status.success() {
-        bail!("ip failed ({status}) at one of:\n{batch}");
+        bail!("{program} failed ({status}) at one of:\n{}", input.chars().take(SHOWN).collect::<String>());
     }
     Ok(())
 }

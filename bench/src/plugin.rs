@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
@@ -50,6 +51,21 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// Where the pod's programs run.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.pod.namespace
+    }
+
+    /// The pod's first address.
+    ///
+    /// # Errors
+    /// When the plugin's answer has none.
+    pub fn address(&self) -> Result<IpAddr> {
+        let told = self.result["ips"][0]["address"].as_str().context("the answer of an ADD has no address")?;
+        told.split('/').next().and_then(|address| address.parse().ok()).with_context(|| format!("ADD gave the address {told:?}"))
+    }
+
     /// The pod, for another network.
     #[must_use]
     pub fn into_pod(self) -> Pod {
@@ -88,6 +104,24 @@ impl Plugin {
             },
         });
         Self { binary: Path::new(REFERENCE_PLUGINS).join("ptp"), config }
+    }
+
+    /// The reference for traffic: `bridge` with `host-local`, which gives addresses of `range`.
+    #[must_use]
+    pub fn bridge(state: &Path, range: &str, mtu: u32) -> Self {
+        let config = json!({
+            "cniVersion": CNI_VERSION,
+            "name": "reference",
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": true,
+            "isDefaultGateway": true,
+            "hairpinMode": true,
+            "ipMasq": false,
+            "mtu": mtu,
+            "ipam": {"type": "host-local", "dataDir": state, "ranges": [[{"subnet": range}]]},
+        });
+        Self { binary: Path::new(REFERENCE_PLUGINS).join("bridge"), config }
     }
 
     /// A program called with all that a plugin is called with, which does nothing with it.

@@ -25,6 +25,8 @@ pub enum Must {
     AtMost(f64),
     /// Less than this.
     Below(f64),
+    /// No less than this.
+    AtLeast(f64),
 }
 
 impl Must {
@@ -32,6 +34,7 @@ impl Must {
         match self {
             Must::AtMost(limit) => value <= limit,
             Must::Below(limit) => value < limit,
+            Must::AtLeast(limit) => value >= limit,
         }
     }
 }
@@ -41,6 +44,7 @@ impl fmt::Display for Must {
         match self {
             Must::AtMost(limit) => write!(out, "≤ {}", rounded(*limit)),
             Must::Below(limit) => write!(out, "< {}", rounded(*limit)),
+            Must::AtLeast(limit) => write!(out, "≥ {}", rounded(*limit)),
         }
     }
 }
@@ -56,6 +60,8 @@ pub struct Verdict {
     pub value: f64,
     /// What it must be.
     pub must: Must,
+    /// What it should be, where that is more.
+    pub aim: Option<Must>,
 }
 
 impl Verdict {
@@ -63,6 +69,27 @@ impl Verdict {
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.must.is_met_by(self.value)
+    }
+
+    /// The value, what it must and should be, and whether it is.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let Self { key: _, promise: _, value, must, aim } = self;
+        let mut judged = json!({"value": number(*value), "must": must.to_string(), "pass": self.is_kept()});
+        if let Some(aim) = aim {
+            judged["aim"] = json!(aim.to_string());
+            judged["aim_met"] = json!(aim.is_met_by(*value));
+        }
+        judged
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key: _, promise, value, must, aim } = self;
+        let judged = if self.is_kept() { "pass" } else { "FAIL" };
+        write!(out, "{judged}   {promise:<58}{:>10}   must be {must}", rounded(*value))?;
+        aim.map_or(Ok(()), |aim| write!(out, ", aim {aim}"))
     }
 }
 
@@ -83,13 +110,7 @@ impl Report {
     pub fn to_json(&self) -> Value {
         let Self { title: _, figures, verdicts } = self;
         let mut object: Map<_, _> = figures.iter().map(|figure| (figure.key.to_owned(), number(figure.value))).collect();
-        let judged: Map<_, _> = verdicts
-            .iter()
-            .map(|verdict| {
-                let judged = json!({"value": number(verdict.value), "must": verdict.must.to_string(), "pass": verdict.is_kept()});
-                (verdict.key.to_owned(), judged)
-            })
-            .collect();
+        let judged: Map<_, _> = verdicts.iter().map(|verdict| (verdict.key.to_owned(), verdict.to_json())).collect();
         object.insert("verdicts".to_owned(), Value::Object(judged));
         object.insert("pass".to_owned(), json!(verdicts.iter().all(Verdict::is_kept)));
         Value::Object(object)
@@ -107,9 +128,7 @@ impl fmt::Display for Report {
             writeln!(out)?;
         }
         for verdict in verdicts {
-            let Verdict { key: _, promise, value, must } = verdict;
-            let judged = if verdict.is_kept() { "pass" } else { "FAIL" };
-            writeln!(out, "{judged}   {promise:<58}{:>10}   must be {must}", rounded(*value))?;
+            writeln!(out, "{verdict}")?;
         }
         Ok(())
     }
@@ -133,7 +152,7 @@ pub fn millis(rounds: &Rounds, percent: u32) -> Result<f64> {
 }
 
 /// A count stays a count: `0`, not `0.0`.
-fn number(value: f64) -> Value {
+pub(crate) fn number(value: f64) -> Value {
     let value = rounded(value);
     if value.fract() == 0.0 && value.abs() < 1e15 {
         format!("{value:.0}").parse::<i64>().map_or(Value::Null, Value::from)
@@ -143,7 +162,7 @@ fn number(value: f64) -> Value {
 }
 
 /// Four significant digits: more would be noise, fewer would hide a ratio's miss.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }
@@ -158,7 +177,7 @@ mod tests {
         Report {
             title: "t".to_owned(),
             figures: vec![Figure { key: "add_p50_ms", value: 2.123_456, meaning: "ADD" }],
-            verdicts: vec![Verdict { key: "add_vs_floor", promise: "ADD is near the floor", value, must: Must::AtMost(1.6) }],
+            verdicts: vec![Verdict { key: "add_vs_floor", promise: "ADD is near the floor", value, must: Must::AtMost(1.6), aim: None }],
         }
     }
 
@@ -166,6 +185,8 @@ mod tests {
     fn a_limit_itself_is_met_only_where_the_promise_includes_it() {
         assert!(Must::AtMost(1.6).is_met_by(1.6));
         assert!(!Must::Below(1_000.0).is_met_by(1_000.0));
+        assert!(Must::AtLeast(1.6).is_met_by(1.6));
+        assert!(!Must::AtLeast(1.6).is_met_by(1.599));
         assert!(!Must::AtMost(1.6).is_met_by(f64::NAN));
     }
 

@@ -1,0 +1,266 @@
+//! `barewire-bench datapath`: what a packet costs on its way from pod to pod, beside the nodes themselves, the kernel's
+//! stack, a bridge, an overlay, and the bare veth.
+//!
+//! - Every contender has two nodes of its own ([`cluster`]), all up at once; nodes carry connection tracking and the rules of
+//!   as many services as a real node's ([`rules`]).
+//! - A round measures each figure of each contender once, in an order that rotates; the rounds give the medians
+//!   ([`findings`]). Ratios are taken round by round.
+//! - Client and server are processes of their own in the pods' networks ([`load`]), on one processor where latency is
+//!   measured: then latency is what the path costs.
+//! - The fast path is measured only if its programs are seen to handle packets ([`programs`]).
+
+pub mod cluster;
+pub mod findings;
+pub mod load;
+pub mod programs;
+pub mod rules;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::contender::Pods;
+use crate::daemon::Daemon;
+use crate::datapath::cluster::{Cluster, Contender, Site};
+use crate::datapath::findings::{Findings, Own, Row, Table, median};
+use crate::datapath::load::{Load, Pinning};
+use crate::datapath::programs::Account;
+use crate::node::Node;
+use crate::noise;
+use crate::report::{Must, Verdict, title};
+use crate::samples::Samples;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Rounds; a figure is the median over them.
+    pub rounds: usize,
+    /// How long one figure of one contender is measured in one round.
+    pub slot: Duration,
+    /// Whether the nodes carry connection tracking and the rules of services.
+    pub services: bool,
+}
+
+/// As many as the nodes' rules are for.
+const SERVICES: u32 = 300;
+/// All slots together.
+const LIMIT: Duration = Duration::from_secs(8 * 60);
+/// Of each contender in a round.
+const ADDS: usize = 20;
+/// ADDs of one contender before the other's turn.
+const BLOCK: usize = 5;
+/// Before anything counts: neighbours, connection tracking, page cache.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// A load that gives one row, or two: a stream also tells what it took.
+struct Measure {
+    row: Row,
+    cpu: Option<Row>,
+    load: Load,
+    streams: usize,
+    pinning: Pinning,
+    across: bool,
+}
+
+const fn row(key: &'static str, meaning: &'static str, less_is_better: bool) -> Row {
+    Row { key, meaning, less_is_better }
+}
+
+const fn measure(row: Row, load: Load, pinning: Pinning, across: bool) -> Measure {
+    Measure { row, cpu: None, load, streams: 1, pinning, across }
+}
+
+const MEASURES: [Measure; 9] = [
+    measure(row("rr_cross_us", "TCP ping-pong across nodes, half a round trip", true), Load::PingPong, Pinning::Together, true),
+    measure(row("crr_cross_per_s", "connect, request, response, close, across nodes", false), Load::Connect, Pinning::Together, true),
+    Measure {
+        cpu: Some(row("stream_cross_cpu_s_per_gb", "its CPU seconds of the whole machine", true)),
+        ..measure(row("stream_cross_gbit", "one TCP stream across nodes", false), Load::Stream, Pinning::Apart, true)
+    },
+    Measure {
+        cpu: Some(row("stream8_cross_cpu_s_per_gb", "their CPU seconds of the whole machine", true)),
+        streams: 8,
+        ..measure(row("stream8_cross_gbit", "eight TCP streams across nodes", false), Load::Stream, Pinning::Free, true)
+    },
+    measure(row("udp_cross_pps", "64-byte UDP packets received across nodes", false), Load::Packets, Pinning::Apart, true),
+    measure(row("rr_same_us", "TCP ping-pong on one node, half a round trip", true), Load::PingPong, Pinning::Together, false),
+    measure(row("crr_same_per_s", "connect, request, response, close, on one node", false), Load::Connect, Pinning::Together, false),
+    Measure {
+        cpu: Some(row("stream_same_cpu_s_per_gb", "its CPU seconds of the whole machine", true)),
+        ..measure(row("stream_same_gbit", "one TCP stream on one node", false), Load::Stream, Pinning::Apart, false)
+    },
+    measure(row("udp_same_pps", "64-byte UDP packets received on one node", false), Load::Packets, Pinning::Apart, false),
+];
+
+/// Measures.
+///
+/// # Errors
+/// When anything that is measured fails. A fast path that does not come to work is left out, with the reason.
+pub fn run(binaries: &Path, options: Options) -> Result<Findings> {
+    // Host has no row on one node, the floor none across.
+    let slots = u32::try_from(options.rounds * MEASURES.len() * (Contender::ALL.len() - 1))?;
+    ensure!(options.rounds > 0 && options.slot >= WARM_UP, "measure at least one round of at least {WARM_UP:?} a slot");
+    ensure!(options.slot * slots <= LIMIT, "{slots} slots of {:?} take more than {LIMIT:?}: measure fewer or shorter", options.slot);
+
+    let noise_percent = noise::percent()?;
+    let node = Node::become_one()?;
+    let mut bench = Bench::set_up(binaries, &node, options)?;
+    for round in 0..options.rounds {
+        bench.round(round, options)?;
+        eprintln!("round {} of {}", round + 1, options.rounds);
+    }
+    Ok(bench.conclude(options, noise_percent))
+}
+
+struct Bench {
+    clusters: Vec<Cluster>,
+    names: Pods,
+    table: Table,
+    /// Why the fast path is not measured.
+    absent: Option<String>,
+    bpf_nanos: Vec<f64>,
+    bpf_refused: Option<String>,
+    attach_millis: Vec<f64>,
+}
+
+impl Bench {
+    fn set_up(binaries: &Path, node: &Node, options: Options) -> Result<Self> {
+        let refusal = Daemon::refusal_of_fast_path(binaries, &node.folder("check")?)?;
+        let services = options.services.then_some(SERVICES);
+        let site = Site { binaries, node, services, fast_path_is_known: refusal.is_none() };
+        let mut absent = refusal.map(|told| format!("this barewired does not know network.fast_path: {told}"));
+        let mut names = Pods::default();
+        let mut clusters = Vec::new();
+        for contender in Contender::ALL {
+            if contender == Contender::FastPath && absent.is_some() {
+                continue;
+            }
+            let cluster = Cluster::build(contender, &site, &mut names).with_context(|| format!("cannot set up {}", contender.key()))?;
+            if contender == Contender::FastPath
+                && let Err(error) = prove_fast_path(&cluster)
+            {
+                absent = Some(format!("{error:#}"));
+                continue;
+            }
+            for ends in [cluster.across()?, cluster.within()?].into_iter().flatten() {
+                load::run(Load::PingPong, ends, 1, Pinning::Together, WARM_UP)
+                    .with_context(|| format!("{}: no way from one end to the other", contender.key()))?;
+            }
+            clusters.push(cluster);
+        }
+        if let Some(reason) = &absent {
+            eprintln!("without the fast path: {reason}");
+        }
+        let table = Table::default();
+        Ok(Self { clusters, names, table, absent, bpf_nanos: Vec::new(), bpf_refused: None, attach_millis: Vec::new() })
+    }
+
+    fn round(&mut self, round: usize, options: Options) -> Result<()> {
+        for (index, measure) in MEASURES.iter().enumerate() {
+            for turn in 0..self.clusters.len() {
+                let cluster = &self.clusters[(round + index + turn) % self.clusters.len()];
+                let Some(ends) = (if measure.across { cluster.across()? } else { cluster.within()? }) else { continue };
+                let outcome = load::run(measure.load, ends, measure.streams, measure.pinning, options.slot)
+                    .with_context(|| format!("{} of {}", measure.row.key, cluster.contender().key()))?;
+                self.table.push(measure.row.key, cluster.contender(), outcome.value);
+                if let (Some(row), Some(value)) = (measure.cpu, outcome.cpu_seconds_per_gb) {
+                    self.table.push(row.key, cluster.contender(), value);
+                }
+            }
+        }
+        if self.absent.is_none() {
+            self.account(options)?;
+            self.attach(round)?;
+        }
+        Ok(())
+    }
+
+    fn position(&self, contender: Contender) -> Result<usize> {
+        let position = self.clusters.iter().position(|cluster| cluster.contender() == contender);
+        position.with_context(|| format!("{} is not set up", contender.key()))
+    }
+
+    /// A slot with the kernel's account on, in which nothing else is measured: the account has its price.
+    fn account(&mut self, options: Options) -> Result<()> {
+        let cluster = &self.clusters[self.position(Contender::FastPath)?];
+        let ends = cluster.across()?.context("the fast path has no pods")?;
+        let account = Account::open(cluster.daemons())?;
+        load::run(Load::PingPong, ends, 1, Pinning::Together, options.slot)?;
+        let runs = account.close()?;
+        eprintln!("ns a run, the account's own included: {:?}", programs::nanos_by_program(&runs));
+        match programs::nanos_per_packet(&runs) {
+            Ok(nanos) => self.bpf_nanos.push(nanos),
+            Err(error) => self.bpf_refused = Some(format!("{error:#}")),
+        }
+        Ok(())
+    }
+
+    /// ADDs with and without programs to attach, in turns.
+    fn attach(&mut self, round: usize) -> Result<()> {
+        let lanes = [self.position(Contender::FastPath)?, self.position(Contender::Stack)?];
+        let mut adds = [Samples::default(), Samples::default()];
+        for block in 0..ADDS / BLOCK {
+            for turn in 0..lanes.len() {
+                let lane = (round + block + turn) % lanes.len();
+                for _ in 0..BLOCK {
+                    adds[lane].push(self.clusters[lanes[lane]].add(0, &mut self.names)?);
+                }
+            }
+        }
+        for lane in lanes {
+            self.clusters[lane].detach_later(0)?;
+        }
+        let [with, without] = adds.map(|samples| samples.percentile(50));
+        let (with, without) = (with.context("no ADDs")?, without.context("no ADDs")?);
+        self.attach_millis.push((with.as_secs_f64() - without.as_secs_f64()) * 1e3);
+        Ok(())
+    }
+
+    fn conclude(self, options: Options, noise_percent: f64) -> Findings {
+        let Self { clusters: _, names: _, table, absent, bpf_nanos, bpf_refused, attach_millis } = self;
+        let Options { rounds, slot, services } = options;
+        let services = services.then_some(SERVICES);
+        let carried = services.map_or_else(|| "no rules".to_owned(), |services| format!("rules of {services} services"));
+        let mut findings = Findings {
+            title: title(&format!("pod traffic, medians of {rounds} rounds of {} s a slot, {carried}", slot.as_secs_f64())),
+            services,
+            noise_percent,
+            rows: MEASURES.iter().flat_map(|measure| [Some(measure.row), measure.cpu]).flatten().collect(),
+            table,
+            own: Vec::new(),
+            verdicts: Vec::new(),
+            skipped: Vec::new(),
+        };
+        findings.judge(absent.as_deref());
+        let reason = absent.or(bpf_refused).unwrap_or_else(|| "not measured".to_owned());
+        let own = [
+            ("bpf_ns_per_packet", "kernel programs for a packet across nodes, ns", bpf_nanos, Must::AtMost(350.0), Must::AtMost(200.0)),
+            ("attach_add_ms", "what attaching adds to an ADD, ms", attach_millis, Must::AtMost(0.5), Must::AtMost(0.2)),
+        ];
+        for (key, meaning, rounds, must, aim) in own {
+            match median(rounds.clone()) {
+                Some(value) => findings.verdicts.push(Verdict { key, promise: meaning, value, must, aim: Some(aim) }),
+                None => findings.skip(key, &reason),
+            }
+            findings.own.push(Own { key, meaning, rounds });
+        }
+        findings.skip("loaded_ratio_empty", "this program does not load a node with 1,000 endpoints and 100,000 noted flows");
+        findings
+    }
+}
+
+/// Sends packets and has the kernel tell whether programs saw them.
+fn prove_fast_path(cluster: &Cluster) -> Result<()> {
+    let proof = || -> Result<()> {
+        let ends = cluster.across()?.context("the fast path has no pods")?;
+        let account = Account::open(cluster.daemons())?;
+        load::run(Load::PingPong, ends, 1, Pinning::Together, WARM_UP)?;
+        programs::require_fast_path(&account.close()?)
+    };
+    if let Err(error) = proof() {
+        let told = cluster.daemons().first().map(Daemon::end_of_log).unwrap_or_default();
+        bail!("fast_path = \"auto\" does not carry packets: {error:#}; {}", told.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! Two nodes and the fabric between them, with the pods of one contender. Each contender has its own, so that all are up at
+//! once and can take turns; all of them have the same addresses, the same fabric and the same rules.
+//!
+//! The fabric routes, as a cloud network does: a node has a /32 on its uplink and sends everything to its gateway.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::contender::Pods;
+use crate::daemon::{Daemon, Settings};
+use crate::datapath::rules;
+use crate::netns::Namespace;
+use crate::node::{Node, UPLINK_MTU, feed, ip};
+use crate::plugin::{Attached, Plugin};
+
+/// All pods of all nodes.
+const PODS: &str = "10.10.0.0/16";
+const GATEWAY: &str = "10.0.0.1";
+/// What VXLAN puts around a packet: outer IPv4, UDP and VXLAN headers, and the inner Ethernet header.
+const VXLAN_OVERHEAD: u32 = 50;
+/// Kubernetes needs bridged packets to pass the rules; conntrack must not fill up with connections that are closed.
+const SETTINGS_OF_A_NODE: [(&str, &str); 3] =
+    [("ipv4/ip_forward", "1"), ("bridge/bridge-nf-call-iptables", "1"), ("netfilter/nf_conntrack_tcp_timeout_time_wait", "10")];
+
+/// Who carries the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contender {
+    /// The nodes themselves, without pods.
+    Host,
+    /// Barewire with its fast path.
+    FastPath,
+    /// Barewire through the kernel's stack.
+    Stack,
+    /// The reference plugins `bridge` and `host-local`, routed between the nodes.
+    Bridge,
+    /// The same bridge, with VXLAN between the nodes.
+    Overlay,
+    /// Two namespaces on one veth: the least that two pods of a node need.
+    Floor,
+}
+
+impl Contender {
+    /// All, in the order of the table.
+    pub const ALL: [Self; 6] = [Self::Host, Self::FastPath, Self::Stack, Self::Bridge, Self::Overlay, Self::Floor];
+
+    /// Its name in JSON and in the table.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::FastPath => "fast_path",
+            Self::Stack => "stack",
+            Self::Bridge => "bridge",
+            Self::Overlay => "overlay",
+            Self::Floor => "floor",
+        }
+    }
+}
+
+/// Where a load's client and server are.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends<'a> {
+    /// The client's network.
+    pub client: &'a Namespace,
+    /// The server's network.
+    pub server: &'a Namespace,
+    /// The server's address.
+    pub address: IpAddr,
+}
+
+/// What all clusters are built with.
+#[derive(Debug)]
+pub struct Site<'a> {
+    /// Where Barewire's programs are.
+    pub binaries: &'a Path,
+    /// Where folders in memory come from.
+    pub node: &'a Node,
+    /// How many services the rules of each node are for; none: no rules at all.
+    pub services: Option<u32>,
+    /// Whether the daemon knows the key `network.fast_path`.
+    pub fast_path_is_known: bool,
+}
+
+/// Two nodes with the pods of one contender.
+#[derive(Debug)]
+pub struct Cluster {
+    contender: Contender,
+    /// Two on the first node, one on the second.
+    pods: Vec<Attached>,
+    plugins: Vec<Plugin>,
+    daemons: Vec<Daemon>,
+    nodes: [Namespace; 2],
+    _fabric: Namespace,
+}
+
+impl Cluster {
+    /// Sets it up.
+    ///
+    /// # Errors
+    /// When the kernel, a daemon or a plugin refuses.
+    pub fn build(contender: Contender, site: &Site<'_>, names: &mut Pods) -> Result<Self> {
+        let nodes = [Namespace::create()?, Namespace::create()?];
+        let fabric = Namespace::create()?;
+        let mut cluster = Self { contender, pods: Vec::new(), plugins: Vec::new(), daemons: Vec::new(), nodes, _fabric: fabric };
+        if contender == Contender::Floor {
+            cluster.wire_floor()?;
+            return Ok(cluster);
+        }
+        for index in 0..2 {
+            cluster.wire_node(index, site)?;
+            cluster.bring_network(index, site).with_context(|| format!("the network of {} does not come up", contender.key()))?;
+        }
+        if contender != Contender::Host {
+            for node in [0, 0, 1] {
+                cluster.add(node, names)?;
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// Whose packets these are.
+    #[must_use]
+    pub fn contender(&self) -> Contender {
+        self.contender
+    }
+
+    /// From one node to the other, if there are pods (or nodes without) to do so.
+    ///
+    /// # Errors
+    /// When a pod has no address.
+    pub fn across(&self) -> Result<Option<Ends<'_>>> {
+        Ok(match self.contender {
+            Contender::Host => Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into() }),
+            Contender::Floor => None,
+            _ => Some(self.between(0, 2)?),
+        })
+    }
+
+    /// From one pod to another on the same node.
+    ///
+    /// # Errors
+    /// When a pod has no address.
+    pub fn within(&self) -> Result<Option<Ends<'_>>> {
+        Ok(match self.contender {
+            Contender::Host => None,
+            Contender::Floor => Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into() }),
+            _ => Some(self.between(0, 1)?),
+        })
+    }
+
+    /// The daemons, of Barewire only.
+    #[must_use]
+    pub fn daemons(&self) -> &[Daemon] {
+        &self.daemons
+    }
+
+    /// Attaches a pod to a node, and tells how long that took.
+    ///
+    /// # Errors
+    /// When the plugin fails.
+    pub fn add(&mut self, node: usize, names: &mut Pods) -> Result<Duration> {
+        let pod = names.make()?;
+        let _home = self.nodes[node].enter()?;
+        let (took, attached) = self.plugins[node].add(pod)?;
+        self.pods.push(attached);
+        Ok(took)
+    }
+
+    /// Detaches the pods that were attached to `node` after the first three.
+    ///
+    /// # Errors
+    /// When the plugin fails.
+    pub fn detach_later(&mut self, node: usize) -> Result<()> {
+        let _home = self.nodes[node].enter()?;
+        for attached in self.pods.drain(3..) {
+            self.plugins[node].del(&attached)?;
+        }
+        Ok(())
+    }
+
+    fn between(&self, client: usize, server: usize) -> Result<Ends<'_>> {
+        let (client, server) = (&self.pods[client], &self.pods[server]);
+        Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()? })
+    }
+
+    fn wire_floor(&self) -> Result<()> {
+        {
+            let _home = self.nodes[0].enter()?;
+            ip(&format!(
+                "link set lo up\n\
+                 link add eth0 mtu {UPLINK_MTU} type veth peer name eth0 mtu {UPLINK_MTU} netns {}\n\
+                 address add {}/24 dev eth0\n\
+                 link set eth0 up\n",
+                self.nodes[1].path().display(),
+                address_of_node(0)
+            ))?;
+        }
+        let _home = self.nodes[1].enter()?;
+        ip(&format!("link set lo up\naddress add {}/24 dev eth0\nlink set eth0 up\n", address_of_node(1)))
+    }
+
+    fn wire_node(&self, index: usize, site: &Site<'_>) -> Result<()> {
+        let address = address_of_node(index);
+        {
+            let _home = self._fabric.enter()?;
+            write_setting("ipv4/ip_forward", "1")?;
+            ip(&format!(
+                "link set lo up\n\
+                 link add port{index} mtu {UPLINK_MTU} type veth peer name eth1 mtu {UPLINK_MTU} netns {}\n\
+                 address add {GATEWAY}/32 dev port{index}\n\
+                 link set port{index} up\n\
+                 route add {address} dev port{index}\n\
+                 route add {} via {address} dev port{index} onlink\n",
+                self.nodes[index].path().display(),
+                range_of_node(index)
+            ))?;
+        }
+        let _home = self.nodes[index].enter()?;
+        ip(&format!(
+            "link set lo up\n\
+             address add {address}/32 dev eth1\n\
+             link set eth1 up\n\
+             route add {GATEWAY} dev eth1\n\
+             route add default via {GATEWAY}\n"
+        ))?;
+        for (setting, value) in SETTINGS_OF_A_NODE {
+            write_setting(setting, value)?;
+        }
+        if let Some(services) = site.services {
+            feed("iptables-restore", &[], "iptables", &rules::kube_proxy(services, PODS))?;
+        }
+        Ok(())
+    }
+
+    fn bring_network(&mut self, index: usize, site: &Site<'_>) -> Result<()> {
+        let state = site.node.folder(&format!("{}-{index}", self.contender.key()))?;
+        let range = range_of_node(index);
+        let _home = self.nodes[index].enter()?;
+        let barewire = |choice: &str| -> Result<(Daemon, Plugin)> {
+            let fast_path = site.fast_path_is_known.then_some(choice);
+            let settings = Settings { ranges: &[&range], native_cidrs: &["10.0.0.0/16", PODS], masquerade: true, fast_path };
+            let daemon = Daemon::start_with(site.binaries, state.clone(), &settings)?;
+            let plugin = Plugin::barewire(site.binaries, &daemon.socket());
+            Ok((daemon, plugin))
+        };
+        match self.contender {
+            Contender::Host | Contender::Floor => {}
+            Contender::FastPath | Contender::Stack => {
+                let (daemon, plugin) = barewire(if self.contender == Contender::FastPath { "auto" } else { "off" })?;
+                self.daemons.push(daemon);
+                self.plugins.push(plugin);
+            }
+            Contender::Bridge => self.plugins.push(Plugin::bridge(&state, &range, UPLINK_MTU)),
+            Contender::Overlay => {
+                bring_vxlan(index)?;
+                if site.services.is_some() {
+                    feed("iptables-restore", &["--noflush"], "iptables", &rules::overlay(&range, PODS))?;
+                }
+                self.plugins.push(Plugin::bridge(&state, &range, UPLINK_MTU - VXLAN_OVERHEAD));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A VXLAN device that knows the other node's, as Flannel sets it up: no learning, one route, neighbour and forwarding
+/// entry for each other node.
+fn bring_vxlan(index: usize) -> Result<()> {
+    let other = 1 - index;
+    let mac = |index: usize| format!("02:ba:7e:00:00:0{}", index + 1);
+    let (own, their) = (network_of_node(index), network_of_node(other));
+    ip(&format!(
+        "link add flannel.1 mtu {} address {} type vxlan id 1 dev eth1 local {} dstport 8472 nolearning\n\
+         address add {own}/32 dev flannel.1\n\
+         link set flannel.1 up\n\
+         route add {} via {their} dev flannel.1 onlink\n\
+         neighbour add {their} lladdr {} dev flannel.1 nud permanent\n",
+        UPLINK_MTU - VXLAN_OVERHEAD,
+        mac(index),
+        address_of_node(index),
+        range_of_node(other),
+        mac(other),
+    ))?;
+    let entry = format!("fdb add {} dev flannel.1 dst {}\n", mac(other), address_of_node(other));
+    feed("bridge", &["-batch", "-"], "iproute2", &entry)
+}
+
+/// Node 0 is 10.0.0.11.
+fn address_of_node(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, if index == 0 { 11 } else { 12 })
+}
+
+/// Node 0 has the pods 10.10.16.0/20.
+fn network_of_node(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 10, if index == 0 { 16 } else { 32 }, 0)
+}
+
+fn range_of_node(index: usize) -> String {
+    format!("{}/20", network_of_node(index))
+}
+
+/// A setting of the calling thread's network; one that this kernel does not have needs no value.
+fn write_setting(name: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys/net").join(name);
+    if !path.exists() {
+        return Ok(());
+    }
+    fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
+}
