@@ -175,13 +175,10 @@ fn address_on(row: RouteNetlinkMessage, ifindex: u32) -> Option<IpAddr> {
     address(row).filter(|(index, _)| *index == ifindex).map(|(_, address)| address)
 }
 
-/// Every address of the socket's namespace.
-pub(crate) fn node_addresses(host: &mut Socket) -> Result<Vec<IpAddr>, NetlinkError> {
+/// Every address of the socket's namespace with its interface.
+pub(crate) fn host_addresses(host: &mut Socket) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let mut addresses = host.dump("read the host's addresses", &request, |row| address(row).map(|(_, address)| address))?;
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok(addresses)
+    host.dump("read the host's addresses", &request, address)
 }
 
 /// An address with its interface. `IFA_LOCAL` is the interface's own where it differs from its peer's (rtnetlink(7)).

@@ -4,21 +4,26 @@
 
 pub mod fast_path;
 mod inventory;
-mod masquerade;
 pub mod netlink;
 mod netns;
+mod nft;
+mod node_network;
 mod pod_link;
+mod policy_routes;
 mod removal;
+mod rules;
+pub mod stack;
 mod sysctl;
 mod uplink;
 
 pub use inventory::{FoundLink, PodState, inspect_pod, pod_links};
-pub use masquerade::{Masquerade, MasqueradeError};
 pub use netns::{HostNetns, Netns, NetnsError, NetnsId};
+pub use nft::RulesError;
+pub use node_network::{ApplyError, NodeNetwork, PodRange};
 pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, attach, refresh_host_end};
 pub use removal::{LinkRemover, remove_links};
-pub use sysctl::{SysctlError, enable_forwarding};
-pub use uplink::{Uplink, UplinkError, find_uplink};
+pub use sysctl::SysctlError;
+pub use uplink::{Uplink, UplinkChoice, UplinkError, find_uplinks};
 
 /// The kernel's number of an interface within its network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,4 +33,15 @@ impl std::fmt::Display for Ifindex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// The name of the host end with this number.
+#[must_use]
+pub fn host_ifname(link: Ifindex) -> String {
+    format!("bw{:010x}", link.0)
+}
+
+/// The number in a host end's name.
+pub(crate) fn ifindex_of(host_ifname: &str) -> Option<Ifindex> {
+    u32::from_str_radix(host_ifname.strip_prefix("bw")?, 16).ok().map(Ifindex)
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::NodeNetwork;
+
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("sysctl {path}: {source}; set it at boot (sysctl.d) if barewired may not", path = path.display())]
@@ -11,22 +13,28 @@ pub struct SysctlError {
     source: io::Error,
 }
 
-/// Lets the kernel forward packets between pods and uplink, for each family that pods use.
+/// Lets the kernel forward packets between pods and uplinks, for each family that pods use.
 ///
 /// With IPv6 forwarding the kernel ignores router advertisements unless `accept_ra` is 2; an uplink that lives by them
-/// would lose its default route some minutes later, so a 1 there becomes a 2
+/// would lose its default route some minutes later, so a 1 there becomes a 2. A further uplink carries packets whose way
+/// back by the main table is another, so a strict `rp_filter` becomes a loose one
 /// (Documentation/networking/ip-sysctl.rst).
 ///
 /// # Errors
 /// See [`SysctlError`].
-pub fn enable_forwarding(uplink: &str, ipv4: bool, ipv6: bool) -> Result<(), SysctlError> {
-    if ipv4 {
+pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Result<(), SysctlError> {
+    if network.pods_of(true).next().is_some() {
         set("net/ipv4/ip_forward", "1")?;
+        for uplink in network.uplinks.iter().skip(1) {
+            set(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2")?;
+        }
     }
-    if ipv6 {
-        let accept_ra = format!("net/ipv6/conf/{uplink}/accept_ra");
-        if get(&accept_ra)? == "1" {
-            set(&accept_ra, "2")?;
+    if network.pods_of(false).next().is_some() {
+        for uplink in &network.uplinks {
+            let accept_ra = format!("net/ipv6/conf/{}/accept_ra", uplink.ifname);
+            if get(&accept_ra)? == "1" {
+                set(&accept_ra, "2")?;
+            }
         }
         set("net/ipv6/conf/all/forwarding", "1")?;
     }

@@ -1,4 +1,4 @@
-//! The interface that leads to the cloud network.
+//! The interfaces that lead to the cloud network.
 
 use netlink_packet_route::AddressFamily;
 use std::net::IpAddr;
@@ -8,9 +8,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
 use crate::Ifindex;
-use crate::inventory::{all_links, gateway, node_addresses};
+use crate::inventory::{all_links, gateway, host_addresses};
 use crate::netlink::{NetlinkError, Socket};
-use crate::pod_link::GROUP;
+use crate::pod_link::{GROUP, ROUTE_PROTOCOL};
 
 /// An uplink as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +23,19 @@ pub struct Uplink {
     pub mtu: u32,
     /// `IFF_UP` and a carrier.
     pub running: bool,
-    /// Gateways of its default routes, at most one of each family.
+    /// Its gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
-    /// Every address of the node, of whichever interface.
-    pub node_addresses: Vec<IpAddr>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An uplink as somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UplinkChoice {
+    /// Its name; the default route tells where there is none, which only the first may do without.
+    pub interface: Option<String>,
+    /// Its gateways, where its default routes do not tell.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// Why there is no uplink.
@@ -36,50 +45,64 @@ pub enum UplinkError {
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
     /// The configured interface does not exist.
-    #[error("uplink.interface {0:?} does not exist on this node; name one of: {1}")]
+    #[error("the uplink {0:?} does not exist on this node; name one of: {1}")]
     Unknown(String, String),
     /// No interface was configured, and no default route tells.
     #[error("the node has no default route to tell the uplink by; set uplink.interface")]
     NoDefaultRoute,
 }
 
-/// Finds the uplink: the interface `named`, or else that of the default route with the lowest metric, IPv4 first.
+/// Finds uplinks in the order of `choices`, and every address of the node. An unnamed one is the interface of the default route
+/// with the lowest metric, IPv4 first.
 ///
 /// # Errors
 /// See [`UplinkError`].
-pub fn find_uplink(host: &mut Socket, named: Option<&str>) -> Result<Uplink, UplinkError> {
+pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<Uplink>, Vec<IpAddr>), UplinkError> {
     let links = host.dump("read the host's links", &all_links(), not_a_pods)?;
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         let mut of_family = host.dump("read the routes", &RouteNetlinkMessage::GetRoute(request), |row| default_route(&row))?;
-        of_family.sort_by_key(|route| route.metric);
+        // What is in the main table decides before what is in others.
+        of_family.sort_by_key(|route| (!route.in_main_table, route.metric));
         routes.extend(of_family);
     }
-    let mut uplink = match named {
-        Some(name) => links.iter().find(|link| link.ifname == name).cloned().ok_or_else(|| {
-            let mut names: Vec<_> = links.iter().map(|link| link.ifname.as_str()).collect();
-            names.sort_unstable();
-            UplinkError::Unknown(name.to_owned(), names.join(", "))
-        })?,
-        None => routes
-            .iter()
-            .find_map(|route| links.iter().find(|link| link.ifindex.0 == route.oif))
-            .cloned()
-            .ok_or(UplinkError::NoDefaultRoute)?,
-    };
-    for gateway in routes.iter().filter(|route| route.oif == uplink.ifindex.0).filter_map(|route| route.gateway) {
-        if !uplink.gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {
-            uplink.gateways.push(gateway);
+    let addresses = host_addresses(host)?;
+    let mut uplinks = Vec::new();
+    for choice in choices {
+        let mut uplink = choose(choice, &links, &routes)?;
+        let told = routes.iter().filter(|route| route.oif == uplink.ifindex.0).filter_map(|route| route.gateway);
+        for gateway in choice.gateways.iter().copied().chain(told) {
+            if !uplink.gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {
+                uplink.gateways.push(gateway);
+            }
         }
+        uplink.addresses = addresses.iter().filter(|(ifindex, _)| *ifindex == uplink.ifindex.0).map(|(_, address)| *address).collect();
+        uplinks.push(uplink);
     }
-    uplink.node_addresses = node_addresses(host)?;
-    Ok(uplink)
+    let mut addresses: Vec<_> = addresses.into_iter().map(|(_, address)| address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok((uplinks, addresses))
 }
 
-/// A default route in the main table.
+fn choose(choice: &UplinkChoice, links: &[Uplink], routes: &[DefaultRoute]) -> Result<Uplink, UplinkError> {
+    let Some(name) = &choice.interface else {
+        let mut main = routes.iter().filter(|route| route.in_main_table);
+        let found = main.find_map(|route| links.iter().find(|link| link.ifindex.0 == route.oif));
+        return found.cloned().ok_or(UplinkError::NoDefaultRoute);
+    };
+    links.iter().find(|link| link.ifname == *name).cloned().ok_or_else(|| {
+        let mut names: Vec<_> = links.iter().map(|link| link.ifname.as_str()).collect();
+        names.sort_unstable();
+        UplinkError::Unknown(name.clone(), names.join(", "))
+    })
+}
+
+/// A default route of somebody else's.
 struct DefaultRoute {
+    in_main_table: bool,
     metric: u32,
     oif: u32,
     gateway: Option<IpAddr>,
@@ -88,7 +111,8 @@ struct DefaultRoute {
 fn default_route(row: &RouteNetlinkMessage) -> Option<DefaultRoute> {
     let RouteNetlinkMessage::NewRoute(route) = row else { return None };
     let header = &route.header;
-    if header.destination_prefix_length != 0 || header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    // Ours say only what we were told before.
+    if header.destination_prefix_length != 0 || header.kind != RouteType::Unicast || header.protocol == ROUTE_PROTOCOL {
         return None;
     }
     let (mut metric, mut interface) = (0, None);
@@ -99,7 +123,8 @@ fn default_route(row: &RouteNetlinkMessage) -> Option<DefaultRoute> {
             _ => {}
         }
     }
-    interface.map(|oif| DefaultRoute { metric, oif, gateway: gateway(route) })
+    let in_main_table = header.table == RouteHeader::RT_TABLE_MAIN;
+    interface.map(|oif| DefaultRoute { in_main_table, metric, oif, gateway: gateway(route) })
 }
 
 fn not_a_pods(row: RouteNetlinkMessage) -> Option<Uplink> {
@@ -114,5 +139,5 @@ fn not_a_pods(row: RouteNetlinkMessage) -> Option<Uplink> {
         }
     }
     let running = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-    Some(Uplink { ifindex: Ifindex(link.header.index), ifname, mtu, running, gateways: Vec::new(), node_addresses: Vec::new() })
+    Some(Uplink { ifindex: Ifindex(link.header.index), ifname, mtu, running, gateways: Vec::new(), addresses: Vec::new() })
 }

@@ -4,7 +4,7 @@
 //! [`LAYOUT_VERSION`] is part of the pins' path. A daemon that finds pins of another version does not read them.
 
 /// Raised by any change in this file.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The interface number of the first host end. Those behind it follow, so that a table by host end is an array.
 pub const FIRST_IFINDEX: u32 = 1 << 20;
@@ -27,8 +27,10 @@ pub const FLOWS_MAX: u32 = 1 << 18;
 pub struct Endpoint {
     /// The host end's interface number; 0 for no endpoint.
     pub ifindex: u32,
-    /// Index of the uplink that owns the pod's addresses.
-    pub uplink: u32,
+    /// Index of the uplink that owns the pod's IPv4 address.
+    pub uplink_v4: u16,
+    /// Index of the uplink that owns the pod's IPv6 address.
+    pub uplink_v6: u16,
     /// IPv4 address in network order; all zero for none.
     pub ipv4: [u8; 4],
     /// IPv6 address; all zero for none.

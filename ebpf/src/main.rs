@@ -13,7 +13,7 @@
 mod packet_bytes;
 mod tables;
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -24,7 +24,8 @@ use ebpf::verdict::{self, Decision, Verdict};
 use packet_bytes::Linear;
 use tables::Maps;
 
-const PASS: i32 = TC_ACT_OK as i32;
+/// On to whatever program or filter comes next, and then to the stack: an uplink may carry programs of others.
+const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;

@@ -145,7 +145,7 @@ fn leave<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoin
             },
         },
         None if place.local => to_stack(Reason::NoSuchPod),
-        None => match tables.uplink(endpoint.uplink).and_then(H::out_of) {
+        None => match tables.uplink(H::uplink_of(endpoint)).and_then(H::out_of) {
             Some(verdict) => Decision { verdict, sent: Some(scope), received: None },
             None => to_stack(Reason::NoUplink),
         },

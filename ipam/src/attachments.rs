@@ -17,12 +17,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cni_spec::{AddResult, Code, Error};
-use datapath::{FoundLink, Ifindex, PodLink, PodState, Uplink, WiringError};
+use datapath::{FoundLink, Ifindex, PodLink, PodState, Uplink, WiringError, host_ifname};
 use node_api::{AddRequest, BootMillis, CheckRequest, DelRequest, GcRequest};
 
 use crate::failure;
 use crate::kernel::Kernel;
-use crate::link_numbers::{LinkNumbers, host_ifname};
+use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
 use crate::pool::{Counts, Pool};
 use crate::range::Family;
@@ -58,7 +58,8 @@ struct State {
     uncommitted: Vec<(Record, BootMillis)>,
     /// Attachments whose link is gone, and since when.
     dead_since: HashMap<AttachmentKey, BootMillis>,
-    uplink: Option<Uplink>,
+    /// None where one that is asked for is not there.
+    uplinks: Vec<Uplink>,
     draining: bool,
 }
 
@@ -111,7 +112,7 @@ impl<K: Kernel> Attachments<K> {
             busy: HashSet::new(),
             uncommitted: Vec::new(),
             dead_since: HashMap::new(),
-            uplink: None,
+            uplinks: Vec::new(),
             draining: false,
         };
         Ok(Self { kernel, store, numbers, metrics, state: Mutex::new(state), turn_over: Condvar::new() })
@@ -233,15 +234,11 @@ impl<K: Kernel> Attachments<K> {
             if state.draining {
                 return Err(Error::new(Code::NotAvailable, "barewired is shutting down; try again when it is back"));
             }
-            match &state.uplink {
-                None => {
-                    return Err(Error::new(Code::LimitedConnectivity, "the node has no uplink; set uplink.interface or a default route"));
-                }
-                Some(uplink) if !uplink.running => {
-                    let msg = format!("the uplink {} is down; bring it up", uplink.ifname);
-                    return Err(Error::new(Code::LimitedConnectivity, msg));
-                }
-                Some(_) => {}
+            if state.uplinks.is_empty() {
+                return Err(Error::new(Code::LimitedConnectivity, "the node lacks an uplink; set uplink.interface or a default route"));
+            }
+            if let Some(uplink) = state.uplinks.iter().find(|uplink| !uplink.running) {
+                return Err(Error::new(Code::LimitedConnectivity, format!("the uplink {} is down; bring it up", uplink.ifname)));
             }
             if let Some(lack) = state.pool.lacking(now) {
                 return Err(Error::new(Code::NotAvailable, failure::pool(&lack).msg));
@@ -250,22 +247,13 @@ impl<K: Kernel> Attachments<K> {
         self.store.probe().map_err(|error| Error::new(Code::NotAvailable, failure::store(&error).msg))
     }
 
-    /// What the uplink is now. New pods get its MTU.
-    /// Tells whether that is news.
-    pub fn set_uplink(&self, uplink: Option<Uplink>) -> bool {
+    /// What the uplinks are now; none where one is missing. New pods get the smallest MTU of them.
+    pub fn set_uplinks(&self, uplinks: &[Uplink]) {
         let mut state = self.lock();
-        let changed = state.uplink != uplink;
-        if changed {
-            tracing::info!(?uplink, "uplink");
-            state.uplink = uplink;
+        if state.uplinks != uplinks {
+            tracing::info!(?uplinks, "uplinks");
+            uplinks.clone_into(&mut state.uplinks);
         }
-        changed
-    }
-
-    /// The uplink's name, where there is one.
-    #[must_use]
-    pub fn uplink_name(&self) -> Option<String> {
-        self.lock().uplink.as_ref().map(|uplink| uplink.ifname.clone())
     }
 
     /// From now on STATUS and ADD say no.
@@ -431,7 +419,7 @@ impl<K: Kernel> Attachments<K> {
         if state.draining {
             return Err(Error::new(Code::TryAgainLater, "barewired is shutting down; try again when it is back"));
         }
-        let Some(mtu) = state.uplink.as_ref().map(|uplink| uplink.mtu) else {
+        let Some(mtu) = state.uplinks.iter().map(|uplink| uplink.mtu).min() else {
             return Err(Error::new(Code::TryAgainLater, "the node has no uplink yet; try again later"));
         };
         let mut taken = Vec::new();

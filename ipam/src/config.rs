@@ -4,10 +4,11 @@
 
 mod reader;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use cni_spec::{IfName, NetworkName};
+use datapath::UplinkChoice;
 use ipnetwork::IpNetwork;
 use toml::{Table, Value};
 
@@ -23,8 +24,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// `paths.cni_conf_file`: the network configuration list for the runtime.
     pub cni_conf_file: PathBuf,
-    /// `uplink.interface`; the default route tells where it is not set.
-    pub uplink: Option<IfName>,
+    /// `uplink` and `uplink.further`: the interfaces to the cloud network, the node's own first.
+    pub uplinks: Vec<UplinkChoice>,
     /// `network.name`: the CNI network's name.
     pub network: NetworkName,
     /// `network.native_cidrs`: destinations that see pod addresses as they are.
@@ -53,16 +54,72 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// `kind = "fixed"`: these ranges and no others, exclusions taken out. They do not overlap.
-    Fixed(Vec<AddressRange>),
+    Fixed(Vec<UplinkRange>),
+}
+
+/// Addresses that belong to one uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UplinkRange {
+    /// The addresses.
+    pub range: AddressRange,
+    /// Index of the uplink.
+    pub uplink: u16,
 }
 
 impl Source {
-    /// The ranges that pods get their addresses from.
+    /// The ranges that pods get their addresses from, each with its uplink.
     #[must_use]
-    pub fn ranges(&self) -> &[AddressRange] {
+    pub fn uplink_ranges(&self) -> &[UplinkRange] {
         match self {
             Self::Fixed(ranges) => ranges,
         }
+    }
+
+    /// The ranges that pods get their addresses from.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<AddressRange> {
+        self.uplink_ranges().iter().map(|owned| owned.range).collect()
+    }
+}
+
+/// Where a configuration is read, and read again.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The default of `node.name`.
+    pub hostname: String,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigFileError {
+    /// The file system refused.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Its content is at fault.
+    #[error("{path} is not valid:\n{source}", path = path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// All faults.
+        source: ConfigErrors,
+    },
+}
+
+impl ConfigFile {
+    /// Reads and judges the file.
+    ///
+    /// # Errors
+    /// See [`ConfigFileError`].
+    pub fn read(&self) -> Result<Config, ConfigFileError> {
+        let text = std::fs::read_to_string(&self.path).map_err(|source| ConfigFileError::Unreadable { path: self.path.clone(), source })?;
+        Config::from_toml(&text, &self.hostname).map_err(|source| ConfigFileError::Invalid { path: self.path.clone(), source })
     }
 }
 
@@ -71,6 +128,8 @@ impl Source {
 #[error("{}", .0.join("\n"))]
 pub struct ConfigErrors(pub Vec<String>);
 
+/// As many as a packet's mark tells apart.
+const UPLINKS_MAX: usize = 16;
 const DEFAULT_COOLDOWN_SECONDS: u64 = 30;
 /// A day: beyond that somebody mixed up the unit.
 const COOLDOWN_SECONDS_MAX: u64 = 86_400;
@@ -96,7 +155,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let node_name = reader.string("node.name").unwrap_or_else(|| hostname.to_owned());
     let run_dir = reader.absolute_path("paths.run_dir", "/run/barewire");
     let cni_conf_file = reader.absolute_path("paths.cni_conf_file", "/etc/cni/net.d/10-barewire.conflist");
-    let uplink = reader.parsed::<IfName>("uplink.interface");
+    let (uplinks, further_ranges) = uplinks(reader);
     let network = reader.parsed::<NetworkName>("network.name").or_else(|| "barewire".parse().ok());
     let native_cidrs = cidrs(reader, "network.native_cidrs");
     let service_cidrs = cidrs(reader, "network.service_cidrs");
@@ -111,7 +170,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     };
     let kernel_programs = reader.string("paths.kernel_programs").map(PathBuf::from);
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
-    let source = source(reader);
+    let source = source(reader, further_ranges);
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let chained_plugins = chained_plugins(reader);
     let telemetry = match reader.string("telemetry.listen").as_deref() {
@@ -129,7 +188,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         node_name,
         run_dir: run_dir?,
         cni_conf_file: cni_conf_file?,
-        uplink,
+        uplinks,
         network: network?,
         native_cidrs,
         masquerade,
@@ -158,10 +217,10 @@ fn cidrs(reader: &mut Reader, key: &str) -> Vec<IpNetwork> {
 }
 
 /// A pod whose own range is not native would be masqueraded on its way to the next node: never what is meant.
-fn require_native(reader: &mut Reader, ranges: &[AddressRange], native: &[IpNetwork]) {
+fn require_native(reader: &mut Reader, ranges: &[UplinkRange], native: &[IpNetwork]) {
     let native: Vec<AddressRange> = native.iter().copied().map(AddressRange::from).collect();
-    for range in ranges {
-        let mut rest = vec![*range];
+    for owned in ranges {
+        let mut rest = vec![owned.range];
         for hole in &native {
             rest = rest.into_iter().flat_map(|part| part.without(hole)).collect();
         }
@@ -174,7 +233,52 @@ fn require_native(reader: &mut Reader, ranges: &[AddressRange], native: &[IpNetw
     }
 }
 
-fn source(reader: &mut Reader) -> Option<Source> {
+/// The uplinks, and what ranges further ones name as theirs: each with the key it came by.
+fn uplinks(reader: &mut Reader) -> (Vec<UplinkChoice>, Vec<(String, UplinkRange)>) {
+    let first = UplinkChoice { interface: interface(reader, "uplink"), gateways: gateways(reader, "uplink") };
+    let (mut uplinks, mut owned) = (vec![first], Vec::new());
+    for section in reader.sections("uplink.further") {
+        let choice = UplinkChoice { interface: interface(reader, &section), gateways: gateways(reader, &section) };
+        if choice.interface.is_none() {
+            reader.fault(&format!("{section}.interface"), "is missing or wrong; name the interface");
+        } else if uplinks.iter().any(|other| other.interface == choice.interface) {
+            reader.fault(&format!("{section}.interface"), "is an uplink already");
+        } else if uplinks[0].interface.is_none() {
+            reader.fault("uplink.interface", "is missing; with further uplinks, name the node's own");
+        }
+        let index = u16::try_from(uplinks.len()).unwrap_or(u16::MAX);
+        for (text, range) in ranges_or_empty(reader, &format!("{section}.ranges")) {
+            owned.push((text, UplinkRange { range, uplink: index }));
+        }
+        uplinks.push(choice);
+    }
+    if uplinks.len() > UPLINKS_MAX {
+        reader.fault("uplink.further", &format!("are {}; {} fit", uplinks.len() - 1, UPLINKS_MAX - 1));
+    }
+    (uplinks, owned)
+}
+
+fn interface(reader: &mut Reader, section: &str) -> Option<String> {
+    reader.parsed::<IfName>(&format!("{section}.interface")).map(|name| name.to_string())
+}
+
+/// At most one of each family.
+fn gateways(reader: &mut Reader, section: &str) -> Vec<IpAddr> {
+    let key = format!("{section}.gateways");
+    let mut gateways: Vec<IpAddr> = Vec::new();
+    for (index, text) in reader.strings(&key).unwrap_or_default().iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) if gateways.iter().any(|other| other.is_ipv4() == address.is_ipv4()) => {
+                reader.fault(&format!("{key}[{index}]"), &format!("{text:?} is a second one of its family"));
+            }
+            Ok(address) => gateways.push(address),
+            Err(_) => reader.fault(&format!("{key}[{index}]"), &format!("{text:?} is not an IP address")),
+        }
+    }
+    gateways
+}
+
+fn source(reader: &mut Reader, further: Vec<(String, UplinkRange)>) -> Option<Source> {
     match reader.string("source.kind").as_deref() {
         Some("fixed") => {}
         Some(other) => {
@@ -186,25 +290,28 @@ fn source(reader: &mut Reader) -> Option<Source> {
             return None;
         }
     }
-    let ranges = ranges(reader, "source.ranges");
+    let own = ranges(reader, "source.ranges");
     let holes = ranges_or_empty(reader, "source.exclude");
-    let Some(ranges) = ranges else {
+    let Some(own) = own else {
         reader.fault("source.ranges", "is missing; give at least one range, like [\"10.0.1.16/28\"]");
         return None;
     };
-    for (index, (_, range)) in ranges.iter().enumerate() {
-        if let Some((earlier, _)) = ranges[..index].iter().find(|(_, earlier)| earlier.overlaps(range)) {
-            reader.fault("source.ranges", &format!("{:?} overlaps {earlier:?}", ranges[index].0));
+    let own = own.into_iter().map(|(text, range)| (text, UplinkRange { range, uplink: 0 }));
+    let ranges: Vec<_> = own.chain(further).collect();
+    for (index, (text, owned)) in ranges.iter().enumerate() {
+        if let Some((earlier, _)) = ranges[..index].iter().find(|(_, earlier)| earlier.range.overlaps(&owned.range)) {
+            reader.fault("source.ranges", &format!("{text:?} overlaps {earlier:?}"));
         }
     }
     for (text, hole) in &holes {
-        if !ranges.iter().any(|(_, range)| range.overlaps(hole)) {
+        if !ranges.iter().any(|(_, owned)| owned.range.overlaps(hole)) {
             reader.fault("source.exclude", &format!("{text:?} excludes nothing; it is in none of source.ranges"));
         }
     }
-    let mut left: Vec<AddressRange> = ranges.into_iter().map(|(_, range)| range).collect();
+    let mut left: Vec<_> = ranges.into_iter().map(|(_, owned)| owned).collect();
     for (_, hole) in &holes {
-        left = left.into_iter().flat_map(|range| range.without(hole)).collect();
+        let without = |owned: UplinkRange| owned.range.without(hole).into_iter().map(move |range| UplinkRange { range, ..owned });
+        left = left.into_iter().flat_map(without).collect();
     }
     if left.is_empty() {
         reader.fault("source.ranges", "leave no address for pods once source.exclude is taken out");
@@ -258,7 +365,8 @@ mod tests {
         assert_eq!(config.run_dir, PathBuf::from("/run/barewire"));
         assert_eq!(config.cooldown_millis, 30_000);
         assert_eq!(config.network.as_str(), "barewire");
-        assert!(config.masquerade && config.uplink.is_none());
+        assert!(config.masquerade);
+        assert_eq!(config.uplinks, [UplinkChoice::default()]);
     }
 
     #[test]
@@ -320,6 +428,20 @@ mod tests {
         let config = Config::from_toml(&text, "host").unwrap();
         let sizes: Vec<_> = config.source.ranges().iter().map(AddressRange::size).collect();
         assert_eq!(sizes, [3, 10]);
+    }
+
+    #[test]
+    fn a_further_uplink_owns_its_ranges() {
+        let further = "[uplink]\ninterface = \"eth1\"\n[[uplink.further]]\ninterface = \"eth2\"\ngateways = [\"10.0.0.1\", \"fe80::1\"]\nranges = [\"10.0.1.48/28\"]\n";
+        let config = Config::from_toml(&format!("{LEAST}{further}"), "host").unwrap();
+        assert_eq!(config.uplinks[1].interface.as_deref(), Some("eth2"));
+        assert_eq!(config.uplinks[1].gateways.len(), 2);
+        assert_eq!(config.source.uplink_ranges().iter().map(|owned| owned.uplink).collect::<Vec<_>>(), [0, 1]);
+        assert!(faults(&format!("{LEAST}{}", further.replace("eth2", "eth1")))[0].contains("uplink.further[0].interface"));
+        assert!(faults(&format!("{LEAST}{}", further.replace("\"fe80::1\"", "\"10.0.0.2\"")))[0].contains("second one"));
+        assert!(faults(&format!("{LEAST}{}", further.replace("10.0.1.48/28", "10.0.1.16/30")))[0].contains("overlaps"));
+        assert!(faults(&format!("{LEAST}{further}surprise = 1"))[0].starts_with("uplink.further[0].surprise"));
+        assert!(faults(&format!("{LEAST}{}", further.replace("interface = \"eth1\"", "")))[0].starts_with("uplink.interface"));
     }
 
     #[test]

@@ -3,27 +3,27 @@
 //! Start: lock the state, read store and kernel, settle them, apply queued DELs, open the socket, publish the
 //! configuration list. Stop: say no to new work, finish what was begun, leave the pods alone.
 
+use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cni_spec::IfName;
-use datapath::fast_path::{self, Destination, FastPath, Scope};
+use datapath::fast_path::{FastPath, FastPathError};
 use datapath::netlink::{NetlinkError, Socket};
-use datapath::{Masquerade, MasqueradeError, SysctlError, WiringError, enable_forwarding};
-use ipnetwork::IpNetwork;
+use datapath::{ApplyError, NodeNetwork, WiringError};
 use nix::fcntl::{Flock, FlockArg};
 use node_api::{BootMillis, boot_id};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::attachments::Attachments;
-use crate::config::Config;
+use crate::config::{Config, ConfigFile};
 use crate::housekeeping::{Housekeeping, apply_queue, publish_when_ready, queue_directory};
-use crate::kernel::{Carrier, Kernel, Linux};
+use crate::kernel::{Kernel, Linux};
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
+use crate::node_network::{Keeper, describe};
 use crate::pool::Pool;
-use crate::range::{AddressRange, Family};
 use crate::server::Server;
 use crate::store::{Found, Store, StoreError};
 use crate::{conflist, recovery, telemetry, uplink_watch};
@@ -51,12 +51,12 @@ pub enum DaemonError {
     /// The kernel's tables could not be read.
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
-    /// The masquerade table could not be installed.
+    /// What all pods share could not be set.
     #[error("{0}")]
-    Masquerade(#[from] MasqueradeError),
-    /// The kernel does not forward.
+    Network(#[from] ApplyError),
+    /// The programs could not be taken off.
     #[error("{0}")]
-    Sysctl(#[from] SysctlError),
+    FastPath(#[from] FastPathError),
 }
 
 fn io<T>(what: impl Into<String>, outcome: std::io::Result<T>) -> Result<T, DaemonError> {
@@ -67,16 +67,19 @@ fn io<T>(what: impl Into<String>, outcome: std::io::Result<T>) -> Result<T, Daem
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub fn run(config: &Config) -> Result<(), DaemonError> {
+pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
     let boot_id = io("read the boot ID", boot_id())?;
     let metrics = Arc::new(Metrics::default());
     let attachments = Arc::new(recover(config, &boot_id, &metrics)?);
     apply_queue(&queue_directory(config), &boot_id, &attachments);
 
-    let uplink = config.uplink.as_ref().map(ToString::to_string);
-    uplink_watch::look(uplink.as_deref(), &attachments);
-    prepare_node(config, &attachments)?;
+    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments));
+    match keeper.look() {
+        // The stack carries what the programs do not, and they are tried again.
+        Err(error @ ApplyError::FastPath(_)) => tracing::error!(%error, "trying again soon"),
+        outcome => outcome?,
+    }
 
     let socket = config.run_dir.join("cni.sock");
     let server = io(format!("listen on {}", socket.display()), Server::start(&socket, &attachments, &metrics))?;
@@ -87,7 +90,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         tracing::warn!(%error, "cannot tell the service manager");
     }
 
-    let served = serve_beside_pods(config, uplink, &attachments, &metrics);
+    let served = serve_beside_pods(config, keeper, &attachments, &metrics);
     tracing::info!("stopping; running pods keep their network");
     attachments.drain();
     server.drain();
@@ -114,41 +117,31 @@ fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<Att
         io("remove an old network configuration list", conflist::withdraw(&config.cni_conf_file))?;
     }
     let numbers = Arc::new(LinkNumbers::default());
-    let kernel = Linux::start(Arc::clone(&numbers), carrier(config)?)?;
+    let kernel = Linux::start(Arc::clone(&numbers), load_programs(config)?, describe(config))?;
     let now = io("read the clock", BootMillis::now())?;
     let plan = recovery::plan(found, kernel.links()?, &config.network, now);
     for remark in &plan.remarks {
         tracing::warn!("{remark}");
     }
     tracing::info!(attachments = plan.records.len() + plan.adopted.len(), "recovered");
-    let pool = Pool::new(config.source.ranges(), config.cooldown_millis);
+    let pool = Pool::new(&config.source.ranges(), config.cooldown_millis);
     Ok(Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?)
 }
 
 /// The kernel programs, where the configuration wants them and the kernel takes them. Where they are not used, none that an
 /// earlier daemon attached stays.
-fn carrier(config: &Config) -> Result<Option<Carrier>, DaemonError> {
+fn load_programs(config: &Config) -> Result<Option<FastPath>, DaemonError> {
     if config.fast_path {
         match FastPath::load(&kernel_programs(config), &config.run_dir) {
             Ok(fast_path) => {
                 tracing::info!("the fast path carries packets");
-                let local = config.source.ranges().iter().map(AddressRange::ends).collect();
-                return Ok(Some(Carrier { fast_path, local, destinations: destinations(config) }));
+                return Ok(Some(fast_path));
             }
             Err(error) => tracing::warn!(%error, "no fast path: packets take the host's stack"),
         }
     }
     remove_programs(config)?;
     Ok(None)
-}
-
-fn destinations(config: &Config) -> Vec<Destination> {
-    let of =
-        |cidrs: &[IpNetwork], scope, native| cidrs.iter().map(move |cidr| Destination { cidr: *cidr, scope, native }).collect::<Vec<_>>();
-    let mut all = of(&config.service_cidrs, Scope::Service, false);
-    all.extend(of(&config.native_cidrs, Scope::Vpc, true));
-    all.extend(of(&config.internal_cidrs, Scope::Vpc, false));
-    all
 }
 
 /// Beside the daemon, as a build leaves it, or where a package puts it.
@@ -161,15 +154,12 @@ fn kernel_programs(config: &Config) -> PathBuf {
 /// Takes the programs off every interface and forgets their maps.
 fn remove_programs(config: &Config) -> Result<(), DaemonError> {
     let mut socket = Socket::open()?;
-    let pods = datapath::pod_links(&mut socket)?.into_iter().map(|link| link.ifindex);
-    let uplink = datapath::find_uplink(&mut socket, config.uplink.as_ref().map(IfName::as_str)).ok();
-    for ifindex in pods.chain(uplink.map(|uplink| uplink.ifindex)) {
-        fast_path::detach_ours(&mut socket, ifindex)?;
+    let pods: Vec<_> = datapath::pod_links(&mut socket)?.into_iter().map(|link| link.ifindex).collect();
+    match FastPath::remove(&mut socket, &config.run_dir, pods) {
+        // Without a place for pins there were never any programs.
+        Err(FastPathError::NoBpfFs) => Ok(()),
+        outcome => Ok(outcome?),
     }
-    if let Err(error) = FastPath::unpin(&config.run_dir) {
-        tracing::debug!(%error, "no pins to remove");
-    }
-    Ok(())
 }
 
 /// Takes away all that the daemon leaves in place for pods while it is stopped: programs, rules, the configuration list. Pods that
@@ -181,34 +171,32 @@ pub fn uninstall(config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
     io("remove the network configuration list", conflist::withdraw(&config.cni_conf_file))?;
     remove_programs(config)?;
-    Ok(Masquerade::uninstall()?)
-}
-
-/// What is set up once for all pods: forwarding and masquerade.
-fn prepare_node(config: &Config, attachments: &Attachments<Linux>) -> Result<(), DaemonError> {
-    let ranges = config.source.ranges();
-    let has = |family| ranges.iter().any(|range| range.family() == family);
-    let uplink = attachments.uplink_name().unwrap_or_else(|| "default".to_owned());
-    enable_forwarding(&uplink, has(Family::V4), has(Family::V6))?;
-    if config.masquerade {
-        let pods = ranges.iter().map(AddressRange::ends).collect();
-        Masquerade { pods, native: config.native_cidrs.clone() }.install()?;
-    } else if let Err(error) = Masquerade::uninstall() {
-        tracing::debug!(%error, "no masquerade table to remove");
-    }
-    Ok(())
+    Ok(NodeNetwork::remove(&mut Socket::open()?)?)
 }
 
 /// Signals, telemetry and the uplink: everything that waits, on one thread.
 fn serve_beside_pods(
     config: &Config,
-    uplink: Option<String>,
+    keeper: Keeper,
     attachments: &Arc<Attachments<Linux>>,
     metrics: &Arc<Metrics>,
 ) -> Result<(), DaemonError> {
     let runtime = io("start the runtime", tokio::runtime::Builder::new_current_thread().enable_all().build())?;
     runtime.block_on(async {
-        let mut terminate = io("await SIGTERM", tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()))?;
+        let mut terminate = io("await SIGTERM", signal(SignalKind::terminate()))?;
+        let mut reload = io("await SIGHUP", signal(SignalKind::hangup()))?;
+        let keeper = RefCell::new(keeper);
+        let uplinks = uplink_watch::follow(|| {
+            if let Err(error) = keeper.borrow_mut().look() {
+                tracing::error!(%error, "trying again soon");
+            }
+        });
+        let uplinks = io("follow the uplinks", uplinks)?;
+        let reloads = async {
+            while reload.recv().await.is_some() {
+                keeper.borrow_mut().reload();
+            }
+        };
         let telemetry = async {
             match config.telemetry {
                 Some(listen) => telemetry::serve(listen, Arc::clone(attachments), Arc::clone(metrics)).await,
@@ -219,7 +207,8 @@ fn serve_beside_pods(
             _ = terminate.recv() => Ok(()),
             outcome = tokio::signal::ctrl_c() => io("await SIGINT", outcome),
             outcome = telemetry => io("serve telemetry.listen", outcome),
-            outcome = uplink_watch::follow(uplink, Arc::clone(attachments)) => io("follow the uplink", outcome),
+            error = uplinks => io("follow the uplinks", Err(error)),
+            () = reloads => Ok(()),
         }
     })
 }

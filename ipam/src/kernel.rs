@@ -1,14 +1,14 @@
 //! The kernel as attachments see it: one trait, so that every crash point can be reached in a test.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use datapath::fast_path::{Destination, FastPath, FastPathError, Scope, view};
+use datapath::fast_path::FastPath;
 use datapath::netlink::{NetlinkError, Socket};
-use datapath::{FoundLink, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, PodLink, PodState, Uplink, WiringError};
-use ipnetwork::IpNetwork;
+use datapath::{
+    ApplyError, FoundLink, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, NodeNetwork, PodLink, PodState, WiringError, stack,
+};
 
 use crate::link_numbers::LinkNumbers;
 
@@ -60,16 +60,6 @@ pub trait Kernel: Send + Sync + 'static {
     fn inspect(&self, netns: &Self::Netns, ifname: &str) -> Result<Option<PodState>, WiringError>;
 }
 
-/// The fast path with what it is told of the network.
-pub struct Carrier {
-    /// The programs.
-    pub fast_path: FastPath,
-    /// This node's pod ranges, as first and last address.
-    pub local: Vec<(IpAddr, IpAddr)>,
-    /// What the configuration says of networks.
-    pub destinations: Vec<Destination>,
-}
-
 /// The kernel that we run on.
 pub struct Linux {
     /// Sockets of the host's namespace; each request borrows one.
@@ -77,35 +67,45 @@ pub struct Linux {
     remover: LinkRemover,
     host: HostNetns,
     /// `None` where packets take the host's stack.
-    carrier: Option<Carrier>,
+    fast_path: Option<FastPath>,
+    /// As it was applied last, or will be first.
+    network: RwLock<NodeNetwork>,
 }
 
 impl Linux {
-    /// Connects to the kernel in the caller's network namespace.
+    /// Connects to the kernel in the caller's network namespace. Of `network` nothing is applied yet.
     ///
     /// # Errors
     /// Where the system has no socket or thread left.
-    pub fn start(numbers: Arc<LinkNumbers>, carrier: Option<Carrier>) -> Result<Self, WiringError> {
-        let remover = LinkRemover::start(move |links| links.iter().for_each(|link| numbers.give_back(*link)))?;
-        Ok(Self { sockets: Mutex::new(Vec::new()), remover, host: HostNetns::current()?, carrier })
+    pub fn start(numbers: Arc<LinkNumbers>, fast_path: Option<FastPath>, network: NodeNetwork) -> Result<Self, WiringError> {
+        let stack_keeps_accounts = fast_path.is_none();
+        let remover = LinkRemover::start(move |links| {
+            if stack_keeps_accounts && let Err(error) = stack::close_accounts(links) {
+                tracing::warn!(%error, "accounts of links that are gone are not closed");
+            }
+            links.iter().for_each(|link| numbers.give_back(*link));
+        })?;
+        let (sockets, network) = (Mutex::new(Vec::new()), RwLock::new(network));
+        Ok(Self { sockets, remover, host: HostNetns::current()?, fast_path, network })
     }
 
     /// The programs, where they are used.
     #[must_use]
-    pub fn fast_path(&self) -> Option<&FastPath> {
-        self.carrier.as_ref().map(|carrier| &carrier.fast_path)
+    pub const fn fast_path(&self) -> Option<&FastPath> {
+        self.fast_path.as_ref()
     }
 
-    /// Attaches the programs to the uplink as it is now, and tells them of the network.
+    /// Sets what all pods of the node share. New pods go by it even where the kernel refuses a part of it.
     ///
     /// # Errors
-    /// Where the kernel refuses.
-    pub fn uplink_changed(&self, uplink: &Uplink) -> Result<(), FastPathError> {
-        let Some(Carrier { fast_path, local, destinations }) = &self.carrier else { return Ok(()) };
-        let node = |address: &IpAddr| Destination { cidr: IpNetwork::from(*address), scope: Scope::Node, native: false };
-        let destinations: Vec<_> = uplink.node_addresses.iter().map(node).chain(destinations.iter().copied()).collect();
-        fast_path.set_network(&view(local, &destinations)?)?;
-        self.with_socket(|socket| fast_path.attach_uplink(socket, uplink))
+    /// See [`ApplyError`].
+    pub fn apply(&self, network: &NodeNetwork) -> Result<(), ApplyError> {
+        network.clone_into(&mut self.network.write().unwrap_or_else(PoisonError::into_inner));
+        self.with_socket(|socket| network.apply(socket, self.fast_path()))
+    }
+
+    fn network(&self) -> RwLockReadGuard<'_, NodeNetwork> {
+        self.network.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop_packets(&self, link: Ifindex) {
@@ -142,7 +142,7 @@ impl Kernel for Linux {
     fn attach(&self, netns: &Netns, link: &PodLink) -> Result<(), WiringError> {
         let fast_path = self.fast_path();
         if let Some(fast_path) = fast_path {
-            fast_path.add_endpoint(link)?;
+            fast_path.add_endpoint(link, &self.network())?;
         }
         let wired = self.with_socket(|socket| datapath::attach(socket, netns, link, fast_path));
         if wired.is_err() {
@@ -161,7 +161,7 @@ impl Kernel for Linux {
             tracing::error!(%error, "pods that are gone cannot be removed from the maps");
         }
         for link in links {
-            if let Err(error) = self.with_socket(|socket| fast_path.adopt_endpoint(socket, link)) {
+            if let Err(error) = self.with_socket(|socket| fast_path.adopt_endpoint(socket, link, &self.network())) {
                 tracing::error!(link = link.host_ifname, %error, "stays with the host's stack");
             }
         }

@@ -14,6 +14,7 @@ mod housekeeping;
 pub mod kernel;
 pub mod link_numbers;
 pub mod metrics;
+mod node_network;
 pub mod pool;
 pub mod range;
 pub mod record;

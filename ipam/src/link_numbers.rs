@@ -71,12 +71,6 @@ impl LinkNumbers {
     }
 }
 
-/// The name of the host end with this number.
-#[must_use]
-pub fn host_ifname(link: Ifindex) -> String {
-    format!("bw{:010x}", link.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
-use ipam::config::Config;
+use ipam::config::ConfigFile;
 use ipam::daemon;
 use tracing_subscriber::EnvFilter;
 
@@ -29,16 +29,15 @@ fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("BAREWIRE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 
-    let path = arguments.config.display();
-    let text = std::fs::read_to_string(&arguments.config).with_context(|| format!("cannot read {path}"))?;
-    let hostname = nix::unistd::gethostname().context("hostname")?;
-    let config = Config::from_toml(&text, &hostname.to_string_lossy()).with_context(|| format!("{path} is not valid"))?;
+    let hostname = nix::unistd::gethostname().context("hostname")?.to_string_lossy().into_owned();
+    let file = ConfigFile { path: arguments.config, hostname };
+    let config = file.read()?;
     if arguments.check {
-        tracing::info!(file = %path, "valid");
+        tracing::info!(file = %file.path.display(), "valid");
         return Ok(());
     }
     if arguments.uninstall {
         return Ok(daemon::uninstall(&config)?);
     }
-    Ok(daemon::run(&config)?)
+    Ok(daemon::run(file, &config)?)
 }

@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use datapath::Ifindex;
-use datapath::fast_path::{FastPath, TrafficOf};
+use datapath::fast_path::{FastPath, Traffic, TrafficOf};
+use datapath::{Ifindex, stack};
 use node_api::BootMillis;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family as Series;
@@ -60,13 +60,17 @@ async fn latency(State(watched): State<Watched>) -> Json<Value> {
 }
 
 async fn fast_path(State(watched): State<Watched>) -> Json<Value> {
-    Json(json!({ "attached": watched.attachments.kernel().fast_path().is_some() }))
+    let hooks = watched.attachments.kernel().fast_path().map(FastPath::uplink_hooks);
+    Json(json!({ "attached": hooks.as_ref().is_some_and(|hooks| !hooks.is_empty()), "uplinks": hooks.unwrap_or_default() }))
 }
 
 async fn exposition(State(watched): State<Watched>) -> Result<String, StatusCode> {
-    let mut text = String::new();
-    encode(&mut text, &registry(&watched)).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(text)
+    // Reading the stack's accounts takes a process.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        encode(&mut text, &registry(&watched)).map(|()| text)
+    });
+    written.await.ok().and_then(Result::ok).ok_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Everything is read at the scrape; between scrapes nothing is kept twice.
@@ -90,8 +94,22 @@ fn registry(watched: &Watched) -> Registry {
     }
     registry.register("addresses", "Pod addresses of this node by state", addresses);
 
-    if let Some(fast_path) = watched.attachments.kernel().fast_path() {
-        carried(&mut registry, fast_path, &watched.attachments.records());
+    let records = watched.attachments.records();
+    match watched.attachments.kernel().fast_path() {
+        Some(fast_path) => {
+            traffic(&mut registry, &records, |of| fast_path.traffic(of).unwrap_or_default());
+            not_carried(&mut registry, fast_path.reasons().unwrap_or_default());
+        }
+        None => match stack::accounts() {
+            Ok(accounts) => {
+                traffic(&mut registry, &records, |of| match of {
+                    TrafficOf::Pod(link) => accounts.pods.get(&link).copied().unwrap_or_default(),
+                    TrafficOf::Host => accounts.host,
+                });
+                not_carried(&mut registry, vec![("spoofed_address", accounts.spoofed)]);
+            }
+            Err(error) => tracing::warn!(%error, "no traffic in metrics"),
+        },
     }
 
     let seconds = Series::<Labels, Seconds>::default();
@@ -116,11 +134,11 @@ fn registry(watched: &Watched) -> Registry {
     registry
 }
 
-/// What the kernel programs have counted: by pod and by host, direction and scope.
-fn carried(registry: &mut Registry, fast_path: &FastPath, records: &[Record]) {
+/// Traffic by pod and by host, direction and scope, as programs or stack have counted it.
+fn traffic(registry: &mut Registry, records: &[Record], counted: impl Fn(TrafficOf) -> Traffic) {
     let (packets, bytes) = (Series::<Labels, Gauge>::default(), Series::<Labels, Gauge>::default());
     let add = |owner: Labels, of: TrafficOf| {
-        let Ok(traffic) = fast_path.traffic(of) else { return };
+        let traffic = counted(of);
         for (direction, counters) in [("sent", traffic.sent), ("received", traffic.received)] {
             for (scope, counter) in SCOPES.iter().zip(counters).filter(|(_, counter)| counter.packets > 0) {
                 let mut labels = owner.clone();
@@ -141,12 +159,14 @@ fn carried(registry: &mut Registry, fast_path: &FastPath, records: &[Record]) {
     add(vec![("namespace", String::new()), ("pod", String::new()), ("container_id", String::new())], TrafficOf::Host);
     registry.register("packets", "Packets by owner (the host's has no pod), direction and scope of the other end", packets);
     registry.register("bytes", "Bytes of frames, likewise", bytes);
+}
 
+fn not_carried(registry: &mut Registry, by_reason: Vec<(&'static str, u64)>) {
     let reasons = Series::<Labels, Gauge>::default();
-    for (reason, count) in fast_path.reasons().unwrap_or_default() {
+    for (reason, count) in by_reason {
         reasons.get_or_create(&vec![("reason", reason.to_owned())]).set(count.cast_signed());
     }
-    registry.register("not_carried_packets", "Packets that the programs dropped or left to the stack, by reason", reasons);
+    registry.register("not_carried_packets", "Packets that were dropped, or that the programs left to the stack, by reason", reasons);
 }
 
 /// In the order of `datapath::fast_path::Scope`.

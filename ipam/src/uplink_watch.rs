@@ -1,30 +1,25 @@
-//! Follows the uplink: soon after links or routes change, it is found anew. Off the pods' path, so on tokio and `rtnetlink`.
+//! Tells when uplinks may have changed: soon after links, addresses or routes did. Off the pods' path, so on tokio and `rtnetlink`.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::future::Future;
 use std::time::Duration;
 
-use datapath::netlink::Socket;
-use datapath::{UplinkError, find_uplink};
 use futures_util::StreamExt;
 use netlink_sys::AsyncSocket;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use socket2::{SockFilter, SockRef};
 
-use crate::attachments::Attachments;
-use crate::kernel::Linux;
 use crate::link_numbers::FIRST;
 
 /// One cause makes several events; one look after them will do.
 const SETTLE: Duration = Duration::from_millis(200);
-/// An event can be lost when the socket's buffer overflows.
+/// An event can be lost when the socket's buffer overflows, and what failed is tried again.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
-/// Follows the uplink until the task is dropped.
+/// Calls `look` after each change, and now and then without one, until the task is dropped.
 ///
 /// # Errors
 /// Where the kernel gives no netlink socket.
-pub(crate) async fn follow(named: Option<String>, attachments: Arc<Attachments<Linux>>) -> std::io::Result<()> {
+pub(crate) fn follow(mut look: impl FnMut()) -> std::io::Result<impl Future<Output = std::io::Error>> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -34,37 +29,21 @@ pub(crate) async fn follow(named: Option<String>, attachments: Arc<Attachments<L
     ];
     let (mut connection, _handle, mut events) = new_multicast_connection(&groups)?;
     SockRef::from(connection.socket_mut().socket_ref()).attach_filter(&without_pods())?;
-    let mut connection = pin!(connection);
-    loop {
-        tokio::select! {
-            () = &mut connection => return Err(std::io::Error::other("the netlink connection ended")),
-            _ = events.next() => {}
-            () = tokio::time::sleep(LOOK_ANYWAY) => {}
-        }
-        tokio::time::sleep(SETTLE).await;
-        while events.try_recv().is_ok() {}
-        look(named.as_deref(), &attachments);
-    }
-}
-
-/// Finds the uplink now.
-pub(crate) fn look(named: Option<&str>, attachments: &Attachments<Linux>) {
-    let found = Socket::open().map_err(Into::into).and_then(|mut socket| find_uplink(&mut socket, named));
-    match found {
-        Ok(uplink) => {
-            if attachments.set_uplink(Some(uplink.clone()))
-                && let Err(error) = attachments.kernel().uplink_changed(&uplink)
-            {
-                tracing::error!(uplink = uplink.ifname, %error, "packets to and from the network take the host's stack");
+    Ok(async move {
+        // Kept: the connection ends with its last handle.
+        let _handle = _handle;
+        let mut connection = std::pin::pin!(connection);
+        loop {
+            tokio::select! {
+                () = &mut connection => return std::io::Error::other("the netlink connection ended"),
+                _ = events.next() => {}
+                () = tokio::time::sleep(LOOK_ANYWAY) => {}
             }
+            tokio::time::sleep(SETTLE).await;
+            while events.try_recv().is_ok() {}
+            look();
         }
-        // Not to be able to look is no news of the uplink.
-        Err(UplinkError::Netlink(error)) => tracing::warn!(%error, "cannot look for the uplink; keeping what is known"),
-        Err(error @ (UplinkError::Unknown(..) | UplinkError::NoDefaultRoute)) => {
-            tracing::warn!(%error, "no uplink");
-            let _ = attachments.set_uplink(None);
-        }
-    }
+    })
 }
 
 /// A socket filter (classic BPF, Documentation/networking/filter.rst) that passes everything but news of pods: links with

@@ -161,6 +161,19 @@ impl Daemon {
     pub fn is_running(&self) -> bool {
         self.service.is_running()
     }
+
+    /// Has it read its configuration again, and waits until its log says `outcome` once more than before.
+    ///
+    /// # Errors
+    /// When it does not say so in time.
+    pub fn reload(&self, outcome: &str) -> Result<()> {
+        let said = || self.service.log().matches(outcome).count();
+        let before = said();
+        self.service.process().hang_up()?;
+        wait_until(&format!("{outcome:?} from barewired of {}", self.node.name()), READY, || {
+            if said() > before { Ok(()) } else { Err(self.service.log_tail(5)) }
+        })
+    }
 }
 
 /// A daemon that was ended and can be started again.

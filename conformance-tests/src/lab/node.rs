@@ -210,6 +210,12 @@ impl Service {
         self.reap()
     }
 
+    /// Its log, that of earlier runs included.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The last lines of its log.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,18 +72,32 @@ impl ProcessIdentity {
         self.end(Signal::TERM, limit)
     }
 
-    fn end(&self, signal: Signal, limit: Duration) -> Result<()> {
+    /// Tells this very process to read its configuration again (SIGHUP).
+    ///
+    /// # Errors
+    /// When the kernel refuses. A process that is gone is no error.
+    pub fn hang_up(&self) -> Result<()> {
+        self.send(Signal::HUP).map(drop)
+    }
+
+    /// The process that the signal was sent to; none if it is gone.
+    fn send(&self, signal: Signal) -> Result<Option<OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
-            return Ok(());
+            return Ok(None);
         };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
-            return Ok(());
+            return Ok(None);
         };
         // Checked after the pidfd is held: from here on the pid cannot change hands unnoticed.
         if !self.is_alive() {
-            return Ok(());
+            return Ok(None);
         }
         pidfd_send_signal(&pidfd, signal).context(|| format!("signal process {}", self.pid))?;
+        Ok(Some(pidfd))
+    }
+
+    fn end(&self, signal: Signal, limit: Duration) -> Result<()> {
+        let Some(pidfd) = self.send(signal)? else { return Ok(()) };
         let timeout = Timespec::try_from(limit).unwrap_or_default();
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {

@@ -3,26 +3,29 @@
 //! Their maps are pinned, so that counters, endpoints and noted flows outlive the daemon: programs stay attached while it is
 //! away and are replaced, one by one and without a gap, when it comes back. What they decide is in the crate `ebpf`.
 
-mod attach;
+mod clsact;
 mod tables;
+mod uplink_hooks;
 mod view;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use aya::EbpfLoader;
 use aya::programs::{ProgramFd, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
 use ebpf::layout::{Endpoint, LAYOUT_VERSION};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 pub use ebpf::account::{Counter, Traffic};
-pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Network};
+pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX};
 pub use ebpf::scope::Scope;
-pub use tables::TrafficOf;
-pub use view::{Destination, ViewError, view};
+pub use tables::{IdleSeconds, TrafficOf};
+pub(crate) use view::Destination;
+pub use view::ViewError;
 
 use crate::netlink::{NetlinkError, Request, Socket};
-use crate::{Ifindex, PodLink, Uplink};
+use crate::{Ifindex, NodeNetwork, PodLink, Uplink};
 use tables::Tables;
 
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -71,15 +74,30 @@ pub enum FastPathError {
     /// The network does not fit.
     #[error("{0}")]
     View(#[from] ViewError),
-    /// An interface refused a program.
+    /// A pod's interface refused a program.
     #[error("{0}")]
     Attach(#[from] NetlinkError),
+    /// An uplink refused a program.
+    #[error("the uplink {name} refuses a program: {source}")]
+    Uplink {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// The programs, loaded.
 pub struct FastPath {
-    programs: [ProgramFd; 4],
+    from_pod: ProgramFd,
+    to_pod: ProgramFd,
+    /// Those of uplinks are used by it.
+    programs: Mutex<Ebpf>,
     tables: Tables,
+    /// Where this daemon's pins are.
+    pins: PathBuf,
+    /// Uplinks that carry the programs, with the kind of hook.
+    hooks: Mutex<Vec<(String, &'static str)>>,
     /// Whether the maps were there before: endpoints and flows are then those of the daemon before this one.
     inherited: bool,
 }
@@ -93,27 +111,32 @@ impl FastPath {
     /// See [`FastPathError`].
     pub fn load(object: &Path, state: &Path) -> Result<Self, FastPathError> {
         let bytes = std::fs::read(object).map_err(|source| FastPathError::Object { path: object.to_owned(), source })?;
-        let pins = pins(state)?.join(format!("v{LAYOUT_VERSION}"));
-        let inherited = pins.exists();
-        std::fs::create_dir_all(&pins).map_err(|source| FastPathError::Pins { path: pins.clone(), source })?;
-        let mut loaded = EbpfLoader::new().default_map_pin_directory(&pins).load(&bytes).map_err(Box::new)?;
+        let pins = pins(state)?;
+        let maps = pins.join(format!("v{LAYOUT_VERSION}"));
+        let inherited = maps.exists();
+        std::fs::create_dir_all(&maps).map_err(|source| FastPathError::Pins { path: maps.clone(), source })?;
+        let mut programs = EbpfLoader::new().default_map_pin_directory(&maps).load(&bytes).map_err(Box::new)?;
         let mut load = |name: &'static str| {
             let refused = |source| FastPathError::Program { name, source: Box::new(source) };
             let missing = || refused(aya::programs::ProgramError::NotLoaded);
-            let program: &mut SchedClassifier = loaded.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)?;
+            let program: &mut SchedClassifier = programs.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)?;
             program.load().map_err(refused)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)
         };
-        let programs = [load(PROGRAMS[0])?, load(PROGRAMS[1])?, load(PROGRAMS[2])?, load(PROGRAMS[3])?];
-        Ok(Self { programs, tables: Tables::take(&mut loaded)?, inherited })
+        let [from_pod, to_pod, _, _] = [load(PROGRAMS[0])?, load(PROGRAMS[1])?, load(PROGRAMS[2])?, load(PROGRAMS[3])?];
+        let tables = Tables::take(&mut programs)?;
+        forget_other_layouts(&pins, &maps)?;
+        Ok(Self { from_pod, to_pod, programs: Mutex::new(programs), tables, pins, hooks: Mutex::default(), inherited })
     }
 
-    /// Removes the pins, and with them what the maps hold. Filters go with [`detach_ours`].
+    /// Takes the programs off these host ends and off every uplink, and removes the pins, and with them what the maps hold.
     ///
     /// # Errors
-    /// Where the file system refuses.
-    pub fn unpin(state: &Path) -> Result<(), FastPathError> {
+    /// Where file system or kernel refuse.
+    pub fn remove(host: &mut Socket, state: &Path, host_ends: impl IntoIterator<Item = Ifindex>) -> Result<(), FastPathError> {
+        host_ends.into_iter().try_for_each(|host_end| clsact::detach(host, host_end))?;
         let path = pins(state)?;
+        uplink_hooks::retain(host, &uplink_hooks::folder(&path), &[])?;
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(FastPathError::Pins { path, source }),
             _ => Ok(()),
@@ -123,34 +146,47 @@ impl FastPath {
     /// Tells the programs of the network.
     ///
     /// # Errors
-    /// Where the kernel refuses the write.
-    pub fn set_network(&self, network: &Network) -> Result<(), FastPathError> {
-        self.tables.set_network(network)
+    /// Where it is too large, or the kernel refuses the write.
+    pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
+        self.tables.set_network(&view::view(network)?)
     }
 
-    /// Attaches to the uplink, in place of earlier programs, and tells of its gateways.
+    /// Attaches to uplinks, in place of earlier programs, and tells of their gateways. Takes programs off what is no uplink any
+    /// more.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn attach_uplink(&self, host: &mut Socket, uplink: &Uplink) -> Result<(), FastPathError> {
-        self.tables.set_uplink(uplink)?;
-        let [_, _, from_uplink, to_uplink] = &self.programs;
-        Ok(attach::attach(host, uplink.ifindex, from_uplink, to_uplink)?)
+    pub fn attach_uplinks(&self, host: &mut Socket, uplinks: &[Uplink]) -> Result<(), FastPathError> {
+        self.tables.set_uplinks(uplinks)?;
+        let folder = uplink_hooks::folder(&self.pins);
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        hooks.clear();
+        for uplink in uplinks {
+            hooks.push((uplink.ifname.clone(), uplink_hooks::attach(host, &mut programs, &folder, uplink)?));
+        }
+        let ifindexes: Vec<_> = uplinks.iter().map(|uplink| uplink.ifindex).collect();
+        uplink_hooks::retain(host, &folder, &ifindexes)
+    }
+
+    /// The uplinks that carry the programs, each with `tcx` or `clsact`.
+    #[must_use]
+    pub fn uplink_hooks(&self) -> Vec<(String, &'static str)> {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What makes a new host end carry the programs: part of the batch that sets it up.
     pub(crate) fn host_end_requests(&self, ifindex: Ifindex) -> Vec<Request> {
-        let [from_pod, to_pod, _, _] = &self.programs;
-        attach::requests(ifindex, from_pod, to_pod)
+        clsact::requests(ifindex, &self.from_pod, &self.to_pod)
     }
 
     /// Lets a pod's packets pass. Before its link is made: from the first packet on the programs know it.
     ///
     /// # Errors
     /// Where the kernel refuses the write.
-    pub fn add_endpoint(&self, link: &PodLink) -> Result<(), FastPathError> {
+    pub fn add_endpoint(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         match slot(link.host_ifindex) {
-            Some(slot) => self.tables.add(slot, &endpoint(link)),
+            Some(slot) => self.tables.add(slot, &endpoint(link, network)),
             None => Ok(()),
         }
     }
@@ -168,16 +204,15 @@ impl FastPath {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn adopt_endpoint(&self, host: &mut Socket, link: &PodLink) -> Result<(), FastPathError> {
+    pub fn adopt_endpoint(&self, host: &mut Socket, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
-        let wanted = endpoint(link);
+        let wanted = endpoint(link, network);
         let known = self.tables.endpoint(slot)?;
         let same = self.inherited && Endpoint { has_flows: 0, stack_only: 0, ..known } == wanted;
         if !same {
             self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted })?;
         }
-        let [from_pod, to_pod, _, _] = &self.programs;
-        Ok(attach::attach(host, link.host_ifindex, from_pod, to_pod)?)
+        Ok(clsact::attach(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
     }
 
     /// Stops a pod's packets. Its link may live a moment longer.
@@ -216,9 +251,6 @@ impl FastPath {
     }
 }
 
-pub use attach::detach_ours;
-pub use tables::IdleSeconds;
-
 fn pins(state: &Path) -> Result<PathBuf, FastPathError> {
     let root = Path::new(BPF_FS);
     if !statfs(root).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
@@ -229,16 +261,32 @@ fn pins(state: &Path) -> Result<PathBuf, FastPathError> {
     Ok(root.join("barewire").join(name.trim_matches('-')))
 }
 
+/// Maps of another layout cannot be read. Programs that use them keep them until they are replaced; nobody else may find them.
+fn forget_other_layouts(pins: &Path, maps: &Path) -> Result<(), FastPathError> {
+    let failed = |source| FastPathError::Pins { path: pins.to_owned(), source };
+    for entry in std::fs::read_dir(pins).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path != maps && path != uplink_hooks::folder(pins) {
+            tracing::warn!(
+                maps = %path.display(),
+                "the layout of the maps has changed: counters begin anew, and pods that run keep to the host's stack until they are replaced"
+            );
+            std::fs::remove_dir_all(&path).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 fn slot(link: Ifindex) -> Option<u32> {
     link.0.checked_sub(FIRST_IFINDEX).filter(|slot| *slot < ENDPOINTS_MAX)
 }
 
-fn endpoint(link: &PodLink) -> Endpoint {
+fn endpoint(link: &PodLink, network: &NodeNetwork) -> Endpoint {
     let mut endpoint = Endpoint { ifindex: link.host_ifindex.0, mac: link.pod_mac, ..Endpoint::default() };
     for address in &link.addresses {
         match address {
-            IpAddr::V4(address) => endpoint.ipv4 = address.octets(),
-            IpAddr::V6(address) => endpoint.ipv6 = address.octets(),
+            IpAddr::V4(ipv4) => (endpoint.ipv4, endpoint.uplink_v4) = (ipv4.octets(), network.uplink_of(*address)),
+            IpAddr::V6(ipv6) => (endpoint.ipv6, endpoint.uplink_v6) = (ipv6.octets(), network.uplink_of(*address)),
         }
     }
     endpoint

@@ -9,7 +9,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use ebpf::account::{Reason, Traffic};
 use ebpf::flow::{Flow4, Flow6, Noted};
-use ebpf::layout::{Endpoint, Network};
+use ebpf::layout::{Endpoint, Network, UPLINKS_MAX};
 
 use super::FastPathError;
 use crate::Uplink;
@@ -96,15 +96,14 @@ impl Tables {
         lock(&self.network).set(0, Plain(*network), 0).map_err(map("NETWORK"))
     }
 
-    pub(super) fn set_uplink(&self, uplink: &Uplink) -> Result<(), FastPathError> {
-        let mut value = ebpf::layout::Uplink { ifindex: uplink.ifindex.0, ..Default::default() };
-        for gateway in &uplink.gateways {
-            match gateway {
-                IpAddr::V4(address) => value.gateway_v4 = address.octets(),
-                IpAddr::V6(address) => value.gateway_v6 = address.octets(),
-            }
+    /// All of them: those that are no more become none.
+    pub(super) fn set_uplinks(&self, uplinks: &[Uplink]) -> Result<(), FastPathError> {
+        let mut table = lock(&self.uplinks);
+        for index in 0..UPLINKS_MAX {
+            let value = uplinks.get(index as usize).map_or_else(Default::default, value_of);
+            table.set(index, Plain(value), 0).map_err(map("UPLINKS"))?;
         }
-        lock(&self.uplinks).set(0, Plain(value), 0).map_err(map("UPLINKS"))
+        Ok(())
     }
 
     pub(super) fn endpoint(&self, slot: u32) -> Result<Endpoint, FastPathError> {
@@ -168,6 +167,17 @@ impl Tables {
         let six = forget(&self.flows6, now, idle, |flow| flow.protocol[0]).map_err(map("FLOWS6"))?;
         Ok(four + six)
     }
+}
+
+fn value_of(uplink: &Uplink) -> ebpf::layout::Uplink {
+    let mut value = ebpf::layout::Uplink { ifindex: uplink.ifindex.0, ..Default::default() };
+    for gateway in &uplink.gateways {
+        match gateway {
+            IpAddr::V4(address) => value.gateway_v4 = address.octets(),
+            IpAddr::V6(address) => value.gateway_v6 = address.octets(),
+        }
+    }
+    value
 }
 
 fn remove_slot<K: Pod>(slots: &Mutex<HashMap<MapData, K, u32>>, address: &K, slot: u32) -> Result<(), MapError> {

@@ -6,15 +6,17 @@ use ebpf::layout::{CIDRS_MAX, Cidr4, Cidr6, LOCAL_MAX, Network, Range4, Range6};
 use ebpf::scope::{Scope, halves};
 use ipnetwork::IpNetwork;
 
+use crate::NodeNetwork;
+
 /// A network with what it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Destination {
+pub(crate) struct Destination {
     /// The network.
-    pub cidr: IpNetwork,
+    pub(crate) cidr: IpNetwork,
     /// Its scope in accounts.
-    pub scope: Scope,
+    pub(crate) scope: Scope,
     /// Whether packets of pods to it leave by the uplink as they are.
-    pub native: bool,
+    pub(crate) native: bool,
 }
 
 /// More than the programs have room for.
@@ -26,25 +28,22 @@ pub struct ViewError {
     limit: usize,
 }
 
-/// Builds the view. `local` are this node's pod ranges, as first and last address.
+/// Builds the view.
 ///
 /// # Errors
 /// [`ViewError`] where there are too many of a kind.
-pub fn view(local: &[(IpAddr, IpAddr)], destinations: &[Destination]) -> Result<Network, ViewError> {
+pub(super) fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
     let mut network = Network::default();
     let (mut ranges4, mut ranges6) = (Vec::new(), Vec::new());
-    for range in local {
-        match range {
-            (IpAddr::V4(first), IpAddr::V4(last)) => ranges4.push(Range4 { first: (*first).into(), last: (*last).into() }),
+    for range in &of.pods {
+        match (range.first, range.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => ranges4.push(Range4 { first: first.into(), last: last.into() }),
             (IpAddr::V6(first), IpAddr::V6(last)) => ranges6.push(Range6 { first: halves(first.octets()), last: halves(last.octets()) }),
             _ => {}
         }
     }
-    // The first match decides, so the longest prefix comes first.
-    let mut destinations = destinations.to_vec();
-    destinations.sort_by_key(|destination| std::cmp::Reverse(destination.cidr.prefix()));
     let (mut cidrs4, mut cidrs6) = (Vec::new(), Vec::new());
-    for Destination { cidr, scope, native } in destinations {
+    for Destination { cidr, scope, native } in of.destinations() {
         let (scope, native) = (scope as u32, native.into());
         match cidr {
             IpNetwork::V4(cidr) => cidrs4.push(Cidr4 { network: cidr.network().into(), mask: cidr.mask().into(), scope, native }),
@@ -53,11 +52,23 @@ pub fn view(local: &[(IpAddr, IpAddr)], destinations: &[Destination]) -> Result<
             }
         }
     }
+    keep_to_room(&mut cidrs4, CIDRS_MAX, |cidr| cidr.scope == Scope::Node as u32);
+    keep_to_room(&mut cidrs6, CIDRS_MAX, |cidr| cidr.scope == Scope::Node as u32);
     network.local4_len = fill(&mut network.local4, &ranges4, "pod ranges", LOCAL_MAX)?;
     network.local6_len = fill(&mut network.local6, &ranges6, "pod ranges", LOCAL_MAX)?;
     network.cidrs4_len = fill(&mut network.cidrs4, &cidrs4, "networks with a scope", CIDRS_MAX)?;
     network.cidrs6_len = fill(&mut network.cidrs6, &cidrs6, "networks with a scope", CIDRS_MAX)?;
     Ok(network)
+}
+
+/// A node can have any number of addresses (kube-proxy in IPVS mode gives it one a service). The last of them may go: a packet to
+/// such an address takes a longer way, by the network or the stack, and is counted as if it left.
+fn keep_to_room<T>(rows: &mut Vec<T>, room: usize, may_go: impl Fn(&T) -> bool) {
+    while rows.len() > room
+        && let Some(position) = rows.iter().rposition(&may_go)
+    {
+        rows.remove(position);
+    }
 }
 
 fn fill<T: Copy>(table: &mut [T], rows: &[T], what: &'static str, limit: usize) -> Result<u32, ViewError> {
@@ -69,29 +80,39 @@ fn fill<T: Copy>(table: &mut [T], rows: &[T], what: &'static str, limit: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PodRange;
 
-    fn destination(cidr: &str, scope: Scope, native: bool) -> Destination {
-        Destination { cidr: cidr.parse().unwrap(), scope, native }
-    }
-
-    #[test]
-    fn the_longest_prefix_decides_whatever_the_order() {
-        let node = destination("10.0.0.11/32", Scope::Node, false);
-        let vpc = destination("10.0.0.0/16", Scope::Vpc, true);
-        let six = destination("fd00:10::/32", Scope::Vpc, true);
-        for order in [[node, vpc, six], [six, vpc, node]] {
-            let network = view(&[("10.0.1.16".parse().unwrap(), "10.0.1.31".parse().unwrap())], &order).unwrap();
-            assert_eq!(network.place4([10, 0, 0, 11]).scope, Scope::Node);
-            assert!(network.place4([10, 0, 9, 9]).native);
-            assert!(network.place4([10, 0, 1, 31]).local);
-            let octets = "fd00:10::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
-            assert!(network.place6(octets).native);
+    fn network(native: &[String]) -> NodeNetwork {
+        NodeNetwork {
+            node_addresses: vec!["10.0.0.11".parse().unwrap()],
+            pods: vec![PodRange { first: "10.0.1.16".parse().unwrap(), last: "10.0.1.31".parse().unwrap(), uplink: 0 }],
+            native: native.iter().map(|text| text.parse().unwrap()).collect(),
+            ..NodeNetwork::default()
         }
     }
 
     #[test]
+    fn every_part_is_told() {
+        let view = view(&network(&["10.0.0.0/16".to_owned(), "fd00:10::/32".to_owned()])).unwrap();
+        assert_eq!(view.place4([10, 0, 0, 11]).scope, Scope::Node);
+        assert!(view.place4([10, 0, 9, 9]).native);
+        assert!(view.place4([10, 0, 1, 31]).local);
+        let octets = "fd00:10::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        assert!(view.place6(octets).native);
+    }
+
+    #[test]
+    fn addresses_of_the_node_give_way() {
+        let mut crowded = network(&["10.0.0.0/16".to_owned()]);
+        crowded.node_addresses = (0..100).map(|last| std::net::Ipv4Addr::new(10, 96, 0, last).into()).collect();
+        let view = view(&crowded).unwrap();
+        assert_eq!(view.cidrs4_len as usize, CIDRS_MAX);
+        assert!(view.place4([10, 0, 9, 9]).native);
+    }
+
+    #[test]
     fn too_many_are_told() {
-        let many: Vec<_> = (0..=CIDRS_MAX).map(|index| destination(&format!("10.{index}.0.0/16"), Scope::Vpc, true)).collect();
-        assert!(view(&[], &many).unwrap_err().to_string().contains("25"));
+        let many: Vec<_> = (0..=CIDRS_MAX).map(|index| format!("10.{index}.0.0/16")).collect();
+        assert!(view(&network(&many)).unwrap_err().to_string().contains("25"));
     }
 }

@@ -86,6 +86,8 @@ pub(super) trait Header {
     fn is_noted(&self, tables: &impl Tables, transport: Transport) -> bool;
     /// Notes the flow of the replies to this packet.
     fn note_reply(&self, tables: &impl Tables, slot: u32, transport: Transport);
+    /// Index of the uplink that owns the endpoint's address of this family.
+    fn uplink_of(endpoint: &Endpoint) -> u32;
     /// The way out of an uplink; `None` where it or its gateway is not known.
     fn out_of(uplink: &Uplink) -> Option<Verdict>;
 }
@@ -131,6 +133,11 @@ impl Header for Ipv4 {
     #[inline(always)]
     fn note_reply(&self, tables: &impl Tables, slot: u32, transport: Transport) {
         tables.note4(slot, &Flow4::new(self.destination, self.source, transport.reversed()));
+    }
+
+    #[inline(always)]
+    fn uplink_of(endpoint: &Endpoint) -> u32 {
+        endpoint.uplink_v4.into()
     }
 
     #[inline(always)]
@@ -184,6 +191,11 @@ impl Header for Ipv6 {
     #[inline(always)]
     fn note_reply(&self, tables: &impl Tables, slot: u32, transport: Transport) {
         tables.note6(slot, &Flow6::new(self.destination, self.source, transport.reversed()));
+    }
+
+    #[inline(always)]
+    fn uplink_of(endpoint: &Endpoint) -> u32 {
+        endpoint.uplink_v6.into()
     }
 
     #[inline(always)]

@@ -29,7 +29,7 @@ impl Reader {
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {
-        let (section, name) = key.split_once('.')?;
+        let (section, name) = key.rsplit_once('.')?;
         match self.document.get_mut(section)? {
             Value::Table(table) => {
                 let value = table.remove(name);
@@ -57,6 +57,21 @@ impl Reader {
 
     pub(super) fn array(&mut self, key: &str) -> Option<Vec<Value>> {
         self.typed(key, "an array", |value| if let Value::Array(items) = value { Ok(items) } else { Err(value) })
+    }
+
+    /// An array of tables. Each becomes a section of its own, named as it is returned: `key[0]` and so on.
+    pub(super) fn sections(&mut self, key: &str) -> Vec<String> {
+        let mut sections = Vec::new();
+        for (index, item) in self.array(key).unwrap_or_default().into_iter().enumerate() {
+            let section = format!("{key}[{index}]");
+            if item.is_table() {
+                self.document.insert(section.clone(), item);
+                sections.push(section);
+            } else {
+                self.fault(&section, &format!("{item} is not a table; write [[{key}]]"));
+            }
+        }
+        sections
     }
 
     pub(super) fn strings(&mut self, key: &str) -> Option<Vec<String>> {

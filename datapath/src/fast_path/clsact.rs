@@ -42,10 +42,8 @@ pub(super) fn requests(ifindex: Ifindex, ingress: &ProgramFd, egress: &ProgramFd
 }
 
 /// Takes our programs off an interface. The qdisc stays: it does nothing by itself, and somebody else may use it.
-///
-/// # Errors
-/// Where the kernel refuses; an interface without programs, or none, is no error.
-pub fn detach_ours(host: &mut Socket, ifindex: Ifindex) -> Result<(), NetlinkError> {
+/// An interface without programs, or none, is no error.
+pub(super) fn detach(host: &mut Socket, ifindex: Ifindex) -> Result<(), NetlinkError> {
     let requests = [INGRESS, EGRESS].map(|hook| Request {
         step: "take a program off the interface",
         message: RouteNetlinkMessage::DelTrafficFilter(filter_of(ifindex, hook)),

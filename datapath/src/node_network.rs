@@ -1,0 +1,151 @@
+//! What is set on a node once for all pods: everything follows from one description, applied whole.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::fast_path::{Destination, FastPath, FastPathError, Scope};
+use crate::netlink::{NetlinkError, Socket};
+use crate::nft::RulesError;
+use crate::sysctl::{self, SysctlError};
+use crate::{Uplink, policy_routes, rules, stack};
+
+/// A node's networks, as its configuration, its cloud and its interfaces tell them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeNetwork {
+    /// The interfaces to the cloud network; the node's own traffic leaves by the first.
+    pub uplinks: Vec<Uplink>,
+    /// Every address of the node, of whichever interface.
+    pub node_addresses: Vec<IpAddr>,
+    /// Where this node's pod addresses come from.
+    pub pods: Vec<PodRange>,
+    /// Destinations that see a pod's address as it is.
+    pub native: Vec<IpNetwork>,
+    /// Addresses of services, translated by the stack.
+    pub service: Vec<IpNetwork>,
+    /// Neither native nor the internet.
+    pub internal: Vec<IpNetwork>,
+    /// Whether other destinations see the node's address.
+    pub masquerade: bool,
+}
+
+/// Pod addresses that belong to one uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodRange {
+    /// The first address.
+    pub first: IpAddr,
+    /// The last address, of the same family.
+    pub last: IpAddr,
+    /// Index of the uplink: the cloud network takes a packet from these addresses by no other.
+    pub uplink: u16,
+}
+
+impl PodRange {
+    /// In the form that nftables takes.
+    pub(crate) fn interval(&self) -> String {
+        format!("{}-{}", self.first, self.last)
+    }
+}
+
+/// Why a node's networks could not be set. What was set until then stays; applying again goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The kernel does not forward.
+    #[error("{0}")]
+    Sysctl(#[from] SysctlError),
+    /// Rules were refused.
+    #[error("{0}")]
+    Rules(#[from] RulesError),
+    /// A route or rule was refused.
+    #[error("{0}")]
+    Netlink(#[from] NetlinkError),
+    /// The programs were refused.
+    #[error("packets to and from the network take the host's stack: {0}")]
+    FastPath(#[from] FastPathError),
+}
+
+impl NodeNetwork {
+    /// Sets everything as described: forwarding, rules, the ways out of further uplinks, and what the programs know. Without
+    /// programs, the stack keeps the accounts.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>) -> Result<(), ApplyError> {
+        sysctl::enable_forwarding(self)?;
+        rules::install(self)?;
+        policy_routes::apply(host, &self.uplinks)?;
+        match fast_path {
+            Some(fast_path) => {
+                fast_path.set_network(self)?;
+                fast_path.attach_uplinks(host, &self.uplinks)?;
+                stack::uninstall();
+            }
+            None => stack::install(self)?,
+        }
+        Ok(())
+    }
+
+    /// Takes away what [`NodeNetwork::apply`] has set, programs and forwarding excepted: others may rely on that by now.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn remove(host: &mut Socket) -> Result<(), ApplyError> {
+        stack::uninstall();
+        policy_routes::apply(host, &[])?;
+        Ok(rules::uninstall()?)
+    }
+
+    /// Index of the uplink that owns an address; 0, the node's own, where no range has it.
+    #[must_use]
+    pub fn uplink_of(&self, address: IpAddr) -> u16 {
+        let owner = self.pods.iter().find(|range| (range.first..=range.last).contains(&address));
+        owner.map_or(0, |range| range.uplink)
+    }
+
+    /// Every network that has a scope, in order of falling prefix length: the first match is the longest.
+    pub(crate) fn destinations(&self) -> Vec<Destination> {
+        let of = |cidrs: &[IpNetwork], scope, native| -> Vec<_> {
+            cidrs.iter().map(|cidr| Destination { cidr: *cidr, scope, native }).collect()
+        };
+        let node: Vec<_> = self.node_addresses.iter().map(|address| IpNetwork::from(*address)).collect();
+        let mut all = of(&node, Scope::Node, false);
+        all.extend(of(&self.service, Scope::Service, false));
+        all.extend(of(&self.native, Scope::Vpc, true));
+        all.extend(of(&self.internal, Scope::Vpc, false));
+        all.sort_by_key(|destination| std::cmp::Reverse(destination.cidr.prefix()));
+        all
+    }
+
+    /// Pod ranges of one family.
+    pub(crate) fn pods_of(&self, ipv4: bool) -> impl Iterator<Item = &PodRange> {
+        self.pods.iter().filter(move |range| range.first.is_ipv4() == ipv4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_belongs_to_the_uplink_of_its_range() {
+        let range = |first: &str, last: &str, uplink| PodRange { first: first.parse().unwrap(), last: last.parse().unwrap(), uplink };
+        let network = NodeNetwork {
+            pods: vec![range("10.0.1.16", "10.0.1.31", 0), range("10.0.1.48", "10.0.1.63", 1), range("fd00::1", "fd00::ff", 2)],
+            ..NodeNetwork::default()
+        };
+        let of = |address: &str| network.uplink_of(address.parse().unwrap());
+        assert_eq!([of("10.0.1.16"), of("10.0.1.48"), of("10.0.1.63"), of("fd00::ff"), of("192.0.2.1")], [0, 1, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_longer_prefix_comes_first() {
+        let network = NodeNetwork {
+            node_addresses: vec!["10.0.0.11".parse().unwrap()],
+            native: vec!["10.0.0.0/8".parse().unwrap()],
+            service: vec!["10.96.0.0/12".parse().unwrap()],
+            ..NodeNetwork::default()
+        };
+        let scopes: Vec<_> = network.destinations().iter().map(|destination| destination.scope).collect();
+        assert_eq!(scopes, [Scope::Node, Scope::Service, Scope::Vpc]);
+    }
+}

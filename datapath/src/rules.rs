@@ -1,0 +1,200 @@
+//! One nftables table of our own, installed whole, never touched per pod: masquerade for what leaves the cloud network, and
+//! marks for what must leave by a further uplink.
+
+use ipnetwork::IpNetwork;
+
+use crate::NodeNetwork;
+use crate::nft::{self, RulesError, anonymous_set};
+
+const TABLE: &str = "inet barewire";
+const WHAT: &str = "the rules for pods";
+
+/// The bits of a packet's mark that name its uplink (docs/adr/0008): 0 is the node's own. kube-proxy has 0x4000 and 0x8000,
+/// portmap 0x2000.
+pub(crate) const UPLINK_MASK: u32 = 0xf;
+
+/// Installs the table in place of an earlier one, in one transaction.
+pub(crate) fn install(network: &NodeNetwork) -> Result<(), RulesError> {
+    let chains = chains(network);
+    if chains.is_empty() {
+        // Without anything to say, nobody needs the program.
+        return match uninstall() {
+            Err(RulesError::Run(_)) => Ok(()),
+            outcome => outcome,
+        };
+    }
+    // Declared before it is deleted, the table may or may not have been there.
+    nft::run(WHAT, &format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n{chains}}}\n"))
+}
+
+/// Removes the table.
+pub(crate) fn uninstall() -> Result<(), RulesError> {
+    nft::remove_table(WHAT, TABLE)
+}
+
+fn chains(network: &NodeNetwork) -> String {
+    let mut text = String::new();
+    if network.masquerade {
+        let rules = per_family(network, masquerade);
+        // Behind the usual srcnat hooks (100): a service's own masquerade wins.
+        text += &format!("  chain postrouting {{\n    type nat hook postrouting priority 105; policy accept;\n{rules}  }}\n");
+    }
+    if network.uplinks.len() > 1 {
+        let rules = per_family(network, marks);
+        // Behind dstnat (-100): where a packet goes is known, and the route is yet to be chosen.
+        text += &format!(
+            "  chain uplinks {{\n    type filter hook prerouting priority -90; policy accept;\n    iifname != \"bw*\" return\n{rules}  }}\n"
+        );
+    }
+    text
+}
+
+fn per_family(network: &NodeNetwork, rules: fn(&NodeNetwork, Family) -> String) -> String {
+    let with_pods = [Family::V4, Family::V6].into_iter().filter(|family| network.pods_of(family.is_v4()).next().is_some());
+    with_pods.map(|family| rules(network, family)).collect()
+}
+
+fn masquerade(network: &NodeNetwork, family: Family) -> String {
+    let (ip, pods) = (family.keyword(), pods(network, family));
+    let foreign = not_native(network, family);
+    format!("    {ip} saddr {pods}{foreign} fib daddr type != local oifname != \"bw*\" counter masquerade\n")
+}
+
+/// What a pod sends by the stack leaves by the uplink that owns its address, with three exceptions: pods of this node are
+/// no way out at all; what is masqueraded belongs to the node; and the reply to what came to an address of the node (a node
+/// port, a host port) goes back by that address's uplink, as its source will be that address.
+fn marks(network: &NodeNetwork, family: Family) -> String {
+    let ip = family.keyword();
+    let mut text = format!("    {ip} daddr {} return\n", pods(network, family));
+    for (index, uplink) in network.uplinks.iter().enumerate() {
+        let addresses: Vec<_> = uplink.addresses.iter().filter(|address| address.is_ipv4() == family.is_v4()).collect();
+        if !addresses.is_empty() {
+            let addresses = anonymous_set(addresses);
+            text += &format!("    ct direction reply ct original {ip} daddr {addresses} {}\n", set_mark(index));
+        }
+    }
+    if network.masquerade {
+        text += &format!("   {} return\n", not_native(network, family));
+    }
+    for (index, _) in network.uplinks.iter().enumerate().skip(1) {
+        let owned: Vec<_> = network.pods_of(family.is_v4()).filter(|range| usize::from(range.uplink) == index).collect();
+        if !owned.is_empty() {
+            let owned = anonymous_set(owned.into_iter().map(crate::PodRange::interval));
+            text += &format!("    {ip} saddr {owned} {}\n", set_mark(index));
+        }
+    }
+    text
+}
+
+fn set_mark(uplink: usize) -> String {
+    if uplink == 0 { "return".to_owned() } else { format!("meta mark set meta mark & {:#x} | {uplink} return", !UPLINK_MASK) }
+}
+
+fn pods(network: &NodeNetwork, family: Family) -> String {
+    anonymous_set(network.pods_of(family.is_v4()).map(crate::PodRange::interval))
+}
+
+/// Matches destinations that do not see a pod's address; empty where all of them do not.
+fn not_native(network: &NodeNetwork, family: Family) -> String {
+    let native: Vec<_> = network.native.iter().filter(|cidr| cidr.is_ipv4() == family.is_v4()).collect();
+    if native.is_empty() { String::new() } else { format!(" {} daddr != {}", family.keyword(), anonymous_set(merged(&native))) }
+}
+
+/// An anonymous set takes no overlapping intervals: what lies within another goes.
+fn merged<'a>(cidrs: &[&'a IpNetwork]) -> Vec<&'a IpNetwork> {
+    let within = |inner: &IpNetwork, outer: &IpNetwork| outer.prefix() < inner.prefix() && outer.contains(inner.network());
+    let mut kept: Vec<_> = cidrs.iter().copied().filter(|inner| !cidrs.iter().any(|outer| within(inner, outer))).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const fn is_v4(self) -> bool {
+        matches!(self, Self::V4)
+    }
+
+    /// Its name in rules.
+    pub(crate) const fn keyword(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ifindex, PodRange, Uplink};
+
+    fn range(first: &str, last: &str, uplink: u16) -> PodRange {
+        PodRange { first: first.parse().unwrap(), last: last.parse().unwrap(), uplink }
+    }
+
+    fn uplink(ifindex: u32, address: &str) -> Uplink {
+        Uplink {
+            ifindex: Ifindex(ifindex),
+            ifname: format!("eth{ifindex}"),
+            mtu: 9001,
+            running: true,
+            gateways: Vec::new(),
+            addresses: vec![address.parse().unwrap()],
+        }
+    }
+
+    fn network() -> NodeNetwork {
+        NodeNetwork {
+            uplinks: vec![uplink(1, "10.0.0.11")],
+            pods: vec![range("10.0.1.16", "10.0.1.31", 0)],
+            native: vec!["10.0.0.0/16".parse().unwrap()],
+            masquerade: true,
+            ..NodeNetwork::default()
+        }
+    }
+
+    #[test]
+    fn each_family_with_pods_has_its_rule() {
+        let v4 = chains(&network());
+        assert!(v4.contains("ip saddr { 10.0.1.16-10.0.1.31 } ip daddr != { 10.0.0.0/16 }"), "{v4}");
+        assert!(!v4.contains("ip6") && !v4.contains("uplinks"), "{v4}");
+        let mut both = network();
+        both.pods.push(range("fd00::1", "fd00::ff", 0));
+        assert!(chains(&both).contains("ip6 saddr { fd00::1-fd00::ff } fib"), "{}", chains(&both));
+    }
+
+    #[test]
+    fn nothing_to_say_is_no_table() {
+        assert_eq!(chains(&NodeNetwork { masquerade: false, ..network() }), "");
+    }
+
+    #[test]
+    fn a_further_uplink_marks_its_own_pods_and_replies_to_its_own_address() {
+        let mut two = network();
+        two.uplinks.push(uplink(2, "10.0.0.21"));
+        two.pods.push(range("10.0.1.48", "10.0.1.63", 1));
+        let text = chains(&two);
+        let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
+        let order = [
+            "ip daddr { 10.0.1.16-10.0.1.31, 10.0.1.48-10.0.1.63 } return",
+            "ct original ip daddr { 10.0.0.11 } return",
+            "ct original ip daddr { 10.0.0.21 } meta mark set meta mark & 0xfffffff0 | 1 return",
+            "ip daddr != { 10.0.0.0/16 } return",
+            "ip saddr { 10.0.1.48-10.0.1.63 } meta mark set meta mark & 0xfffffff0 | 1 return",
+        ];
+        assert!(order.windows(2).all(|pair| position(pair[0]) < position(pair[1])), "{text}");
+    }
+
+    #[test]
+    fn a_network_within_another_is_not_named_twice() {
+        let cidrs: Vec<IpNetwork> = ["10.1.0.0/16", "10.0.0.0/8", "192.168.0.0/16", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into();
+        let names: Vec<_> = merged(&cidrs.iter().collect::<Vec<_>>()).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["10.0.0.0/8", "192.168.0.0/16"]);
+    }
+}
