@@ -20,6 +20,14 @@ pub fn percent() -> Result<f64> {
     Ok(busy_percent(before, read()?))
 }
 
+/// What the machine's processors call themselves.
+#[must_use]
+pub fn processor() -> String {
+    let told = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = told.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or("unknown", |(_, model)| model.trim()).to_owned()
+}
+
 /// What all processors have worked since boot, by the kernel's account: of programs, of the kernel and of interrupts.
 #[derive(Debug, Clone, Copy)]
 pub struct BusyTime {

@@ -33,6 +33,8 @@ pub enum Contender {
     Host,
     /// Barewire with its fast path.
     FastPath,
+    /// The same on a node that is full ([`crate::datapath::loaded`]).
+    Loaded,
     /// Barewire through the kernel's stack.
     Stack,
     /// The reference plugins `bridge` and `host-local`, routed between the nodes.
@@ -45,7 +47,7 @@ pub enum Contender {
 
 impl Contender {
     /// All, in the order of the table.
-    pub const ALL: [Self; 6] = [Self::Host, Self::FastPath, Self::Stack, Self::Bridge, Self::Overlay, Self::Floor];
+    pub const ALL: [Self; 7] = [Self::Host, Self::FastPath, Self::Loaded, Self::Stack, Self::Bridge, Self::Overlay, Self::Floor];
 
     /// Its name in JSON and in the table.
     #[must_use]
@@ -53,6 +55,7 @@ impl Contender {
         match self {
             Self::Host => "host",
             Self::FastPath => "fast_path",
+            Self::Loaded => "loaded",
             Self::Stack => "stack",
             Self::Bridge => "bridge",
             Self::Overlay => "overlay",
@@ -89,8 +92,8 @@ pub struct Site<'a> {
 #[derive(Debug)]
 pub struct Cluster {
     contender: Contender,
-    /// Two on the first node, one on the second.
-    pods: Vec<Attached>,
+    /// By node: two on the first, one on the second, and whoever was added since.
+    pods: [Vec<Attached>; 2],
     plugins: Vec<Plugin>,
     daemons: Vec<Daemon>,
     nodes: [Namespace; 2],
@@ -105,7 +108,7 @@ impl Cluster {
     pub fn build(contender: Contender, site: &Site<'_>, names: &mut Pods) -> Result<Self> {
         let nodes = [Namespace::create()?, Namespace::create()?];
         let fabric = Namespace::create()?;
-        let mut cluster = Self { contender, pods: Vec::new(), plugins: Vec::new(), daemons: Vec::new(), nodes, _fabric: fabric };
+        let mut cluster = Self { contender, pods: [Vec::new(), Vec::new()], plugins: Vec::new(), daemons: Vec::new(), nodes, _fabric: fabric };
         if contender == Contender::Floor {
             cluster.wire_floor()?;
             return Ok(cluster);
@@ -136,7 +139,7 @@ impl Cluster {
         Ok(match self.contender {
             Contender::Host => Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into() }),
             Contender::Floor => None,
-            _ => Some(self.between(0, 2)?),
+            _ => Some(between(&self.pods[0][0], &self.pods[1][0])?),
         })
     }
 
@@ -148,7 +151,7 @@ impl Cluster {
         Ok(match self.contender {
             Contender::Host => None,
             Contender::Floor => Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into() }),
-            _ => Some(self.between(0, 1)?),
+            _ => Some(between(&self.pods[0][0], &self.pods[0][1])?),
         })
     }
 
@@ -166,25 +169,38 @@ impl Cluster {
         let pod = names.make()?;
         let _home = self.nodes[node].enter()?;
         let (took, attached) = self.plugins[node].add(pod)?;
-        self.pods.push(attached);
+        self.pods[node].push(attached);
         Ok(took)
     }
 
-    /// Detaches the pods that were attached to `node` after the first three.
+    /// Detaches the pods that were added to the first node since it was set up.
     ///
     /// # Errors
     /// When the plugin fails.
-    pub fn detach_later(&mut self, node: usize) -> Result<()> {
-        let _home = self.nodes[node].enter()?;
-        for attached in self.pods.drain(3..) {
-            self.plugins[node].del(&attached)?;
+    pub fn detach_later(&mut self) -> Result<()> {
+        let _home = self.nodes[0].enter()?;
+        for attached in self.pods[0].drain(2..) {
+            self.plugins[0].del(&attached)?;
         }
         Ok(())
     }
 
-    fn between(&self, client: usize, server: usize) -> Result<Ends<'_>> {
-        let (client, server) = (&self.pods[client], &self.pods[server]);
-        Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()? })
+    /// A node's network.
+    #[must_use]
+    pub fn node(&self, index: usize) -> &Namespace {
+        &self.nodes[index]
+    }
+
+    /// The pods of a node.
+    #[must_use]
+    pub fn pods(&self, node: usize) -> &[Attached] {
+        &self.pods[node]
+    }
+
+    /// What its daemons wrote last, to go with an error.
+    #[must_use]
+    pub fn end_of_logs(&self) -> String {
+        self.daemons.iter().map(Daemon::end_of_log).collect()
     }
 
     fn wire_floor(&self) -> Result<()> {
@@ -249,8 +265,8 @@ impl Cluster {
         };
         match self.contender {
             Contender::Host | Contender::Floor => {}
-            Contender::FastPath | Contender::Stack => {
-                let (daemon, plugin) = barewire(if self.contender == Contender::FastPath { "auto" } else { "off" })?;
+            Contender::FastPath | Contender::Loaded | Contender::Stack => {
+                let (daemon, plugin) = barewire(if self.contender == Contender::Stack { "off" } else { "auto" })?;
                 self.daemons.push(daemon);
                 self.plugins.push(plugin);
             }
@@ -265,6 +281,10 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+fn between<'a>(client: &'a Attached, server: &'a Attached) -> Result<Ends<'a>> {
+    Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()? })
 }
 
 /// A VXLAN device that knows the other node's, as Flannel sets it up: no learning, one route, neighbour and forwarding
@@ -290,7 +310,7 @@ fn bring_vxlan(index: usize) -> Result<()> {
 }
 
 /// Node 0 is 10.0.0.11.
-fn address_of_node(index: usize) -> Ipv4Addr {
+pub(crate) fn address_of_node(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, if index == 0 { 11 } else { 12 })
 }
 
@@ -304,7 +324,7 @@ fn range_of_node(index: usize) -> String {
 }
 
 /// A setting of the calling thread's network; one that this kernel does not have needs no value.
-fn write_setting(name: &str, value: &str) -> Result<()> {
+pub(crate) fn write_setting(name: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
     if !path.exists() {
         return Ok(());

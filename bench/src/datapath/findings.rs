@@ -65,22 +65,39 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// A figure of Barewire alone, with its rounds.
-#[derive(Debug, Clone)]
+/// A figure that no peer has.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Own {
-    /// Its name in JSON; ends with its unit.
+    /// Its name in JSON; has its unit.
     pub key: &'static str,
     /// What was measured, in a few words.
     pub meaning: &'static str,
-    /// One value a round.
-    pub rounds: Vec<f64>,
+    /// What is promised of it, and what should be.
+    pub limits: Option<(Must, Must)>,
 }
+
+/// The figures that no peer has.
+pub const OWN: [Own; 3] = [
+    Own {
+        key: "bpf_ns_per_packet",
+        meaning: "kernel programs for a packet across nodes, ns",
+        limits: Some((Must::AtMost(350.0), Must::AtMost(200.0))),
+    },
+    Own { key: "returns_at_once_ns", meaning: "a program that returns at once, ns a run: not in the figure above", limits: None },
+    Own {
+        key: "attach_add_ms",
+        meaning: "what attaching adds to an ADD, ms",
+        limits: Some((Must::AtMost(0.5), Must::AtMost(0.2))),
+    },
+];
 
 /// All that was found.
 #[derive(Debug, Clone)]
 pub struct Findings {
     /// What was measured and how: one line over the table.
     pub title: String,
+    /// What the machine's processors call themselves.
+    pub processor: String,
     /// Services in the rules of each node; none without rules.
     pub services: Option<u32>,
     /// CPU time that others used just before, in percent.
@@ -89,55 +106,103 @@ pub struct Findings {
     pub rows: Vec<Row>,
     /// The contenders' figures.
     pub table: Table,
-    /// Figures that have no peer.
-    pub own: Vec<Own>,
+    /// Figures that no peer has, with one value a round.
+    pub own: Vec<(Own, Vec<f64>)>,
     /// What is promised and was measured.
     pub verdicts: Vec<Verdict>,
     /// What is promised and was not.
     pub skipped: Vec<Skipped>,
 }
 
-/// The promises that are a ratio of two contenders: key, promise, row, the other contender, must, aim.
-const RATIOS: [(&str, &str, &str, Contender, Must, Must); 9] = {
+/// A promise that is a ratio of two contenders.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ratio {
+    /// Its name in JSON.
+    pub key: &'static str,
+    /// What was promised, in a few words.
+    pub promise: &'static str,
+    row: &'static str,
+    one: Contender,
+    other: Contender,
+    must: Must,
+    aim: Option<Must>,
+}
+
+const fn ratio(key: &'static str, promise: &'static str, row: &'static str, other: Contender, must: Must, aim: Must) -> Ratio {
+    Ratio { key, promise, row, one: Contender::FastPath, other, must, aim: Some(aim) }
+}
+
+const fn loaded(key: &'static str, promise: &'static str, row: &'static str) -> Ratio {
+    Ratio { key, promise, row, one: Contender::Loaded, other: Contender::FastPath, must: Must::AtMost(1.05), aim: None }
+}
+
+/// The promises that are a ratio, in the order they are printed.
+pub const RATIOS: [Ratio; 11] = {
     use Contender::{Floor, Host, Overlay, Stack};
     use Must::{AtLeast, AtMost};
     [
-        ("rr_cross_ratio_host", "cross-node latency against the nodes'", "rr_cross_us", Host, AtMost(1.15), AtMost(1.05)),
-        ("crr_cross_ratio_host", "cross-node connections against the nodes'", "crr_cross_per_s", Host, AtLeast(0.90), AtLeast(0.97)),
-        ("stream_ratio_host", "cross-node stream against the nodes'", "stream_cross_gbit", Host, AtLeast(0.95), AtLeast(1.0)),
-        ("cpu_per_gb_ratio_host", "CPU for a gigabyte against the nodes'", "stream_cross_cpu_s_per_gb", Host, AtMost(1.15), AtMost(1.05)),
-        ("rr_same_ratio_floor", "same-node latency against one veth", "rr_same_us", Floor, AtMost(1.08), AtMost(1.03)),
-        ("rr_cross_ratio_stack", "cross-node latency against the stack", "rr_cross_us", Stack, AtMost(0.92), AtMost(0.85)),
-        ("rr_same_ratio_stack", "same-node latency against the stack", "rr_same_us", Stack, AtMost(0.85), AtMost(0.80)),
-        ("overlay_stream_gain", "stream against the overlay", "stream_cross_gbit", Overlay, AtLeast(1.5), AtLeast(2.0)),
-        ("overlay_pps_gain", "small packets against the overlay", "udp_cross_pps", Overlay, AtLeast(1.5), AtLeast(2.0)),
+        ratio("rr_cross_ratio_host", "cross-node latency against the nodes'", "rr_cross_us", Host, AtMost(1.15), AtMost(1.05)),
+        ratio("crr_cross_ratio_host", "cross-node connections against the nodes'", "crr_cross_per_s", Host, AtLeast(0.90), AtLeast(0.97)),
+        ratio("stream_ratio_host", "cross-node stream against the nodes'", "stream_cross_gbit", Host, AtLeast(0.95), AtLeast(1.0)),
+        ratio(
+            "cpu_per_gb_ratio_host",
+            "CPU for a gigabyte against the nodes'",
+            "stream_cross_cpu_s_per_gb",
+            Host,
+            AtMost(1.15),
+            AtMost(1.05),
+        ),
+        ratio("rr_same_ratio_floor", "same-node latency against one veth", "rr_same_us", Floor, AtMost(1.08), AtMost(1.03)),
+        ratio("rr_cross_ratio_stack", "cross-node latency against the stack", "rr_cross_us", Stack, AtMost(0.92), AtMost(0.85)),
+        ratio("rr_same_ratio_stack", "same-node latency against the stack", "rr_same_us", Stack, AtMost(0.85), AtMost(0.80)),
+        ratio("overlay_stream_gain", "stream against the overlay", "stream_cross_gbit", Overlay, AtLeast(1.5), AtLeast(2.0)),
+        ratio("overlay_pps_gain", "small packets against the overlay", "udp_cross_pps", Overlay, AtLeast(1.5), AtLeast(2.0)),
+        loaded("loaded_ratio_empty", "cross-node latency, a full node against an empty one", "rr_cross_us"),
+        loaded("loaded_same_ratio_empty", "same-node latency, a full node against an empty one", "rr_same_us"),
     ]
 };
 
 /// The promise to be better than the bridge in every row.
 pub const ROWS_BEHIND_BRIDGE: &str = "rows_behind_bridge";
+/// The same in words.
+pub const PROMISE_OF_ROWS: &str = "rows in which the bridge is as good or better";
 
 impl Findings {
     /// Judges the fast path beside its peers; `absent` says why it could not be measured, where that is so.
     pub fn judge(&mut self, absent: Option<&str>) {
-        for (key, promise, row, other, must, aim) in RATIOS {
-            match self.table.ratio(row, Contender::FastPath, other) {
-                Some(value) => self.verdicts.push(Verdict { key, promise, value, must, aim: Some(aim) }),
-                None => self.skip(key, absent.unwrap_or("not measured")),
+        let reason = absent.unwrap_or("not measured");
+        for Ratio { key, promise, row, one, other, must, aim } in RATIOS {
+            match self.table.ratio(row, one, other) {
+                Some(value) => self.verdicts.push(Verdict { key, promise, value, must, aim }),
+                None => self.skip(key, reason),
             }
         }
         let gains: Vec<_> = self.rows.iter().filter_map(|row| self.gain(*row, Contender::FastPath, Contender::Bridge)).collect();
         if gains.is_empty() {
-            self.skip(ROWS_BEHIND_BRIDGE, absent.unwrap_or("not measured"));
+            self.skip(ROWS_BEHIND_BRIDGE, reason);
         } else {
             let behind = gains.iter().filter(|gain| **gain <= 1.0).map(|_| 1.0).sum();
-            let promise = "rows in which the bridge is as good or better";
-            self.verdicts.push(Verdict { key: ROWS_BEHIND_BRIDGE, promise, value: behind, must: Must::AtMost(0.0), aim: None });
+            self.verdicts.push(Verdict {
+                key: ROWS_BEHIND_BRIDGE,
+                promise: PROMISE_OF_ROWS,
+                value: behind,
+                must: Must::AtMost(0.0),
+                aim: None,
+            });
+        }
+        for (Own { key, meaning, limits }, rounds) in self.own.clone() {
+            match (median(rounds), limits) {
+                (Some(value), Some((must, aim))) => {
+                    self.verdicts.push(Verdict { key, promise: meaning, value, must, aim: Some(aim) });
+                }
+                (None, Some(_)) => self.skip(key, reason),
+                (_, None) => {}
+            }
         }
     }
 
     /// Notes that a promise was not measured.
-    pub fn skip(&mut self, key: &'static str, reason: &str) {
+    fn skip(&mut self, key: &'static str, reason: &str) {
         self.skipped.push(Skipped { key, reason: reason.to_owned() });
     }
 
@@ -151,8 +216,8 @@ impl Findings {
     fn ratios_of_stack(&self) -> Map<String, Value> {
         RATIOS
             .iter()
-            .filter(|(_, _, _, other, _, _)| *other != Contender::Stack)
-            .filter_map(|(key, _, row, other, _, _)| Some(((*key).to_owned(), number(self.table.ratio(row, Contender::Stack, *other)?))))
+            .filter(|ratio| ratio.one == Contender::FastPath && ratio.other != Contender::Stack)
+            .filter_map(|ratio| Some((ratio.key.to_owned(), number(self.table.ratio(ratio.row, Contender::Stack, ratio.other)?))))
             .collect()
     }
 
@@ -160,9 +225,10 @@ impl Findings {
     /// why, the medians of each contender, and the rounds that they are the medians of.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let Self { title, services, noise_percent, rows, table, own, verdicts, skipped } = self;
+        let Self { title, processor, services, noise_percent, rows, table, own, verdicts, skipped } = self;
         let mut object = Map::new();
         object.insert("what".to_owned(), json!(title));
+        object.insert("processor".to_owned(), json!(processor));
         object.insert("services".to_owned(), json!(services));
         object.insert("noise_percent".to_owned(), number(*noise_percent));
         object.extend(verdicts.iter().map(|verdict| (verdict.key.to_owned(), number(verdict.value))));
@@ -174,9 +240,9 @@ impl Findings {
         let numbers = |values: &[f64]| Value::from_iter(values.iter().copied().map(number));
         let mut medians = by_row(&|row, contender| table.median(row, contender).map(number));
         let mut rounds = by_row(&|row, contender| table.rounds(row, contender).map(numbers));
-        for own in own {
-            medians.insert(own.key.to_owned(), median(own.rounds.clone()).map_or(Value::Null, number));
-            rounds.insert(own.key.to_owned(), numbers(&own.rounds));
+        for (own, of_own) in own {
+            medians.insert(own.key.to_owned(), median(of_own.clone()).map_or(Value::Null, number));
+            rounds.insert(own.key.to_owned(), numbers(of_own));
         }
         object.insert("medians".to_owned(), Value::Object(medians));
         object.insert("rounds".to_owned(), Value::Object(rounds));
@@ -192,7 +258,7 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { title, services: _, noise_percent, rows, table, own, verdicts, skipped } = self;
+        let Self { title, processor: _, services: _, noise_percent, rows, table, own, verdicts, skipped } = self;
         writeln!(out, "{title}\nothers used {}% of the machine's CPU time just before\n", rounded(*noise_percent))?;
         write!(out, "{:<28}", "")?;
         for contender in Contender::ALL {
@@ -207,7 +273,7 @@ impl fmt::Display for Findings {
             }
             writeln!(out, "   {}", row.meaning)?;
         }
-        for Own { key, meaning, rounds } in own {
+        for (Own { key, meaning, limits: _ }, rounds) in own {
             let value = median(rounds.clone()).map_or_else(|| "-".to_owned(), |value| rounded(value).to_string());
             writeln!(out, "{key:<28}{value:>10}   {meaning}")?;
         }
@@ -239,6 +305,7 @@ mod tests {
         }
         Findings {
             title: "t".to_owned(),
+            processor: "p".to_owned(),
             services: Some(300),
             noise_percent: 0.0,
             rows: ROWS.to_vec(),
@@ -273,7 +340,7 @@ mod tests {
             json["verdicts"]["rr_cross_ratio_host"],
             json!({"value": 1.1, "must": "≤ 1.15", "pass": true, "aim": "≤ 1.05", "aim_met": false})
         );
-        for (key, ..) in RATIOS {
+        for Ratio { key, .. } in RATIOS {
             assert!(json.get(key).is_some(), "{key}");
             assert!(json["verdicts"].get(key).is_some() != json["skipped"].get(key).is_some(), "{key}");
         }

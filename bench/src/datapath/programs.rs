@@ -14,13 +14,10 @@ use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 
 use crate::daemon::Daemon;
+use crate::datapath::baseline;
 
 /// A packet from a pod passes the first, a packet from the fabric the second.
 const PER_PACKET: [&str; 2] = ["from_pod", "from_uplink"];
-/// Runs for every packet that the fast path sends out by the uplink, sees its mark, and returns at once: what it takes is
-/// what the account itself and the call of any program take.
-const RETURNS_AT_ONCE: &str = "to_uplink";
-
 /// Runs of a program.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Runs {
@@ -31,7 +28,7 @@ pub struct Runs {
 /// The runs of each program, by name, while the account was on.
 pub type RunsByName = BTreeMap<String, Runs>;
 
-/// An account of what the programs of some daemons do; on until it is closed.
+/// An account of what some programs do; on until it is closed.
 #[derive(Debug)]
 pub struct Account {
     programs: BTreeSet<u32>,
@@ -40,12 +37,11 @@ pub struct Account {
 }
 
 impl Account {
-    /// Opens it for the programs that `daemons` hold, whatever else is loaded on this machine.
+    /// Opens it for these programs, whatever else is loaded on this machine.
     ///
     /// # Errors
     /// Without the capability `CAP_SYS_ADMIN`, and where the kernel has no BPF.
-    pub fn open(daemons: &[Daemon]) -> Result<Self> {
-        let programs = daemons.iter().map(held_by).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    pub fn open(programs: BTreeSet<u32>) -> Result<Self> {
         let enabled = enable_stats(Stats::RunTime).context("cannot enable the run-time account of BPF programs")?;
         let before = read(&programs)?;
         Ok(Self { programs, before, _enabled: enabled })
@@ -84,8 +80,16 @@ pub fn require_fast_path(runs: &RunsByName) -> Result<()> {
 /// # Errors
 /// When one of them did not run.
 pub fn nanos_per_packet(runs: &RunsByName) -> Result<f64> {
-    let at_once = nanos_per_run(runs, RETURNS_AT_ONCE)?;
+    let at_once = nanos_at_once(runs)?;
     PER_PACKET.iter().map(|name| Ok(nanos_per_run(runs, name)? - at_once)).sum()
+}
+
+/// Nanoseconds of a program that returns at once.
+///
+/// # Errors
+/// When it did not run.
+pub fn nanos_at_once(runs: &RunsByName) -> Result<f64> {
+    nanos_per_run(runs, baseline::NAME)
 }
 
 /// Nanoseconds of each program and run, the account's own included.
@@ -116,20 +120,32 @@ fn read(programs: &BTreeSet<u32>) -> Result<RunsByName> {
     Ok(runs)
 }
 
-/// The programs that a daemon holds file descriptors of, or of links to.
-fn held_by(daemon: &Daemon) -> Result<BTreeSet<u32>> {
+/// The programs that some daemons hold.
+///
+/// # Errors
+/// When one has ended.
+pub fn of_daemons(daemons: &[Daemon]) -> Result<BTreeSet<u32>> {
+    let of_each = daemons.iter().map(|daemon| held_by(daemon, "prog_id:")).collect::<Result<Vec<_>>>()?;
+    Ok(of_each.into_iter().flatten().collect())
+}
+
+/// The numbers of what a daemon holds file descriptors of, or of links to: of programs or of maps, by the field that says so.
+///
+/// # Errors
+/// When it has ended.
+pub fn held_by(daemon: &Daemon, field: &str) -> Result<BTreeSet<u32>> {
     let folder = format!("/proc/{}/fdinfo", daemon.process());
-    let mut programs = BTreeSet::new();
+    let mut held = BTreeSet::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {folder}: has barewired ended?"))? {
         // A descriptor may be closed meanwhile.
         let told = fs::read_to_string(entry?.path()).unwrap_or_default();
-        programs.extend(program_of(&told));
+        held.extend(number_in(&told, field));
     }
-    Ok(programs)
+    Ok(held)
 }
 
-fn program_of(fdinfo: &str) -> Option<u32> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().parse().ok()
+fn number_in(fdinfo: &str, field: &str) -> Option<u32> {
+    fdinfo.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -142,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_packet_costs_both_programs_less_an_empty_one_for_each() {
-        let seen = runs(&[("from_pod", 10, 2_500), ("from_uplink", 20, 4_000), ("to_uplink", 10, 400)]);
+        let seen = runs(&[("from_pod", 10, 2_500), ("from_uplink", 20, 4_000), (baseline::NAME, 10, 400)]);
         assert!((nanos_per_packet(&seen).unwrap() - (250.0 - 40.0 + 200.0 - 40.0)).abs() < 1e-9);
         assert!(require_fast_path(&seen).is_ok());
     }
@@ -156,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_of_a_program_or_a_link_names_its_program() {
-        assert_eq!(program_of("pos:\t0\nlink_type:\ttcx\nlink_id:\t3\nprog_tag:\tab\nprog_id:\t42\n"), Some(42));
-        assert_eq!(program_of("pos:\t0\nflags:\t02\n"), None);
+        assert_eq!(number_in("pos:\t0\nlink_type:\ttcx\nlink_id:\t3\nprog_tag:\tab\nprog_id:\t42\n", "prog_id:"), Some(42));
+        assert_eq!(number_in("pos:\t0\nflags:\t02\n", "prog_id:"), None);
     }
 }
