@@ -13,8 +13,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const LOG: &str = "barewired.log";
-/// Both file systems show what belongs to whoever mounted them. A kernel without BPF has none for it.
-const OWN_MOUNTS: &str = "mount -t sysfs sysfs /sys && { mount -t bpf bpf /sys/fs/bpf 2>/dev/null || true; } && exec \"$0\" \"$@\"";
+/// Both file systems show what belongs to whoever mounted them. The one sysfs cannot lie on itself, so the other goes first;
+/// a kernel without BPF has no file system for it.
+const OWN_MOUNTS: &str =
+    "umount --lazy /sys && mount -t sysfs sysfs /sys && { mount -t bpf bpf /sys/fs/bpf 2>/dev/null || true; } && exec \"$0\" \"$@\"";
 const READY_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const HTTP_LIMIT: Duration = Duration::from_secs(5);

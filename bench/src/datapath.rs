@@ -27,8 +27,8 @@ use crate::contender::Pods;
 use crate::daemon::Daemon;
 use crate::datapath::baseline::Baseline;
 use crate::datapath::cluster::{Cluster, Contender, Site};
-use crate::datapath::findings::{Findings, OWN, Row, Table};
-use crate::datapath::load::{Load, Pinning};
+use crate::datapath::findings::{Findings, OWN, Part, Row, Table};
+use crate::datapath::load::{Load, Outcome, Pinning};
 use crate::datapath::programs::Account;
 use crate::node::Node;
 use crate::noise;
@@ -70,12 +70,12 @@ struct Measure {
 }
 
 impl Measure {
-    /// Between nodes there is no bare veth, and on one node no other node; a full node is told by its latency.
+    /// Between nodes there is no bare veth, and on one node no other node. A full node has rows of its own ([`IN_PAIRS`]).
     fn is_of(&self, contender: Contender) -> bool {
         match contender {
             Contender::Host => self.across,
             Contender::Floor => !self.across,
-            Contender::Loaded => self.load == Load::PingPong,
+            Contender::Loaded => false,
             Contender::FastPath | Contender::Stack | Contender::Bridge | Contender::Overlay => true,
         }
     }
@@ -83,11 +83,11 @@ impl Measure {
 
 /// The rows of the table, in order.
 pub fn rows() -> impl Iterator<Item = Row> {
-    MEASURES.iter().flat_map(|measure| [Some(measure.row), measure.cpu]).flatten()
+    MEASURES.iter().chain(&IN_PAIRS).flat_map(|measure| [Some(measure.row), measure.cpu]).flatten()
 }
 
-const fn row(key: &'static str, meaning: &'static str, less_is_better: bool) -> Row {
-    Row { key, meaning, less_is_better }
+const fn row(key: &'static str, meaning: &'static str, part: Part, less_is_better: bool) -> Row {
+    Row { key, meaning, part, less_is_better }
 }
 
 const fn measure(row: Row, load: Load, pinning: Pinning, across: bool) -> Measure {
@@ -95,26 +95,63 @@ const fn measure(row: Row, load: Load, pinning: Pinning, across: bool) -> Measur
 }
 
 const MEASURES: [Measure; 9] = [
-    measure(row("rr_cross_us", "TCP ping-pong across nodes, half a round trip", true), Load::PingPong, Pinning::Together, true),
-    measure(row("crr_cross_per_s", "connect, request, response, close, across nodes", false), Load::Connect, Pinning::Together, true),
+    measure(
+        row("rr_cross_us", "TCP ping-pong across nodes, half a round trip", Part::Across, true),
+        Load::PingPong,
+        Pinning::Together,
+        true,
+    ),
+    measure(
+        row("crr_cross_per_s", "connect, request, response, close, across nodes", Part::Across, false),
+        Load::Connect,
+        Pinning::Together,
+        true,
+    ),
     Measure {
-        cpu: Some(row("stream_cross_cpu_s_per_gb", "its CPU seconds of the whole machine", true)),
-        ..measure(row("stream_cross_gbit", "one TCP stream across nodes", false), Load::Stream, Pinning::Apart, true)
+        cpu: Some(row("stream_cross_cpu_s_per_gb", "its CPU seconds of the whole machine", Part::Across, true)),
+        ..measure(row("stream_cross_gbit", "one TCP stream across nodes", Part::Across, false), Load::Stream, Pinning::Apart, true)
     },
     Measure {
-        cpu: Some(row("stream8_cross_cpu_s_per_gb", "their CPU seconds of the whole machine", true)),
+        cpu: Some(row("stream8_cross_cpu_s_per_gb", "their CPU seconds of the whole machine", Part::Across, true)),
         streams: 8,
-        ..measure(row("stream8_cross_gbit", "eight TCP streams across nodes", false), Load::Stream, Pinning::Free, true)
+        ..measure(row("stream8_cross_gbit", "eight TCP streams across nodes", Part::Across, false), Load::Stream, Pinning::Free, true)
     },
-    measure(row("udp_cross_pps", "64-byte UDP packets received across nodes", false), Load::Packets, Pinning::Apart, true),
-    measure(row("rr_same_us", "TCP ping-pong on one node, half a round trip", true), Load::PingPong, Pinning::Together, false),
-    measure(row("crr_same_per_s", "connect, request, response, close, on one node", false), Load::Connect, Pinning::Together, false),
+    measure(row("udp_cross_pps", "64-byte UDP packets received across nodes", Part::Across, false), Load::Packets, Pinning::Apart, true),
+    measure(
+        row("rr_same_us", "TCP ping-pong on one node, half a round trip", Part::OnOneNode, true),
+        Load::PingPong,
+        Pinning::Together,
+        false,
+    ),
+    measure(
+        row("crr_same_per_s", "connect, request, response, close, on one node", Part::OnOneNode, false),
+        Load::Connect,
+        Pinning::Together,
+        false,
+    ),
     Measure {
-        cpu: Some(row("stream_same_cpu_s_per_gb", "its CPU seconds of the whole machine", true)),
-        ..measure(row("stream_same_gbit", "one TCP stream on one node", false), Load::Stream, Pinning::Apart, false)
+        cpu: Some(row("stream_same_cpu_s_per_gb", "its CPU seconds of the whole machine", Part::OnOneNode, true)),
+        ..measure(row("stream_same_gbit", "one TCP stream on one node", Part::OnOneNode, false), Load::Stream, Pinning::Apart, false)
     },
-    measure(row("udp_same_pps", "64-byte UDP packets received on one node", false), Load::Packets, Pinning::Apart, false),
+    measure(row("udp_same_pps", "64-byte UDP packets received on one node", Part::OnOneNode, false), Load::Packets, Pinning::Apart, false),
 ];
+
+/// A full node beside an empty one. What is promised is within the noise of a slot: [`PAIRS`] slots of each in a round.
+const IN_PAIRS: [Measure; 2] = [
+    measure(
+        row("rr_cross_full_us", "TCP ping-pong across nodes, empty and full in pairs", Part::FullNode, true),
+        Load::PingPong,
+        Pinning::Together,
+        true,
+    ),
+    measure(
+        row("rr_same_full_us", "TCP ping-pong on one node, empty and full in pairs", Part::FullNode, true),
+        Load::PingPong,
+        Pinning::Together,
+        false,
+    ),
+];
+const PAIRS: usize = 3;
 
 /// Measures.
 ///
@@ -122,7 +159,7 @@ const MEASURES: [Measure; 9] = [
 /// When anything that is measured fails. A fast path that does not come to work is left out, with the reason.
 pub fn run(binaries: &Path, options: Options) -> Result<Findings> {
     let measured = MEASURES.iter().map(|measure| Contender::ALL.into_iter().filter(|contender| measure.is_of(*contender)).count());
-    let slots = u32::try_from(options.rounds * (measured.sum::<usize>() + SLOTS_OF_ACCOUNT))?;
+    let slots = u32::try_from(options.rounds * (measured.sum::<usize>() + IN_PAIRS.len() * PAIRS * 2 + SLOTS_OF_ACCOUNT))?;
     ensure!(options.rounds > 0 && options.slot >= WARM_UP, "measure at least one round of at least {WARM_UP:?} a slot");
     ensure!(options.slot * slots <= LIMIT, "{slots} slots of {:?} take more than {LIMIT:?}: measure fewer or shorter", options.slot);
 
@@ -160,8 +197,7 @@ impl Bench {
             if matches!(contender, Contender::FastPath | Contender::Loaded) && absent.is_some() {
                 continue;
             }
-            let mut cluster =
-                Cluster::build(contender, &site, &mut names).with_context(|| format!("cannot set up {}", contender.key()))?;
+            let mut cluster = Cluster::build(contender, &site, &mut names).with_context(|| format!("cannot set up {}", contender.key()))?;
             if contender == Contender::FastPath
                 && let Err(error) = prove_fast_path(&cluster)
             {
@@ -185,16 +221,7 @@ impl Bench {
         }
         let baseline = if absent.is_none() { Some(Baseline::set_up(&site, &mut names)?) } else { None };
         let table = Table::default();
-        Ok(Self {
-            clusters,
-            baseline,
-            names,
-            table,
-            absent,
-            bpf_nanos: Vec::new(),
-            at_once_nanos: Vec::new(),
-            attach_millis: Vec::new(),
-        })
+        Ok(Self { clusters, baseline, names, table, absent, bpf_nanos: Vec::new(), at_once_nanos: Vec::new(), attach_millis: Vec::new() })
     }
 
     fn round(&mut self, round: usize, options: Options) -> Result<()> {
@@ -204,12 +231,7 @@ impl Bench {
                 if !measure.is_of(cluster.contender()) {
                     continue;
                 }
-                let ends = if measure.across { cluster.across()? } else { cluster.within()? };
-                let outcome = ends
-                    .context("these pods have no such way")
-                    .and_then(|ends| load::run(measure.load, ends, measure.streams, measure.pinning, options.slot))
-                    .with_context(|| format!("{} of {}", measure.row.key, cluster.contender().key()))
-                    .with_context(|| cluster.end_of_logs())?;
+                let outcome = slot(measure, cluster, options)?;
                 self.table.push(measure.row.key, cluster.contender(), outcome.value);
                 if let (Some(row), Some(value)) = (measure.cpu, outcome.cpu_seconds_per_gb) {
                     self.table.push(row.key, cluster.contender(), value);
@@ -217,9 +239,9 @@ impl Bench {
             }
         }
         if self.absent.is_none() {
+            self.pairs(options)?;
             self.account(options)?;
             self.attach(round)?;
-            loaded::require(&self.clusters[self.position(Contender::Loaded)?])?;
         }
         Ok(())
     }
@@ -227,6 +249,21 @@ impl Bench {
     fn position(&self, contender: Contender) -> Result<usize> {
         let position = self.clusters.iter().position(|cluster| cluster.contender() == contender);
         position.with_context(|| format!("{} is not set up", contender.key()))
+    }
+
+    /// A full node beside an empty one; whoever went first in a pair goes second in the next.
+    fn pairs(&mut self, options: Options) -> Result<()> {
+        let mut pair = [self.position(Contender::FastPath)?, self.position(Contender::Loaded)?].map(|position| &self.clusters[position]);
+        for measure in &IN_PAIRS {
+            for _ in 0..PAIRS {
+                for cluster in pair {
+                    self.table.push(measure.row.key, cluster.contender(), slot(measure, cluster, options)?.value);
+                }
+                pair.reverse();
+            }
+        }
+        let full = &self.clusters[self.position(Contender::Loaded)?];
+        loaded::require(full).with_context(|| full.end_of_logs())
     }
 
     /// Slots with the kernel's account on, in which nothing else is measured: the account has its price.
@@ -286,6 +323,14 @@ impl Bench {
         findings.judge(absent.as_deref());
         findings
     }
+}
+
+fn slot(measure: &Measure, cluster: &Cluster, options: Options) -> Result<Outcome> {
+    let ends = if measure.across { cluster.across()? } else { cluster.within()? };
+    ends.context("these pods have no such way")
+        .and_then(|ends| load::run(measure.load, ends, measure.streams, measure.pinning, options.slot))
+        .with_context(|| format!("{} of {}", measure.row.key, cluster.contender().key()))
+        .with_context(|| cluster.end_of_logs())
 }
 
 /// Sends packets and has the kernel tell whether programs saw them.

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod netns;
 pub mod node;
 pub mod noise;
+pub mod page;
 pub mod plugin;
 pub mod report;
 pub mod samples;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use bench::add::{self, Options};
 use bench::datapath::{self, load, load::Load};
 use bench::machine;
+use bench::page::{self, Sources};
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::alarm;
 use serde_json::Value;
@@ -43,8 +44,10 @@ enum What {
         size: Size,
     },
     /// Pod traffic: Barewire, the nodes themselves, a bridge, an overlay and the bare veth in turns
+    ///
+    /// Trust it on a quiet machine only: others' work shows as `noise_percent`. Some four minutes as it stands.
     Datapath {
-        /// Rounds; a figure is the median over them
+        /// Rounds; a figure is the median over them, so an odd number makes it one that was measured
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Seconds that one figure of one contender is measured in one round
@@ -56,6 +59,23 @@ enum What {
         /// One line of JSON instead of tables
         #[arg(long)]
         json: bool,
+    },
+    /// Write docs/benchmarks.md and its charts from the JSON of runs
+    ///
+    /// Without a file, from the run that is kept beside the page: then the page changes only if this program has.
+    Report {
+        /// What `datapath --json` printed [default: <OUT>/benchmarks/datapath.json]
+        #[arg(long)]
+        datapath: Option<PathBuf>,
+        /// What `datapath --no-services --json` printed
+        #[arg(long)]
+        datapath_without_services: Option<PathBuf>,
+        /// What `add --json` printed
+        #[arg(long)]
+        add: Option<PathBuf>,
+        /// The folder of documents
+        #[arg(long, default_value = "docs")]
+        out: PathBuf,
     },
     /// One end of a load, as `datapath` starts it
     #[command(hide = true)]
@@ -110,29 +130,38 @@ struct Size {
 const LIMIT_SECONDS: u32 = 20 * 60;
 
 fn main() -> Result<()> {
-    let cli = Cli::parse();
-    if let What::Load { end } = cli.what {
-        return run_load(end);
-    }
-    alarm::set(LIMIT_SECONDS);
-    let binaries = binaries()?;
-    match cli.what {
+    match Cli::parse().what {
         What::Add { size, crowd } => {
-            let report = add::run(&binaries, Options { pods: size.pods, rounds: size.rounds, crowd })?;
+            let report = add::run(&begin()?, Options { pods: size.pods, rounds: size.rounds, crowd })?;
             show(size.json, &report.to_json(), &report);
         }
         What::Machine { size } => {
-            let report = machine::run(&binaries, size.pods, size.rounds)?;
+            let report = machine::run(&begin()?, size.pods, size.rounds)?;
             show(size.json, &report.to_json(), &report);
         }
         What::Datapath { rounds, seconds, no_services, json } => {
             let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
-            let findings = datapath::run(&binaries, datapath::Options { rounds, slot, services: !no_services })?;
+            let findings = datapath::run(&begin()?, datapath::Options { rounds, slot, services: !no_services })?;
             show(json, &findings.to_json(), &findings);
         }
-        What::Load { .. } => {}
+        What::Report { datapath, datapath_without_services, add, out } => {
+            for path in page::write(&Sources { datapath, without_services: datapath_without_services, add }, &out)? {
+                println!("{}", path.display());
+            }
+        }
+        What::Load { end } => run_load(end)?,
     }
     Ok(())
+}
+
+/// Limits the time of a measurement; returns where the programs to be measured are: `BAREWIRE_BIN_DIR`, or where this one is.
+fn begin() -> Result<PathBuf> {
+    alarm::set(LIMIT_SECONDS);
+    if let Some(folder) = env::var_os("BAREWIRE_BIN_DIR") {
+        return Ok(PathBuf::from(folder));
+    }
+    let program = env::current_exe().context("cannot tell where this program is: set BAREWIRE_BIN_DIR")?;
+    Ok(program.parent().context("this program is in no folder")?.to_owned())
 }
 
 fn show(json: bool, line: &Value, table: &dyn Display) {
@@ -155,13 +184,4 @@ fn run_load(end: End) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// `BAREWIRE_BIN_DIR`, or where this program is.
-fn binaries() -> Result<PathBuf> {
-    if let Some(folder) = env::var_os("BAREWIRE_BIN_DIR") {
-        return Ok(PathBuf::from(folder));
-    }
-    let program = env::current_exe().context("cannot tell where this program is: set BAREWIRE_BIN_DIR")?;
-    Ok(program.parent().context("this program is in no folder")?.to_owned())
 }

@@ -71,11 +71,11 @@ impl Verdict {
         self.must.is_met_by(self.value)
     }
 
-    /// The value, what it must and should be, and whether it is.
+    /// The promise, the value, what it must and should be, and whether it is.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let Self { key: _, promise: _, value, must, aim } = self;
-        let mut judged = json!({"value": number(*value), "must": must.to_string(), "pass": self.is_kept()});
+        let Self { key: _, promise, value, must, aim } = self;
+        let mut judged = json!({"promise": promise, "value": number(*value), "must": must.to_string(), "pass": self.is_kept()});
         if let Some(aim) = aim {
             judged["aim"] = json!(aim.to_string());
             judged["aim_met"] = json!(aim.is_met_by(*value));
@@ -105,11 +105,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// One object: each figure under its key, the verdicts under `verdicts`, and whether all are kept under `pass`.
+    /// One object: each figure under its key, what was measured under `what`, the verdicts under `verdicts`, and whether all are kept under `pass`.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let Self { title: _, figures, verdicts } = self;
+        let Self { title, figures, verdicts } = self;
         let mut object: Map<_, _> = figures.iter().map(|figure| (figure.key.to_owned(), number(figure.value))).collect();
+        object.insert("what".to_owned(), json!(title));
         let judged: Map<_, _> = verdicts.iter().map(|verdict| (verdict.key.to_owned(), verdict.to_json())).collect();
         object.insert("verdicts".to_owned(), Value::Object(judged));
         object.insert("pass".to_owned(), json!(verdicts.iter().all(Verdict::is_kept)));
@@ -194,7 +195,10 @@ mod tests {
     fn json_has_figures_and_verdicts() {
         let json = report(1.5).to_json();
         assert_eq!(json["add_p50_ms"], json!(2.123));
-        assert_eq!(json["verdicts"]["add_vs_floor"], json!({"value": 1.5, "must": "≤ 1.6", "pass": true}));
+        assert_eq!(
+            json["verdicts"]["add_vs_floor"],
+            json!({"promise": "ADD is near the floor", "value": 1.5, "must": "≤ 1.6", "pass": true})
+        );
         assert_eq!(json["pass"], json!(true));
     }
 

@@ -108,7 +108,8 @@ impl Cluster {
     pub fn build(contender: Contender, site: &Site<'_>, names: &mut Pods) -> Result<Self> {
         let nodes = [Namespace::create()?, Namespace::create()?];
         let fabric = Namespace::create()?;
-        let mut cluster = Self { contender, pods: [Vec::new(), Vec::new()], plugins: Vec::new(), daemons: Vec::new(), nodes, _fabric: fabric };
+        let mut cluster =
+            Self { contender, pods: [Vec::new(), Vec::new()], plugins: Vec::new(), daemons: Vec::new(), nodes, _fabric: fabric };
         if contender == Contender::Floor {
             cluster.wire_floor()?;
             return Ok(cluster);

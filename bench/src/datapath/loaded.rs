@@ -1,21 +1,24 @@
 //! A node that is full: [`ENDPOINTS`] pods by real ADDs, and [`FLOWS`] noted flows of theirs.
 //!
-//! What a node sends to its own pods passes the stack, as a kubelet's probes do, and the kernel programs note each such flow
-//! for the endpoint. So one packet each from the node to many ports of every pod fills the table of flows, and marks every
-//! endpoint as one with flows: from then on each of its packets is looked up. What the maps hold is read from the maps.
+//! Every pod gets a service address of its own, and another pod sends one packet each to many ports of it. The stack
+//! translates them, and the kernel programs note each such flow for the endpoint that it reaches: the table of flows fills,
+//! and every endpoint is marked as one with flows. From then on each of its packets is looked up. What the maps hold is read
+//! from the maps.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use ebpf::flow::{Flow4, Noted};
 use ebpf::layout::Endpoint;
 
 use crate::contender::Pods;
 use crate::daemon::Daemon;
-use crate::datapath::cluster::{Cluster, address_of_node, write_setting};
+use crate::datapath::cluster::{Cluster, write_setting};
 use crate::datapath::programs::held_by;
+use crate::node::feed;
+use crate::plugin::Attached;
 
 /// Pods on the node.
 pub const ENDPOINTS: usize = 1_000;
@@ -23,6 +26,8 @@ pub const ENDPOINTS: usize = 1_000;
 pub const FLOWS: usize = 100_000;
 
 const FIRST_PORT: usize = 20_000;
+/// The first half of a service's address; the second half is its pod's.
+const SERVICES: [u8; 2] = [10, 97];
 /// Longer than any run: the daemon forgets flows that were idle for longer than conntrack would keep them.
 const IDLE_SECONDS: &str = "3600";
 /// Room in a socket's queue is a matter of microseconds.
@@ -45,19 +50,50 @@ pub fn fill(cluster: &mut Cluster, names: &mut Pods) -> Result<()> {
     while cluster.pods(0).len() < ENDPOINTS {
         cluster.add(0, names).with_context(|| format!("the ADD of pod {} of {ENDPOINTS}", cluster.pods(0).len() + 1))?;
     }
-    let _home = cluster.node(0).enter()?;
-    write_setting("netfilter/nf_conntrack_udp_timeout_stream", IDLE_SECONDS)?;
-    let socket = UdpSocket::bind((address_of_node(0), 0)).context("cannot bind the node's address")?;
+    let services = cluster.pods(0).iter().map(service_of).collect::<Result<Vec<_>>>()?;
+    {
+        let _home = cluster.node(0).enter()?;
+        write_setting("netfilter/nf_conntrack_udp_timeout_stream", IDLE_SECONDS)?;
+        feed("nft", &["-f", "-"], "nftables", &translation(&services))?;
+    }
+    // A pod that sent to itself would be translated twice, and its flow would be the node's.
+    let (first, others) = services.split_first().context("the node has no pods")?;
+    send_from(&cluster.pods(0)[0], others)?;
+    send_from(&cluster.pods(0)[1], &[*first])?;
+    require(cluster)
+}
+
+/// A service's address and its pod's.
+fn service_of(pod: &Attached) -> Result<(Ipv4Addr, Ipv4Addr)> {
+    let IpAddr::V4(address) = pod.address()? else { bail!("the pod {} has no IPv4 address", pod.address()?) };
+    let ([first, second], [_, _, third, fourth]) = (SERVICES, address.octets());
+    Ok((Ipv4Addr::new(first, second, third, fourth), address))
+}
+
+/// The rule of all services, for `nft`: a map, as kube-proxy writes in its nftables mode.
+fn translation(services: &[(Ipv4Addr, Ipv4Addr)]) -> String {
+    let backends: Vec<_> = services.iter().map(|(service, pod)| format!("{service} : {pod}")).collect();
+    format!(
+        "table ip bench {{\n\
+         map backends {{ type ipv4_addr : ipv4_addr; elements = {{ {} }} }}\n\
+         chain services {{ type nat hook prerouting priority dstnat; meta l4proto udp dnat to ip daddr map @backends; }}\n\
+         }}\n",
+        backends.join(", ")
+    )
+}
+
+/// One packet from a pod to each port of each service.
+fn send_from(pod: &Attached, services: &[(Ipv4Addr, Ipv4Addr)]) -> Result<()> {
+    let _home = pod.namespace().enter()?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot open a socket in a pod")?;
     socket.set_write_timeout(Some(SEND_LIMIT))?;
-    for pod in cluster.pods(0) {
+    for (service, _) in services {
         for port in FIRST_PORT..FIRST_PORT + FLOWS.div_ceil(ENDPOINTS) {
-            let there = SocketAddr::new(pod.address()?, u16::try_from(port)?);
-            socket.send_to(&[0], there).with_context(|| {
-                format!("the node cannot send to {there}: if not permitted, raise net.netfilter.nf_conntrack_max above {FLOWS}")
-            })?;
+            let there = (*service, u16::try_from(port)?);
+            socket.send_to(&[0], there).with_context(|| format!("a pod cannot send to {there:?}"))?;
         }
     }
-    require(cluster)
+    Ok(())
 }
 
 /// Makes sure that the first node is full, still.
@@ -70,7 +106,8 @@ pub fn require(cluster: &Cluster) -> Result<()> {
     ensure!(
         endpoints >= ENDPOINTS && flows >= FLOWS,
         "the loaded node has {endpoints} endpoints with flows and {flows} noted flows, not {ENDPOINTS} and {FLOWS}: \
-         the kernel programs did not note what the node sent to its pods, or the daemon forgot it"
+         the programs did not note what was sent to services, the daemon forgot it, or conntrack has no room for as many \
+         (net.netfilter.nf_conntrack_max)"
     );
     Ok(())
 }
@@ -106,6 +143,13 @@ fn is_marked(endpoint: [u8; size_of::<Endpoint>()]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_service_is_translated_to_its_pod() {
+        let services =
+            [(Ipv4Addr::new(10, 97, 16, 2), Ipv4Addr::new(10, 10, 16, 2)), (Ipv4Addr::new(10, 97, 17, 0), Ipv4Addr::new(10, 10, 17, 0))];
+        assert!(translation(&services).contains("elements = { 10.97.16.2 : 10.10.16.2, 10.97.17.0 : 10.10.17.0 }"));
+    }
 
     #[test]
     fn an_endpoint_counts_where_its_packets_are_looked_up_and_carried() {
