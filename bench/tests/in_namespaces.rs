@@ -4,14 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::Command;
-use std::{env, fs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bench::netns::Namespace;
 use bench::wiring::Wiring;
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
 /// Says why these tests cannot run here, if so. Where all tiers are promised, that is a failure.
@@ -109,4 +111,78 @@ fn a_measurement_gives_figures_and_touches_nothing() {
         assert!(figures[key].as_f64().is_some_and(|figure| figure > 0.0), "{key} in {stdout}");
     }
     assert!(links().unwrap().is_subset(&before));
+}
+
+/// The folder of built programs, where there is one; `cargo xtask test` names it.
+fn built() -> Option<PathBuf> {
+    let folder = env::var_os("BAREWIRE_BIN_DIR").map(PathBuf::from).filter(|folder| folder.join("barewired").exists());
+    if folder.is_none() {
+        assert!(env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but BAREWIRE_BIN_DIR has no barewired");
+        println!("SKIP BAREWIRE_BIN_DIR has no barewired");
+    }
+    folder
+}
+
+/// The program under test, with the built programs.
+fn bench(built: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_barewire-bench"));
+    command.env("BAREWIRE_BIN_DIR", built).env_remove("LD_LIBRARY_PATH");
+    command
+}
+
+/// What a measurement could leave behind, on the machine and outside its own namespaces: links, pins, folders.
+fn traces() -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for folder in ["/sys/class/net", "/sys/fs/bpf", "/run"] {
+        for entry in fs::read_dir(folder).with_context(|| folder.to_owned())? {
+            found.insert(entry?.path());
+        }
+    }
+    Ok(found)
+}
+
+/// The names of all processes with this variable in their environment: of one that was started with it, and its descendants.
+fn marked(variable: &str) -> Result<Vec<String>> {
+    let processes = fs::read_dir("/proc")?.filter_map(Result::ok).map(|process| process.path());
+    let ours = processes.filter(|process| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+    });
+    Ok(ours.map(|process| fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned()).collect())
+}
+
+#[test]
+fn adds_are_measured_with_the_real_daemon() {
+    let Some(built) = built().filter(|_| !cannot_run()) else { return };
+    let output = bench(&built).args(["add", "--json", "--pods", "2", "--rounds", "1", "--crowd", "2"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(figures["add_p50_ms"].as_f64().is_some_and(|figure| figure > 0.0), "{figures}");
+}
+
+/// Namespaces, mounts and daemons end with the process, so there is nothing that a signal could keep it from doing.
+#[test]
+fn a_measurement_that_is_ended_leaves_nothing_behind() {
+    let Some(built) = built().filter(|_| !cannot_run()) else { return };
+    let before = traces().unwrap();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let mark = format!("{}-{signal}", std::process::id());
+        let variable = format!("BENCH_TEST={mark}");
+        let mut child = bench(&built).arg("datapath").env("BENCH_TEST", &mark).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        while marked(&variable).unwrap().iter().filter(|name| *name == "barewired").count() < 2 {
+            assert!(started.elapsed() < Duration::from_secs(30), "no daemons run: {:?}", marked(&variable));
+            assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+            thread::sleep(Duration::from_millis(20));
+        }
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        child.wait().unwrap();
+        let ended = Instant::now();
+        while !marked(&variable).unwrap().is_empty() {
+            assert!(ended.elapsed() < Duration::from_secs(10), "after {signal}: {:?}", marked(&variable));
+            thread::sleep(Duration::from_millis(20));
+        }
+        let left: Vec<_> = traces().unwrap().difference(&before).cloned().collect();
+        assert!(left.is_empty(), "after {signal}: {left:?}");
+    }
 }
