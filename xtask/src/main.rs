@@ -63,9 +63,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure beside a peer: `bench add --json`
+    /// Measure beside a peer: `bench add`, `bench datapath`; write docs/benchmarks.md from the runs: `bench report`
     Bench {
-        /// Passed on to `barewire-bench`, e.g. add --json --pods 100
+        /// Passed on to `barewire-bench`, e.g. datapath --json --rounds 5
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -89,7 +89,11 @@ fn main() -> Result<()> {
         }
         Task::Demo { args } => hand_over(&workspace, &Kind::OF_NODES, "barewire-lab", Some("demo"), &args),
         Task::Lab { args } => hand_over(&workspace, &Kind::OF_NODES, "barewire-lab", None, &args),
-        Task::Bench { args } => hand_over(&workspace, &Kind::ALL, "barewire-bench", None, &args),
+        Task::Bench { args } => {
+            // What writes a report measures nothing.
+            let is_report = args.first().is_some_and(|first| first == "report");
+            hand_over(&workspace, if is_report { &[Kind::Node] } else { &Kind::ALL }, "barewire-bench", None, &args)
+        }
     }
 }
 
