@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod findings;
 pub mod load;
 pub mod loaded;
+pub mod measures;
 pub mod programs;
 pub mod rules;
 
@@ -27,8 +28,9 @@ use crate::contender::Pods;
 use crate::daemon::Daemon;
 use crate::datapath::baseline::Baseline;
 use crate::datapath::cluster::{Cluster, Contender, Site};
-use crate::datapath::findings::{Findings, OWN, Part, Row, Table};
+use crate::datapath::findings::{Findings, OWN, Table};
 use crate::datapath::load::{Load, Outcome, Pinning};
+use crate::datapath::measures::{IN_PAIRS, MEASURES, Measure};
 use crate::datapath::programs::Account;
 use crate::node::Node;
 use crate::noise;
@@ -59,98 +61,7 @@ const BLOCK: usize = 5;
 /// Before anything counts: neighbours, connection tracking, page cache.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// A load that gives one row, or two: a stream also tells what it took.
-struct Measure {
-    row: Row,
-    cpu: Option<Row>,
-    load: Load,
-    streams: usize,
-    pinning: Pinning,
-    across: bool,
-}
-
-impl Measure {
-    /// Between nodes there is no bare veth, and on one node no other node. A full node has rows of its own ([`IN_PAIRS`]).
-    fn is_of(&self, contender: Contender) -> bool {
-        match contender {
-            Contender::Host => self.across,
-            Contender::Floor => !self.across,
-            Contender::Loaded => false,
-            Contender::FastPath | Contender::Stack | Contender::Bridge | Contender::Overlay => true,
-        }
-    }
-}
-
-/// The rows of the table, in order.
-pub fn rows() -> impl Iterator<Item = Row> {
-    MEASURES.iter().chain(&IN_PAIRS).flat_map(|measure| [Some(measure.row), measure.cpu]).flatten()
-}
-
-const fn row(key: &'static str, meaning: &'static str, part: Part, less_is_better: bool) -> Row {
-    Row { key, meaning, part, less_is_better }
-}
-
-const fn measure(row: Row, load: Load, pinning: Pinning, across: bool) -> Measure {
-    Measure { row, cpu: None, load, streams: 1, pinning, across }
-}
-
-const MEASURES: [Measure; 9] = [
-    measure(
-        row("rr_cross_us", "TCP ping-pong across nodes, half a round trip", Part::Across, true),
-        Load::PingPong,
-        Pinning::Together,
-        true,
-    ),
-    measure(
-        row("crr_cross_per_s", "connect, request, response, close, across nodes", Part::Across, false),
-        Load::Connect,
-        Pinning::Together,
-        true,
-    ),
-    Measure {
-        cpu: Some(row("stream_cross_cpu_s_per_gb", "its CPU seconds of the whole machine", Part::Across, true)),
-        ..measure(row("stream_cross_gbit", "one TCP stream across nodes", Part::Across, false), Load::Stream, Pinning::Apart, true)
-    },
-    Measure {
-        cpu: Some(row("stream8_cross_cpu_s_per_gb", "their CPU seconds of the whole machine", Part::Across, true)),
-        streams: 8,
-        ..measure(row("stream8_cross_gbit", "eight TCP streams across nodes", Part::Across, false), Load::Stream, Pinning::Free, true)
-    },
-    measure(row("udp_cross_pps", "64-byte UDP packets received across nodes", Part::Across, false), Load::Packets, Pinning::Apart, true),
-    measure(
-        row("rr_same_us", "TCP ping-pong on one node, half a round trip", Part::OnOneNode, true),
-        Load::PingPong,
-        Pinning::Together,
-        false,
-    ),
-    measure(
-        row("crr_same_per_s", "connect, request, response, close, on one node", Part::OnOneNode, false),
-        Load::Connect,
-        Pinning::Together,
-        false,
-    ),
-    Measure {
-        cpu: Some(row("stream_same_cpu_s_per_gb", "its CPU seconds of the whole machine", Part::OnOneNode, true)),
-        ..measure(row("stream_same_gbit", "one TCP stream on one node", Part::OnOneNode, false), Load::Stream, Pinning::Apart, false)
-    },
-    measure(row("udp_same_pps", "64-byte UDP packets received on one node", Part::OnOneNode, false), Load::Packets, Pinning::Apart, false),
-];
-
-/// A full node beside an empty one. What is promised is within the noise of a slot: [`PAIRS`] slots of each in a round.
-const IN_PAIRS: [Measure; 2] = [
-    measure(
-        row("rr_cross_full_us", "TCP ping-pong across nodes, empty and full in pairs", Part::FullNode, true),
-        Load::PingPong,
-        Pinning::Together,
-        true,
-    ),
-    measure(
-        row("rr_same_full_us", "TCP ping-pong on one node, empty and full in pairs", Part::FullNode, true),
-        Load::PingPong,
-        Pinning::Together,
-        false,
-    ),
-];
+/// Slots of a full node in a round, and of an empty one: what is promised is within the noise of one.
 const PAIRS: usize = 3;
 
 /// Measures.
@@ -314,7 +225,7 @@ impl Bench {
             processor: noise::processor(),
             services,
             noise_percent,
-            rows: rows().collect(),
+            rows: measures::rows().collect(),
             table,
             own: OWN.iter().copied().zip([bpf_nanos, at_once_nanos, attach_millis]).collect(),
             verdicts: Vec::new(),

@@ -173,8 +173,6 @@ pub const RATIOS: [Ratio; 11] = {
 
 /// The promise to be better than the bridge in every row.
 pub const ROWS_BEHIND_BRIDGE: &str = "rows_behind_bridge";
-/// The same in words.
-pub const PROMISE_OF_ROWS: &str = "rows in which the bridge is as good or better";
 
 impl Findings {
     /// Judges the fast path beside its peers; `absent` says why it could not be measured, where that is so.
@@ -193,7 +191,7 @@ impl Findings {
             let behind = gains.iter().filter(|gain| **gain <= 1.0).map(|_| 1.0).sum();
             self.verdicts.push(Verdict {
                 key: ROWS_BEHIND_BRIDGE,
-                promise: PROMISE_OF_ROWS,
+                promise: "rows in which the bridge is as good or better",
                 value: behind,
                 must: Must::AtMost(0.0),
                 aim: None,

@@ -3,7 +3,7 @@
 //! Every pod gets a service address of its own, and another pod sends one packet each to many ports of it. The stack
 //! translates them, and the kernel programs note each such flow for the endpoint that it reaches: the table of flows fills,
 //! and every endpoint is marked as one with flows. From then on each of its packets is looked up. What the maps hold is read
-//! from the maps.
+//! from the maps. On nodes without rules, these services are the only ones.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;

@@ -13,7 +13,7 @@ use crate::datapath::findings::median;
 #[derive(Debug, Clone)]
 pub struct Run(Value);
 
-/// A promise, and what a run made of it. Where it was not measured, the value is a reason.
+/// A promise, and what a run made of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
     /// In a few words.

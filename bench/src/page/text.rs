@@ -4,9 +4,9 @@ use std::fmt::{self, Write as _};
 
 use anyhow::{Context, Result};
 
-use crate::datapath;
 use crate::datapath::cluster::Contender;
 use crate::datapath::findings::{OWN, Part, RATIOS, ROWS_BEHIND_BRIDGE, Row, median};
+use crate::datapath::measures;
 use crate::page::Runs;
 use crate::page::chart::{Bar, Chart, Group};
 use crate::page::run::{Judged, Run};
@@ -149,7 +149,7 @@ fn judged_row(run: &Run, key: &str, beside: Option<String>) -> Option<Vec<String
 }
 
 fn table(page: &mut Page, run: &Run, part: Part, contenders: &[Contender]) {
-    let rows = datapath::rows().filter(|row| row.part == part).filter_map(|row| {
+    let rows = measures::rows().filter(|row| row.part == part).filter_map(|row| {
         let cells: Vec<_> = contenders.iter().map(|contender| cell(run.rounds(row.key, Some(*contender)))).collect();
         let is_measured = cells.iter().any(|cell| !cell.is_empty());
         is_measured.then(|| [vec![format!("{}, {}", row.meaning, unit(row))], cells].concat())
@@ -213,12 +213,12 @@ pub(super) fn charts(run: &Run) -> [(&'static str, Chart); 3] {
     ];
     let groups = |part: Part, contenders: [Contender; 5]| -> Vec<Group> {
         let of_row = |(subject, heading): (&str, &str)| {
-            let row = datapath::rows().find(|row| row.part == part && row.key.split('_').next() == Some(subject))?;
+            let row = measures::rows().find(|row| row.part == part && row.key.split('_').next() == Some(subject))?;
             Some(Group { heading: heading.to_owned(), bars: bars(run, row, contenders) })
         };
         OF_ONE.into_iter().filter_map(of_row).collect()
     };
-    let cpu = datapath::rows().filter(|row| row.key.ends_with("_cross_cpu_s_per_gb")).map(|row| {
+    let cpu = measures::rows().filter(|row| row.key.ends_with("_cross_cpu_s_per_gb")).map(|row| {
         let heading = if row.key.starts_with("stream8") { "Eight TCP streams" } else { "One TCP stream" };
         let costs = ACROSS.into_iter().filter_map(|contender| {
             let cost = median(run.rounds(row.key, Some(contender)))?;
