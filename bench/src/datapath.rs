@@ -252,5 +252,9 @@ fn prove_fast_path(cluster: &Cluster) -> Result<()> {
         load::run(Load::PingPong, ends, 1, Pinning::Together, WARM_UP)?;
         programs::require_fast_path(&account.close()?)
     };
-    proof().map_err(|error| anyhow!("fast_path = \"auto\" does not carry packets: {error:#}; {}", cluster.end_of_logs().trim()))
+    proof().map_err(|error| {
+        // The reason goes into the findings, and is one line there.
+        eprint!("{}", cluster.end_of_logs());
+        anyhow!("fast_path = \"auto\" does not carry packets: {error:#}")
+    })
 }
