@@ -76,8 +76,8 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
 
     let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments));
     match keeper.look() {
-        // The stack carries what the programs do not, and they are tried again.
-        Err(error @ ApplyError::FastPath(_)) => tracing::error!(%error, "trying again soon"),
+        // The stack carries what the programs do not.
+        Err(ApplyError::FastPath(_)) => keeper.look_again(),
         outcome => outcome?,
     }
 
@@ -186,11 +186,7 @@ fn serve_beside_pods(
         let mut terminate = io("await SIGTERM", signal(SignalKind::terminate()))?;
         let mut reload = io("await SIGHUP", signal(SignalKind::hangup()))?;
         let keeper = RefCell::new(keeper);
-        let uplinks = uplink_watch::follow(|| {
-            if let Err(error) = keeper.borrow_mut().look() {
-                tracing::error!(%error, "trying again soon");
-            }
-        });
+        let uplinks = uplink_watch::follow(|| keeper.borrow_mut().look_again());
         let uplinks = io("follow the uplinks", uplinks)?;
         let reloads = async {
             while reload.recv().await.is_some() {

@@ -33,11 +33,13 @@ pub(crate) struct Keeper {
     config: Config,
     attachments: Arc<Attachments<Linux>>,
     applied: Option<NodeNetwork>,
+    /// What the last look failed with; said once.
+    complaint: Option<String>,
 }
 
 impl Keeper {
     pub(crate) const fn new(file: ConfigFile, config: Config, attachments: Arc<Attachments<Linux>>) -> Self {
-        Self { file, config, attachments, applied: None }
+        Self { file, config, attachments, applied: None, complaint: None }
     }
 
     /// Looks at the interfaces, and applies what is news. What could not be applied is tried again at the next look.
@@ -71,6 +73,15 @@ impl Keeper {
         Ok(())
     }
 
+    /// Looks, and says what is wrong: the same once, however often it is tried.
+    pub(crate) fn look_again(&mut self) {
+        let complaint = self.look().err().map(|error| error.to_string());
+        if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+            tracing::error!(error, "trying again every ten seconds");
+        }
+        self.complaint = complaint;
+    }
+
     /// Reads the configuration again. What all pods share takes effect now; for the rest the log says that it has to wait.
     pub(crate) fn reload(&mut self) {
         let new = match self.file.read() {
@@ -93,10 +104,8 @@ impl Keeper {
             );
         }
         self.config = now;
-        match self.look() {
-            Ok(()) => tracing::info!("the configuration was reloaded"),
-            Err(error) => tracing::error!(%error, "the configuration was reloaded, but not all of it applied; trying again soon"),
-        }
+        self.look_again();
+        tracing::info!("the configuration was reloaded");
     }
 }
 
