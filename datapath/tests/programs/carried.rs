@@ -1,0 +1,241 @@
+//! The whole way, with the crate's own loader and wiring: a packet from pod to pod, and one to the network and back.
+//!
+//! The namespace forwards nothing, so what arrives was carried by the programs.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use datapath::fast_path::{Counter, Destination, FIRST_IFINDEX, FastPath, IdleSeconds, Scope, Traffic, TrafficOf, view};
+use datapath::netlink::{Request, Socket};
+use datapath::{HostNetns, Ifindex, Netns, PodLink, Uplink, attach};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sched::{CloneFlags, unshare};
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::{object, private};
+
+const UPLINK: Ifindex = Ifindex(10);
+const FABRIC: Ifindex = Ifindex(11);
+const LOOPBACK: Ifindex = Ifindex(1);
+/// Under emulation everything takes its time.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Ethernet, IP and UDP headers, and the message.
+const MESSAGE: &[u8] = b"by the fast path";
+
+/// One family's addresses: two pods, another node's pod, the gateway, this node's uplink.
+const FAMILIES: [[&str; 5]; 2] = [
+    ["10.0.1.17", "10.0.1.18", "10.0.1.40", "10.0.0.1", "10.0.0.11"],
+    ["fd00:10:0:1::11", "fd00:10:0:1::12", "fd00:10:0:2::11", "fd00:10::1", "fd00:10::b"],
+];
+
+#[test]
+fn what_the_stack_does_not_forward_arrives() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        for [a, b, remote, ..] in FAMILIES {
+            let (a, b, remote): (IpAddr, IpAddr, IpAddr) = (a.parse()?, b.parse()?, remote.parse()?);
+            let before = node.counts()?;
+            exchange(&node.pods[0], a, &node.pods[1], b).context("between pods of a node")?;
+            println!("{a} and {b} have talked");
+            exchange(&node.pods[0], a, &node.fabric, remote).context("between nodes")?;
+            println!("{a} and {remote} have talked");
+            exchange(&node.fabric, remote, &node.pods[0], a).context("between nodes, begun by the other")?;
+            let after = node.counts()?;
+
+            let headers = if a.is_ipv4() { 14 + 20 + 8 } else { 14 + 40 + 8 };
+            let bytes = headers + MESSAGE.len() as u64;
+            let grown = |scope, packets| {
+                let plus = |counter: Counter| Counter { packets: counter.packets + packets, bytes: counter.bytes + packets * bytes };
+                let at = scope as usize;
+                ensure!(after.sent[at] == plus(before.sent[at]), "{scope:?} sent: {:?}, then {:?}", before.sent, after.sent);
+                ensure!(after.received[at] == plus(before.received[at]), "{scope:?} received: {before:?}, then {after:?}");
+                Ok(())
+            };
+            grown(Scope::SameNode, 1)?;
+            grown(Scope::Vpc, 2)?;
+        }
+        node.nothing_by_the_stack()
+    })
+}
+
+/// A node with two pods, and what stands for the rest of the cloud network.
+struct Node {
+    fast_path: FastPath,
+    pods: [Netns; 2],
+    fabric: Netns,
+}
+
+impl Node {
+    fn build(object: &Path) -> Result<Self> {
+        for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            fs::write(Path::new("/proc/sys/net").join(family), "0").with_context(|| format!("forward nothing: {family}"))?;
+        }
+        let home = HostNetns::current()?;
+        let mut host = Socket::open()?;
+        let node = Self {
+            fast_path: FastPath::load(object, Path::new("/run/test"))?,
+            pods: [namespace(&home)?, namespace(&home)?],
+            fabric: namespace(&home)?,
+        };
+        println!("loaded");
+        node.fast_path.set_network(&network()?)?;
+        node.connect(&mut host)?;
+        for (number, netns) in node.pods.iter().enumerate() {
+            let link = pod_link(number)?;
+            node.fast_path.add_endpoint(&link)?;
+            attach(&mut host, netns, &link, Some(&node.fast_path))?;
+        }
+        println!("attached");
+        Ok(node)
+    }
+
+    /// The uplink, with the programs, and the fabric behind it.
+    fn connect(&self, host: &mut Socket) -> Result<()> {
+        host.execute(vec![uplink_pair(&self.fabric), up(UPLINK)])?;
+        for [_, _, remote, gateway, node] in FAMILIES {
+            let (remote, gateway, node): (IpAddr, IpAddr, IpAddr) = (remote.parse()?, gateway.parse()?, node.parse()?);
+            let pods = if node.is_ipv4() { ("10.0.1.16".parse()?, 28) } else { ("fd00:10:0:1::".parse()?, 64) };
+            let on_link = if node.is_ipv4() { 24 } else { 64 };
+            host.execute(vec![address(UPLINK, node, on_link)])?;
+            self.fabric.run(|| {
+                Socket::open()?.execute(vec![
+                    up(LOOPBACK),
+                    up(FABRIC),
+                    address(FABRIC, gateway, on_link),
+                    address(LOOPBACK, remote, if node.is_ipv4() { 32 } else { 128 }),
+                    route(pods, node),
+                ])
+            })??;
+        }
+        let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
+        let uplink =
+            Uplink { ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, node_addresses: Vec::new() };
+        Ok(self.fast_path.attach_uplink(host, &uplink)?)
+    }
+
+    /// Of the first pod.
+    fn counts(&self) -> Result<Traffic> {
+        Ok(self.fast_path.traffic(TrafficOf::Pod(Ifindex(FIRST_IFINDEX)))?)
+    }
+
+    /// A packet of the fast path is neither noted nor taken for the host's own where it leaves.
+    fn nothing_by_the_stack(&self) -> Result<()> {
+        let never = IdleSeconds { tcp: u32::MAX, other: u32::MAX };
+        ensure!(self.fast_path.forget_idle_flows(never)? == 0, "flows were noted as going through the stack");
+        // Interfaces speak for themselves, by multicast, when they come up.
+        let reasons: Vec<_> =
+            self.fast_path.reasons()?.into_iter().filter(|(name, packets)| *packets != 0 && *name != "link_local").collect();
+        ensure!(reasons.is_empty(), "packets left the fast path: {reasons:?}");
+        let host = self.fast_path.traffic(TrafficOf::Host)?;
+        ensure!(host.sent.iter().all(|counter| counter.packets == 0), "counted as the host's own: {:?}", host.sent);
+        Ok(())
+    }
+}
+
+/// A datagram from `here` arrives, whole, from the right address.
+fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()> {
+    let bind = |netns: &Netns, address: IpAddr| -> Result<UdpSocket> {
+        let socket = netns.run(|| UdpSocket::bind((address, 0)))??;
+        socket.set_read_timeout(Some(LIMIT))?;
+        Ok(socket)
+    };
+    let (near, far) = (bind(here, from)?, bind(there, to)?);
+    let send = |from: &UdpSocket, to: &UdpSocket| -> Result<()> {
+        let target: SocketAddr = to.local_addr()?;
+        from.send_to(MESSAGE, target)?;
+        let mut message = [0; 64];
+        let (length, source) = to.recv_from(&mut message).with_context(|| format!("nothing came from {from:?}"))?;
+        ensure!(source == from.local_addr()? && message[..length] == *MESSAGE, "from {source}: {:?}", &message[..length]);
+        Ok(())
+    };
+    send(&near, &far)?;
+    send(&far, &near)
+}
+
+fn network() -> Result<datapath::fast_path::Network> {
+    let to = |cidr: &str| Ok::<_, anyhow::Error>(Destination { cidr: cidr.parse()?, scope: Scope::Vpc, native: true });
+    let local = [("10.0.1.16".parse()?, "10.0.1.31".parse()?), ("fd00:10:0:1::".parse()?, "fd00:10:0:1::ffff".parse()?)];
+    Ok(view(&local, &[to("10.0.0.0/16")?, to("fd00:10::/32")?])?)
+}
+
+fn pod_link(number: usize) -> Result<PodLink> {
+    let slot = u8::try_from(number)?;
+    Ok(PodLink {
+        host_ifname: format!("bwtest{number}"),
+        host_ifindex: Ifindex(FIRST_IFINDEX + u32::from(slot)),
+        pod_ifname: "eth0".to_owned(),
+        pod_mac: [2, 0, 0, 0, 0, slot],
+        mtu: 1500,
+        container_id: format!("test-{number}"),
+        addresses: FAMILIES.iter().map(|family| family[number].parse()).collect::<Result<_, _>>()?,
+    })
+}
+
+fn namespace(home: &HostNetns) -> Result<Netns> {
+    let maker = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok::<_, anyhow::Error>(OwnedFd::from(File::open("/proc/thread-self/ns/net")?))
+    });
+    let fd = maker.join().map_err(|_panic| anyhow!("the thread that makes a namespace panicked"))??;
+    Ok(Netns::new(fd, home)?)
+}
+
+fn request(step: &'static str, message: RouteNetlinkMessage) -> Request {
+    Request { step, message, flags: NLM_F_CREATE | NLM_F_EXCL }
+}
+
+fn uplink_pair(fabric: &Netns) -> Request {
+    let mut peer = LinkMessage::default();
+    peer.header.index = FABRIC.0;
+    peer.attributes = vec![LinkAttribute::IfName("fabric".to_owned()), LinkAttribute::NetNsFd(fabric.as_fd().as_raw_fd())];
+    let mut message = LinkMessage::default();
+    message.header.index = UPLINK.0;
+    message.attributes = vec![
+        LinkAttribute::IfName("uplink".to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
+    ];
+    request("make the uplink", RouteNetlinkMessage::NewLink(message))
+}
+
+fn up(ifindex: Ifindex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex.0;
+    (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
+    Request { step: "set a link up", message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn address(ifindex: Ifindex, address: IpAddr, prefix_len: u8) -> Request {
+    let mut message = AddressMessage::default();
+    (message.header.family, message.header.prefix_len, message.header.index) = (family(address), prefix_len, ifindex.0);
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if address.is_ipv6() {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    request("give a link its address", RouteNetlinkMessage::NewAddress(message))
+}
+
+fn route((network, prefix_len): (IpAddr, u8), gateway: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    (message.header.address_family, message.header.destination_prefix_length) = (family(gateway), prefix_len);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes =
+        vec![RouteAttribute::Destination(RouteAddress::from(network)), RouteAttribute::Gateway(RouteAddress::from(gateway))];
+    request("give the fabric its route to the pods", RouteNetlinkMessage::NewRoute(message))
+}

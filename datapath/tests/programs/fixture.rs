@@ -1,0 +1,220 @@
+//! One fixture: the maps and a packet before, the verdict and every change of the maps after.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+use ebpf::account::{Direction, Reason};
+use ebpf::flow::{Flow4, Flow6};
+use ebpf::layout::FIRST_IFINDEX;
+use ebpf::packet::{Frame, Transport};
+use ebpf::scope::Scope;
+use ebpf::verdict::{self, Verdict};
+
+use crate::loaded::{Loaded, ROOM, SkBuff};
+use crate::packet::Packet;
+use crate::tables::{Flow, World};
+
+/// `TC_ACT_OK`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT`, linux/pkt_cls.h
+const OK: u32 = 0;
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    FromPod,
+    ToPod,
+    FromUplink,
+    ToUplink,
+}
+
+impl Program {
+    pub(crate) const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+
+    /// Its name in the object file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+            Self::ToUplink => "to_uplink",
+        }
+    }
+}
+
+/// One packet that was counted: for the endpoint in a slot, or for the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) of: Option<u32>,
+    pub(crate) direction: Direction,
+    pub(crate) scope: Scope,
+}
+
+/// A flag that was set in an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    HasFlows(u32),
+    StackOnly(u32),
+}
+
+/// What is to come of it. Whatever is not named here must not have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expected {
+    /// For the programs at egress, which only look on, [`Verdict::Host`].
+    pub(crate) verdict: Verdict,
+    pub(crate) counts: Vec<Count>,
+    /// A new entry in a table of flows.
+    pub(crate) noted: Option<Flow>,
+    pub(crate) mark: Option<Mark>,
+}
+
+impl From<Verdict> for Expected {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, counts: Vec::new(), noted: None, mark: None }
+    }
+}
+
+impl Expected {
+    pub(crate) fn sent(self, slot: u32, scope: Scope) -> Self {
+        self.counted(Some(slot), Direction::Sent, scope)
+    }
+
+    pub(crate) fn received(self, slot: u32, scope: Scope) -> Self {
+        self.counted(Some(slot), Direction::Received, scope)
+    }
+
+    pub(crate) fn by_host(self, direction: Direction, scope: Scope) -> Self {
+        self.counted(None, direction, scope)
+    }
+
+    fn counted(mut self, of: Option<u32>, direction: Direction, scope: Scope) -> Self {
+        self.counts.push(Count { of, direction, scope });
+        self
+    }
+
+    /// The flow goes into the table, and its endpoint has flows from now on.
+    pub(crate) fn noted(self, slot: u32, flow: Flow) -> Self {
+        Self { noted: Some(flow), mark: Some(Mark::HasFlows(slot)), ..self }
+    }
+
+    pub(crate) fn marked(self, mark: Mark) -> Self {
+        Self { mark: Some(mark), ..self }
+    }
+
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        match self.verdict {
+            Verdict::Drop(reason) | Verdict::Stack(reason) => Some(reason),
+            Verdict::Host | Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => None,
+        }
+    }
+
+    fn code(&self) -> u32 {
+        match self.verdict {
+            Verdict::Host | Verdict::Stack(_) => OK,
+            Verdict::Drop(_) => SHOT,
+            Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => REDIRECT,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Fixture {
+    pub(crate) name: String,
+    pub(crate) program: Program,
+    /// The maps before.
+    pub(crate) world: World,
+    /// The interface that the packet passes.
+    pub(crate) ifindex: u32,
+    pub(crate) packet: Packet,
+    pub(crate) expected: Expected,
+}
+
+/// A flow in the direction of `source` to `destination`.
+pub(crate) fn flow(source: IpAddr, destination: IpAddr, protocol: u8, source_port: u16, destination_port: u16) -> Flow {
+    let transport = Transport { protocol, source: source_port.to_be_bytes(), destination: destination_port.to_be_bytes() };
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Flow::V4(Flow4::new(source.octets(), destination.octets(), transport)),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => Flow::V6(Flow6::new(source.octets(), destination.octets(), transport)),
+        mixed => panic!("two families in one flow: {mixed:?}"),
+    }
+}
+
+impl Fixture {
+    /// In the kernel: the return code, and all maps before and after.
+    pub(crate) fn judge(&self, loaded: &mut Loaded) -> Result<()> {
+        let Expected { counts, noted, mark, .. } = &self.expected;
+        let bytes = self.packet.bytes();
+        loaded.set(&self.world)?;
+        let code = loaded.run(self.program, self.ifindex, &bytes)?.code;
+        let after = loaded.changes()?;
+        ensure!(code == self.expected.code(), "returned {code}, not {}", self.expected.code());
+
+        let frame = u64::try_from(bytes.len())?;
+        let bytes_counted: Vec<_> = counts.iter().map(|count| (*count, 1, frame)).collect();
+        ensure!(after.counts == bytes_counted, "counted {:?}, not {bytes_counted:?}", after.counts);
+        let reasons: Vec<_> = self.expected.reason().into_iter().map(|reason| (reason, 1)).collect();
+        ensure!(after.reasons == reasons, "gave reasons {:?}, not {reasons:?}", after.reasons);
+
+        let flows: Vec<_> = self.world.flows.iter().chain(noted).copied().collect();
+        let same = flows.len() == after.flows.len() && flows.iter().all(|flow| after.flows.contains(flow));
+        ensure!(same, "the tables of flows hold {:?}, not {flows:?}", after.flows);
+        let mut endpoints = self.world.endpoints.clone();
+        for (slot, endpoint) in &mut endpoints {
+            match mark {
+                Some(Mark::HasFlows(marked)) if marked == slot => endpoint.has_flows = 1,
+                Some(Mark::StackOnly(marked)) if marked == slot => endpoint.stack_only = 1,
+                _ => {}
+            }
+        }
+        ensure!(after.endpoints == endpoints, "endpoints are {:?}, not {endpoints:?}", after.endpoints);
+        Ok(())
+    }
+
+    /// In the kernel: the packet, followed by a payload, and its context come back as they were. `segments` is what the packet
+    /// is to be cut into by the interface that it leaves from.
+    pub(crate) fn judge_untouched(&self, loaded: &mut Loaded, segments: u32) -> Result<()> {
+        let mut bytes = self.packet.bytes();
+        bytes.extend((0..=u8::MAX).cycle().take(2000));
+        let before = SkBuff::at(self.ifindex).segments(segments, segments * 700).wire_length(bytes.len());
+        loaded.set(&self.world)?;
+        let after = loaded.run_as(self.program, before.clone(), &bytes)?;
+        ensure!(after.packet == bytes, "bytes changed in a packet of {segments} segments");
+        ensure!(after.context == before, "the context {before:?} became {:?}", after.context);
+        Ok(())
+    }
+
+    /// On the host: the return code does not tell one redirect from another, the library's verdict does.
+    pub(crate) fn judge_decision(&self) -> Result<()> {
+        let (bytes, slot) = (self.packet.bytes(), self.ifindex.wrapping_sub(FIRST_IFINDEX));
+        let (frame, world) = (Frame(&bytes), self.world.clone());
+        let count = |of, direction, scope| Count { of, direction, scope };
+        let decided = |decision: verdict::Decision| {
+            let sent = decision.sent.map(|scope| count(Some(slot), Direction::Sent, scope));
+            let received = decision.received.map(|(of, scope)| count(of, Direction::Received, scope));
+            (decision.verdict, sent.into_iter().chain(received).collect())
+        };
+        let (verdict, counts): (Verdict, Vec<Count>) = match self.program {
+            Program::FromPod => decided(verdict::from_pod(&frame, &world, slot)),
+            Program::FromUplink => decided(verdict::from_uplink(&frame, &world)),
+            Program::ToPod => {
+                let emission = verdict::to_pod(&frame, &world, slot);
+                (Verdict::Host, vec![count(Some(slot), Direction::Received, emission.scope)])
+            }
+            Program::ToUplink => {
+                let emission = verdict::to_uplink(&frame, &world);
+                let own = emission.hosts_own.then(|| count(None, Direction::Sent, emission.scope));
+                (Verdict::Host, own.into_iter().collect())
+            }
+        };
+        let Expected { verdict: expected, counts: expected_counts, .. } = &self.expected;
+        ensure!(verdict == *expected, "decided {verdict:?}, not {expected:?}");
+        ensure!(counts == *expected_counts, "counts {counts:?}, not {expected_counts:?}");
+        Ok(())
+    }
+
+    /// The table of flows is small here, so that it can be full.
+    pub(crate) fn with_flows(mut self, flows: impl IntoIterator<Item = Flow>) -> Self {
+        self.world.flows.extend(flows);
+        assert!(self.world.flows.len() <= ROOM as usize, "{}: more flows than there is room for", self.name);
+        self
+    }
+}
