@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Building,
     /// Running nodes: the lab, the demo, the benchmarks.
     Nodes,
+    /// Running other kernels.
+    Kernels,
     /// Checking the source beyond what cargo itself can.
     Checks,
 }
@@ -105,6 +107,9 @@ const TOOLS: &[Tool] = &[
     node("tcpdump"),
     node("ethtool"),
     node("conntrack"),
+    // Other kernels, emulated, and their modules unpacked.
+    debian("qemu-system-x86", Purpose::Kernels),
+    debian("xz-utils", Purpose::Kernels),
     // Two minutes to build, once: see deny.toml.
     Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2", features: Features::Default, env: &[] }, purpose: Purpose::Checks },
 ];

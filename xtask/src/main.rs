@@ -9,6 +9,8 @@ mod binaries;
 mod bootstrap;
 mod bpf;
 mod deny;
+mod initramfs;
+mod kernels;
 mod process;
 mod suite;
 mod summary;

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::binaries::{self, Kind};
 use crate::bootstrap::{self, Purpose};
 use crate::deny;
+use crate::kernels::{self, KERNELS, Kernel, Tested};
 use crate::process;
 use crate::summary::{Outcome, Summary, Tally};
 use crate::workspace::{Target, TargetKind, Workspace};
@@ -34,6 +35,8 @@ pub(crate) enum Tier {
     Conform,
     /// Real containerd, nodes and a fabric
     E2e,
+    /// The kernel programs in other kernels, emulated
+    Kernels,
 }
 
 impl Tier {
@@ -49,6 +52,15 @@ impl Tier {
 struct Stage {
     name: &'static str,
     command: Result<Command>,
+    limit: Duration,
+    /// A line that a success prints, where the exit status does not tell.
+    proof: Option<&'static str>,
+}
+
+impl Stage {
+    fn new(name: &'static str, command: Result<Command>) -> Self {
+        Self { name, command, limit: STAGE_LIMIT, proof: None }
+    }
 }
 
 /// Runs the stages of `tiers`, or all where none is named.
@@ -59,14 +71,23 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
     let wanted = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
     let mut summary = Summary::default();
 
-    let purpose = if wanted(Tier::Lint) { Purpose::Checks } else { Purpose::Nodes };
+    let purpose = match (wanted(Tier::Lint), wanted(Tier::Kernels)) {
+        (true, _) => Purpose::Checks,
+        (false, true) => Purpose::Kernels,
+        (false, false) => Purpose::Nodes,
+    };
     if timed(&mut summary, "bootstrap", || bootstrap::run(workspace, purpose)) {
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(execute));
         }
-        if timed(&mut summary, "build", || binaries::build(workspace, &Kind::OF_NODES).map(drop)) {
+        // Other kernels run no node.
+        let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::OF_NODES };
+        if timed(&mut summary, "build", || binaries::build(workspace, kinds).map(drop)) {
             let stages = tests(workspace).into_iter().filter(|(tier, _)| wanted(*tier));
             summary.outcomes.extend(stages.map(|(_, stage)| execute(stage)));
+            if wanted(Tier::Kernels) {
+                summary.outcomes.extend(other_kernels(workspace).into_iter().map(execute));
+            }
         }
     }
     print!("\n{summary}");
@@ -79,16 +100,16 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
 
 fn lints(workspace: &Workspace) -> [Stage; 3] {
     [
-        Stage { name: "format", command: Ok(workspace.cargo(&["fmt", "--all", "--check"])) },
-        Stage { name: "clippy", command: Ok(workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"])) },
-        Stage { name: "deny", command: deny::command(workspace, &[]) },
+        Stage::new("format", Ok(workspace.cargo(&["fmt", "--all", "--check"]))),
+        Stage::new("clippy", Ok(workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"]))),
+        Stage::new("deny", deny::command(workspace, &[])),
     ]
 }
 
 fn tests(workspace: &Workspace) -> [(Tier, Stage); 6] {
     [
-        (Tier::Unit, Stage { name: "unit", command: Ok(test(workspace, &["--lib", "--bins"])) }),
-        (Tier::Unit, Stage { name: "examples", command: Ok(test(workspace, &["--doc"])) }),
+        (Tier::Unit, Stage::new("unit", Ok(test(workspace, &["--lib", "--bins"])))),
+        (Tier::Unit, Stage::new("examples", Ok(test(workspace, &["--doc"])))),
         (Tier::Integration, programs(workspace, "integration", Tier::Integration)),
         (Tier::Node, programs(workspace, "node", Tier::Node)),
         (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
@@ -112,22 +133,38 @@ fn programs(workspace: &Workspace, name: &'static str, tier: Tier) -> Stage {
         let names = targets.iter().flat_map(|target| ["--test", target.name.as_str()]);
         Ok(test(workspace, &names.collect::<Vec<_>>()))
     };
-    Stage { name, command }
+    Stage::new(name, command)
+}
+
+fn other_kernels(workspace: &Workspace) -> Vec<Stage> {
+    let tested = Tested::build(workspace);
+    let stage = |kernel: Kernel| {
+        let command = match &tested {
+            Ok(tested) => kernel.machine(workspace, tested),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        Stage { limit: kernels::LIMIT, proof: Some(kernels::PROOF), ..Stage::new(kernel.series, command) }
+    };
+    KERNELS.into_iter().map(stage).collect()
 }
 
 /// Runs a stage that is a command, shows its output and counts the tests in it.
 fn execute(stage: Stage) -> Outcome {
-    let Stage { name, command } = stage;
+    let Stage { name, command, limit, proof } = stage;
     let started = Instant::now();
-    let mut tests = Tally::default();
+    let (mut tests, mut proven) = (Tally::default(), proof.is_none());
     let result = command.and_then(|mut command| {
         println!("\n== {name}: {}", process::line(&command));
-        let status = process::each_line(&mut command, STAGE_LIMIT, |line| {
+        let status = process::each_line(&mut command, limit, |line| {
             println!("{line}");
+            proven |= proof == Some(line.trim_end());
             tests.read_line(line);
         })?;
         if !status.success() {
             bail!("{status}");
+        }
+        if !proven {
+            bail!("it did not say {:?}", proof.unwrap_or_default());
         }
         Ok(())
     });
