@@ -75,15 +75,24 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
-    if let Some((slot, scope)) = decision.received {
-        tables::count(slot, Direction::Received, scope, ctx.len());
-    }
+    // Only what these two do with a packet is counted as received.
+    let count_received = || {
+        if let Some((slot, scope)) = decision.received {
+            tables::count(slot, Direction::Received, scope, ctx.len());
+        }
+    };
     match decision.verdict {
-        Verdict::Host => PASS,
+        Verdict::Host => {
+            count_received();
+            PASS
+        }
         Verdict::Drop(reason) => because(reason, DROP),
         Verdict::Stack(reason) => because(reason, PASS),
-        // SAFETY: the helper takes no pointer; a number that is no interface's makes it drop the packet.
-        Verdict::ToPod { ifindex } => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
+        Verdict::ToPod { ifindex } => {
+            count_received();
+            // SAFETY: the helper takes no pointer; a number that is no interface's makes it drop the packet.
+            unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+        }
         Verdict::ToUplink4 { ifindex, gateway } => {
             let hop = bpf_redir_neigh__bindgen_ty_1 { ipv4_nh: u32::from_ne_bytes(gateway) };
             leave(ctx, ifindex, bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: hop })

@@ -55,22 +55,16 @@ impl Network {
     #[inline(always)]
     pub fn place4(&self, address: [u8; 4]) -> Place {
         let address = u32::from_be_bytes(address);
-        let mut index = 0;
-        while index < LOCAL_MAX {
-            if index >= self.local4_len as usize {
-                break;
-            }
+        let (mut index, len) = (0, in_use(self.local4_len, LOCAL_MAX));
+        while index < len {
             let range = &self.local4[index];
             if range.first <= address && address <= range.last {
                 return Place { local: true, native: true, scope: Scope::Vpc };
             }
             index += 1;
         }
-        let mut index = 0;
-        while index < CIDRS_MAX {
-            if index >= self.cidrs4_len as usize {
-                break;
-            }
+        let (mut index, len) = (0, in_use(self.cidrs4_len, CIDRS_MAX));
+        while index < len {
             let cidr = &self.cidrs4[index];
             if address & cidr.mask == cidr.network {
                 return Place { local: false, native: cidr.native != 0, scope: Scope::from_number(cidr.scope) };
@@ -85,11 +79,8 @@ impl Network {
     #[inline(always)]
     pub fn place6(&self, address: [u8; 16]) -> Place {
         let [high, low] = halves(address);
-        let mut index = 0;
-        while index < LOCAL_MAX {
-            if index >= self.local6_len as usize {
-                break;
-            }
+        let (mut index, len) = (0, in_use(self.local6_len, LOCAL_MAX));
+        while index < len {
             let range = &self.local6[index];
             let from_first = high > range.first[0] || (high == range.first[0] && low >= range.first[1]);
             let to_last = high < range.last[0] || (high == range.last[0] && low <= range.last[1]);
@@ -98,19 +89,23 @@ impl Network {
             }
             index += 1;
         }
-        let mut index = 0;
-        while index < CIDRS_MAX {
-            if index >= self.cidrs6_len as usize {
-                break;
-            }
+        let (mut index, len) = (0, in_use(self.cidrs6_len, CIDRS_MAX));
+        while index < len {
             let cidr = &self.cidrs6[index];
-            if high & cidr.mask[0] == cidr.network[0] && low & cidr.mask[1] == cidr.network[1] {
+            // One comparison for both halves.
+            if (high & cidr.mask[0] ^ cidr.network[0]) | (low & cidr.mask[1] ^ cidr.network[1]) == 0 {
                 return Place { local: false, native: cidr.native != 0, scope: Scope::from_number(cidr.scope) };
             }
             index += 1;
         }
         NOWHERE
     }
+}
+
+/// How many rows of a table are in use, whatever it claims.
+#[inline(always)]
+const fn in_use(claimed: u32, room: usize) -> usize {
+    if claimed as usize > room { room } else { claimed as usize }
 }
 
 /// The upper and the lower half of an IPv6 address as numbers.

@@ -104,13 +104,14 @@ pub fn from_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Decision
     match packet::protocol(bytes) {
         None => Decision::uncounted(Verdict::Drop(Reason::Malformed)),
         Some(Protocol::Other) => Decision::uncounted(Verdict::Stack(Reason::NotIp)),
-        Some(Protocol::V4(header)) => leave::<Ipv4>(bytes, tables, slot, endpoint, &header),
-        Some(Protocol::V6(header)) => leave::<Ipv6>(bytes, tables, slot, endpoint, &header),
+        Some(Protocol::V4) => leave::<Ipv4>(bytes, tables, slot, endpoint),
+        Some(Protocol::V6) => leave::<Ipv6>(bytes, tables, slot, endpoint),
     }
 }
 
 #[inline(always)]
-fn leave<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoint: &Endpoint, header: &H) -> Decision {
+fn leave<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoint: &Endpoint) -> Decision {
+    let Some(header) = &H::read(bytes) else { return Decision::uncounted(Verdict::Drop(Reason::Malformed)) };
     let (source, destination) = (header.source(), header.destination());
     if !source.is_of(endpoint) {
         // Neighbour discovery and the like: they reach the host and no further (RFC 4291, 2.5.6).
@@ -182,15 +183,16 @@ fn doubt<H: Header>(bytes: &impl Bytes, tables: &impl Tables, endpoint: &Endpoin
 #[inline(always)]
 pub fn from_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
     match packet::protocol(bytes) {
-        Some(Protocol::V4(header)) => arrive::<Ipv4>(bytes, tables, &header),
-        Some(Protocol::V6(header)) => arrive::<Ipv6>(bytes, tables, &header),
+        Some(Protocol::V4) => arrive::<Ipv4>(bytes, tables),
+        Some(Protocol::V6) => arrive::<Ipv6>(bytes, tables),
         // The host's stack knows best what it thinks of them.
         None | Some(Protocol::Other) => Decision::uncounted(Verdict::Host),
     }
 }
 
 #[inline(always)]
-fn arrive<H: Header>(bytes: &impl Bytes, tables: &impl Tables, header: &H) -> Decision {
+fn arrive<H: Header>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
+    let Some(header) = &H::read(bytes) else { return Decision::uncounted(Verdict::Host) };
     let Some(network) = tables.network() else { return Decision::uncounted(Verdict::Host) };
     let (source, destination) = (header.source(), header.destination());
     if !destination.place(network).local {
@@ -216,15 +218,16 @@ fn arrive<H: Header>(bytes: &impl Bytes, tables: &impl Tables, header: &H) -> De
 #[inline(always)]
 pub fn to_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Emission {
     let scope = match packet::protocol(bytes) {
-        Some(Protocol::V4(header)) => deliver::<Ipv4>(bytes, tables, slot, &header),
-        Some(Protocol::V6(header)) => deliver::<Ipv6>(bytes, tables, slot, &header),
+        Some(Protocol::V4) => deliver::<Ipv4>(bytes, tables, slot),
+        Some(Protocol::V6) => deliver::<Ipv6>(bytes, tables, slot),
         None | Some(Protocol::Other) => Scope::Node,
     };
     Emission { scope, hosts_own: false }
 }
 
 #[inline(always)]
-fn deliver<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, header: &H) -> Scope {
+fn deliver<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Scope {
+    let Some(header) = &H::read(bytes) else { return Scope::Node };
     let source = header.source();
     let Some(network) = tables.network().filter(|_| !source.is_confined()) else { return Scope::Node };
     let place = source.place(network);
@@ -238,14 +241,15 @@ fn deliver<H: Header>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, heade
 #[inline(always)]
 pub fn to_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
     match packet::protocol(bytes) {
-        Some(Protocol::V4(header)) => depart::<Ipv4>(bytes, tables, &header),
-        Some(Protocol::V6(header)) => depart::<Ipv6>(bytes, tables, &header),
+        Some(Protocol::V4) => depart::<Ipv4>(bytes, tables),
+        Some(Protocol::V6) => depart::<Ipv6>(bytes, tables),
         None | Some(Protocol::Other) => Emission { scope: Scope::Vpc, hosts_own: false },
     }
 }
 
 #[inline(always)]
-fn depart<H: Header>(bytes: &impl Bytes, tables: &impl Tables, header: &H) -> Emission {
+fn depart<H: Header>(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
+    let Some(header) = &H::read(bytes) else { return Emission { scope: Scope::Vpc, hosts_own: false } };
     let (source, destination) = (header.source(), header.destination());
     let Some(network) = tables.network().filter(|_| !destination.is_confined()) else {
         return Emission { scope: Scope::Vpc, hosts_own: false };

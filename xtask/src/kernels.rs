@@ -95,7 +95,7 @@ impl Kernel {
         command.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nic", "none", "-no-reboot"]);
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.arg("-kernel").arg(image).arg("-initrd").arg(archive);
-        command.args(["-append", "console=ttyS0 quiet panic=-1"]);
+        command.args(["-append", "console=ttyS0 quiet oops=panic panic=-1"]);
         Ok(command)
     }
 

@@ -3,7 +3,7 @@
 use super::{Tables, Verdict};
 use crate::flow::{Flow4, Flow6};
 use crate::layout::{Endpoint, Network, Uplink};
-use crate::packet::{Fragment, Ipv4, Ipv6, Transport};
+use crate::packet::{self, Bytes, Fragment, Ipv4, Ipv6, Transport};
 use crate::scope::Place;
 
 /// An address of one family.
@@ -75,8 +75,10 @@ impl Address for [u8; 16] {
 }
 
 /// A network header of one family.
-pub(super) trait Header {
+pub(super) trait Header: Sized {
     type Address: Address;
+    /// `None` where it is cut short or nonsense.
+    fn read(bytes: &impl Bytes) -> Option<Self>;
     fn source(&self) -> Self::Address;
     fn destination(&self) -> Self::Address;
     fn protocol(&self) -> u8;
@@ -94,6 +96,11 @@ pub(super) trait Header {
 
 impl Header for Ipv4 {
     type Address = [u8; 4];
+
+    #[inline(always)]
+    fn read(bytes: &impl Bytes) -> Option<Self> {
+        packet::ipv4(bytes)
+    }
 
     #[inline(always)]
     fn source(&self) -> [u8; 4] {
@@ -151,6 +158,11 @@ impl Header for Ipv4 {
 
 impl Header for Ipv6 {
     type Address = [u8; 16];
+
+    #[inline(always)]
+    fn read(bytes: &impl Bytes) -> Option<Self> {
+        packet::ipv6(bytes)
+    }
 
     #[inline(always)]
     fn source(&self) -> [u8; 16] {
