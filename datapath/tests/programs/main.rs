@@ -4,7 +4,8 @@
 //! Every test has a mount and a network namespace of its own, with its own BPF file system: nothing is pinned in the machine's.
 //! Needs root and `BAREWIRE_BIN_DIR`, the directory of the object file. Where it cannot run it says `SKIP` and why; with
 //! `BAREWIRE_REQUIRE_ALL=1` that is a failure. `cargo xtask test --tier kernels` runs the same program in other kernels.
-#![expect(clippy::print_stdout, reason = "says why it is skipped")]
+#![expect(clippy::print_stdout, reason = "says why it is skipped, and on a serial console how far it came")]
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be written down is a fault of the table")]
 
 mod carried;
 mod fixture;

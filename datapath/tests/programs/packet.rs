@@ -56,7 +56,7 @@ impl Packet {
         }
     }
 
-    pub(crate) fn from_mac(self, source_mac: [u8; 6]) -> Self {
+    pub(crate) fn sent_by(self, source_mac: [u8; 6]) -> Self {
         Self { source_mac, ..self }
     }
 
@@ -110,7 +110,7 @@ impl Packet {
             mixed => panic!("two families in one packet: {mixed:?}"),
         }
         if let Some(version) = self.version {
-            frame[network] = version << 4 | frame[network] & 0x0f;
+            frame[network] = (version << 4) | (frame[network] & 0x0f);
         }
         frame.truncate(self.length.unwrap_or(frame.len()));
         frame
@@ -126,7 +126,7 @@ impl Packet {
             Some(Piece::First) => [0x20, 0],
             Some(Piece::Later) => [0, 9],
         };
-        frame.extend([0x40 | header / 4, 0]);
+        frame.extend([0x40 | (header / 4), 0]);
         frame.extend(total.to_be_bytes());
         frame.extend([0, 0]);
         frame.extend(fragment);
