@@ -9,6 +9,10 @@ pub trait Bytes {
     /// At an offset that the packet itself decides, `N` must be 2 or more: of a comparison that leaves just one byte to read,
     /// the verifier draws no conclusion (`find_good_pkt_pointers`, kernel/bpf/verifier.c).
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Whether the frame has a VLAN tag that is not among its bytes: the kernel takes it out before a program sees them, and
+    /// puts it back where the frame leaves.
+    fn is_tagged(&self) -> bool;
 }
 
 /// A frame in memory.
@@ -18,6 +22,11 @@ pub struct Frame<'a>(pub &'a [u8]);
 impl Bytes for Frame<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.0.get(offset..offset.checked_add(N)?)?.try_into().ok()
+    }
+
+    /// Its tag, if any, is where the sender put it.
+    fn is_tagged(&self) -> bool {
+        false
     }
 }
 
@@ -41,7 +50,7 @@ pub enum Protocol {
     V4,
     /// IPv6.
     V6,
-    /// ARP and everything else.
+    /// ARP and everything else; whatever has a VLAN tag.
     Other,
 }
 
@@ -115,6 +124,7 @@ pub fn source_mac(bytes: &impl Bytes) -> Option<[u8; 6]> {
 #[inline(always)]
 pub fn protocol(bytes: &impl Bytes) -> Option<Protocol> {
     Some(match bytes.read(12)? {
+        _ if bytes.is_tagged() => Protocol::Other,
         [0x08, 0x00] => Protocol::V4,
         [0x86, 0xdd] => Protocol::V6,
         _ => Protocol::Other,

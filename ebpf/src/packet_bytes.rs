@@ -10,6 +10,7 @@ const WANTED: u32 = 14 + 40 + 8;
 pub(crate) struct Linear {
     data: usize,
     end: usize,
+    tagged: bool,
 }
 
 impl Linear {
@@ -17,13 +18,15 @@ impl Linear {
     #[inline(always)]
     pub(crate) fn of(ctx: &TcContext) -> Option<Self> {
         let (data, end) = (ctx.data(), ctx.data_end());
+        // SAFETY: the context is valid for as long as the program runs.
+        let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
         if data + WANTED as usize <= end {
-            return Some(Self { data, end });
+            return Some(Self { data, end, tagged });
         }
         // For a packet that is shorter than all that, and linear, this changes nothing.
         let wanted = if ctx.len() < WANTED { ctx.len() } else { WANTED };
         ctx.pull_data(wanted).ok()?;
-        Some(Self { data: ctx.data(), end: ctx.data_end() })
+        Some(Self { data: ctx.data(), end: ctx.data_end(), tagged })
     }
 }
 
@@ -36,5 +39,10 @@ impl Bytes for Linear {
         }
         // SAFETY: `start` to `start + N` lies between `data` and `data_end`, as was just checked; the verifier checks it again.
         Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        self.tagged
     }
 }

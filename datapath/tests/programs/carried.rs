@@ -27,12 +27,12 @@ const UPLINK: Ifindex = Ifindex(10);
 const FABRIC: Ifindex = Ifindex(11);
 const LOOPBACK: Ifindex = Ifindex(1);
 /// Under emulation everything takes its time.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// Ethernet, IP and UDP headers, and the message.
 const MESSAGE: &[u8] = b"by the fast path";
 
 /// One family's addresses: two pods, another node's pod, the gateway, this node's uplink.
-const FAMILIES: [[&str; 5]; 2] = [
+pub(crate) const FAMILIES: [[&str; 5]; 2] = [
     ["10.0.1.17", "10.0.1.18", "10.0.1.40", "10.0.0.1", "10.0.0.11"],
     ["fd00:10:0:1::11", "fd00:10:0:1::12", "fd00:10:0:2::11", "fd00:10::1", "fd00:10::b"],
 ];
@@ -69,14 +69,14 @@ fn what_the_stack_does_not_forward_arrives() -> Result<()> {
 }
 
 /// A node with two pods, and what stands for the rest of the cloud network.
-struct Node {
-    fast_path: FastPath,
-    pods: [Netns; 2],
+pub(crate) struct Node {
+    pub(crate) fast_path: FastPath,
+    pub(crate) pods: [Netns; 2],
     fabric: Netns,
 }
 
 impl Node {
-    fn build(object: &Path) -> Result<Self> {
+    pub(crate) fn build(object: &Path) -> Result<Self> {
         for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             fs::write(Path::new("/proc/sys/net").join(family), "0").with_context(|| format!("forward nothing: {family}"))?;
         }

@@ -15,6 +15,7 @@ mod packet;
 mod private;
 #[path = "../../../ebpf/tests/tables/mod.rs"]
 mod tables;
+mod wire;
 
 use std::env;
 use std::path::PathBuf;
