@@ -18,11 +18,11 @@ use ebpf::layout::{Endpoint, LAYOUT_VERSION};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 pub use ebpf::account::{Counter, Traffic};
-pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX};
+pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Network};
 pub use ebpf::scope::Scope;
 pub use tables::{IdleSeconds, TrafficOf};
 pub(crate) use view::Destination;
-pub use view::ViewError;
+pub use view::{ViewError, view};
 
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::{Ifindex, NodeNetwork, PodLink, Uplink};
@@ -148,7 +148,7 @@ impl FastPath {
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
-        self.tables.set_network(&view::view(network)?)
+        self.tables.set_network(&view(network)?)
     }
 
     /// Attaches to uplinks, in place of earlier programs, and tells of their gateways. Takes programs off what is no uplink any

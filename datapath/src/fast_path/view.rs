@@ -32,7 +32,7 @@ pub struct ViewError {
 ///
 /// # Errors
 /// [`ViewError`] where there are too many of a kind.
-pub(super) fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
+pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
     let mut network = Network::default();
     let (mut ranges4, mut ranges6) = (Vec::new(), Vec::new());
     for range in &of.pods {

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use datapath::fast_path::{Counter, Destination, FIRST_IFINDEX, FastPath, IdleSeconds, Scope, Traffic, TrafficOf, view};
+use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, IdleSeconds, Scope, Traffic, TrafficOf};
 use datapath::netlink::{Request, Socket};
-use datapath::{HostNetns, Ifindex, Netns, PodLink, Uplink, attach};
+use datapath::{HostNetns, Ifindex, Netns, NodeNetwork, PodLink, PodRange, Uplink, attach};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -88,11 +88,12 @@ impl Node {
             fabric: namespace(&home)?,
         };
         println!("loaded");
-        node.fast_path.set_network(&network()?)?;
+        let network = network()?;
+        node.fast_path.set_network(&network)?;
         node.connect(&mut host)?;
         for (number, netns) in node.pods.iter().enumerate() {
             let link = pod_link(number)?;
-            node.fast_path.add_endpoint(&link)?;
+            node.fast_path.add_endpoint(&link, &network)?;
             attach(&mut host, netns, &link, Some(&node.fast_path))?;
         }
         println!("attached");
@@ -118,9 +119,8 @@ impl Node {
             })??;
         }
         let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
-        let uplink =
-            Uplink { ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, node_addresses: Vec::new() };
-        Ok(self.fast_path.attach_uplink(host, &uplink)?)
+        let uplink = Uplink { ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() };
+        Ok(self.fast_path.attach_uplinks(host, &[uplink])?)
     }
 
     /// Of the first pod.
@@ -162,10 +162,13 @@ fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()>
     send(&far, &near)
 }
 
-fn network() -> Result<datapath::fast_path::Network> {
-    let to = |cidr: &str| Ok::<_, anyhow::Error>(Destination { cidr: cidr.parse()?, scope: Scope::Vpc, native: true });
-    let local = [("10.0.1.16".parse()?, "10.0.1.31".parse()?), ("fd00:10:0:1::".parse()?, "fd00:10:0:1::ffff".parse()?)];
-    Ok(view(&local, &[to("10.0.0.0/16")?, to("fd00:10::/32")?])?)
+fn network() -> Result<NodeNetwork> {
+    let range = |first: &str, last: &str| Ok::<_, anyhow::Error>(PodRange { first: first.parse()?, last: last.parse()?, uplink: 0 });
+    Ok(NodeNetwork {
+        pods: vec![range("10.0.1.16", "10.0.1.31")?, range("fd00:10:0:1::", "fd00:10:0:1::ffff")?],
+        native: vec!["10.0.0.0/16".parse()?, "fd00:10::/32".parse()?],
+        ..NodeNetwork::default()
+    })
 }
 
 fn pod_link(number: usize) -> Result<PodLink> {

@@ -14,8 +14,8 @@ use crate::loaded::{Loaded, ROOM, SkBuff};
 use crate::packet::Packet;
 use crate::tables::{Flow, World};
 
-/// `TC_ACT_OK`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT`, linux/pkt_cls.h
-const OK: u32 = 0;
+/// `TC_ACT_UNSPEC` (-1: on to the next program, and then to the stack), `TC_ACT_SHOT`, `TC_ACT_REDIRECT`, linux/pkt_cls.h
+const PASS: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
 
@@ -109,7 +109,7 @@ impl Expected {
 
     fn code(&self) -> u32 {
         match self.verdict {
-            Verdict::Host | Verdict::Stack(_) => OK,
+            Verdict::Host | Verdict::Stack(_) => PASS,
             Verdict::Drop(_) => SHOT,
             Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => REDIRECT,
         }

@@ -88,7 +88,8 @@ impl Source<'_> {
         let flags = self.byte();
         Endpoint {
             ifindex: u32::from(flags & 1) * self.small().saturating_add(100),
-            uplink: self.small(),
+            uplink_v4: u16::from(self.byte()),
+            uplink_v6: u16::from(self.byte()),
             ipv4: self.ipv4(),
             ipv6: self.ipv6(),
             mac: [2, 0, 0, 0, 0, self.byte() % 2],
