@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use aya::programs::{ProgramFd, SchedClassifier};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use ebpf::layout::{Endpoint, LAYOUT_VERSION};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -56,12 +56,12 @@ pub enum FastPathError {
     #[error("the kernel programs cannot be loaded: {0}")]
     Load(#[from] Box<aya::EbpfError>),
     /// A program was refused.
-    #[error("the kernel refuses the program {name}: {source}")]
+    #[error("the kernel refuses the program {name}: {}", in_short(source))]
     Program {
         /// Its name.
         name: &'static str,
         /// Why.
-        source: Box<aya::programs::ProgramError>,
+        source: Box<ProgramError>,
     },
     /// A map was refused.
     #[error("the map {name}: {source}")]
@@ -118,7 +118,7 @@ impl FastPath {
         let mut programs = EbpfLoader::new().default_map_pin_directory(&maps).load(&bytes).map_err(Box::new)?;
         let mut load = |name: &'static str| {
             let refused = |source| FastPathError::Program { name, source: Box::new(source) };
-            let missing = || refused(aya::programs::ProgramError::NotLoaded);
+            let missing = || refused(ProgramError::NotLoaded);
             let program: &mut SchedClassifier = programs.program_mut(name).ok_or_else(missing)?.try_into().map_err(refused)?;
             program.load().map_err(refused)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)
@@ -251,6 +251,20 @@ impl FastPath {
     }
 }
 
+fn in_short(refusal: &ProgramError) -> String {
+    match refusal {
+        ProgramError::LoadError { io_error, verifier_log } => format!("{io_error}; {}", last_words(&verifier_log.to_string())),
+        other => other.to_string(),
+    }
+}
+
+/// The verifier's log can be thousands of lines; the last say what it objects to.
+fn last_words(log: &str) -> String {
+    const LAST: usize = 3;
+    let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("processed ")).collect();
+    lines[lines.len().saturating_sub(LAST)..].join("; ")
+}
+
 fn pins(state: &Path) -> Result<PathBuf, FastPathError> {
     let root = Path::new(BPF_FS);
     if !statfs(root).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
@@ -290,4 +304,17 @@ fn endpoint(link: &PodLink, network: &NodeNetwork) -> Endpoint {
         }
     }
     endpoint
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_a_line() {
+        let log =
+            "func#0 @0\n".repeat(500) + "77: (85) call bpf_redirect_peer#155\nunknown func bpf_redirect_peer#155\nprocessed 77 insns\n\n";
+        let told = last_words(&log);
+        assert!(told.ends_with("unknown func bpf_redirect_peer#155") && told.len() < 300, "{told}");
+    }
 }
