@@ -4,6 +4,8 @@
 pub mod conform;
 pub mod cri;
 pub mod demo;
+pub mod harness;
 pub mod host;
 pub mod image;
+pub mod kube_proxy;
 pub mod lab;

@@ -19,7 +19,7 @@ const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
 const BIN_DIR: &str = "/opt/cni/bin";
 
 /// The daemon in a node.
-const DAEMON: &str = "/usr/local/bin/barewired";
+pub const DAEMON: &str = "/usr/local/bin/barewired";
 /// The kernel programs, which the daemon looks for beside itself.
 const PROGRAMS: &str = "barewire-ebpf.o";
 
@@ -73,11 +73,52 @@ pub fn barewire_binaries() -> Result<PathBuf> {
     })
 }
 
-/// Installs the plugins in `node`. With [`NodeCni::Barewire`] the answer is the daemon, running and ready.
+/// What a daemon's configuration says of its fast path (`network.fast_path`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FastPath {
+    /// It is used where the kernel can.
+    Auto,
+    /// Packets take the host's stack.
+    Off,
+}
+
+impl FastPath {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Auto, Self::Off];
+
+    /// The value of the key.
+    #[must_use]
+    pub const fn value(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Writes a configuration for a node's daemon: the topology's, with keys of `[network]` (name and TOML value) beside those that it
+/// has. Answers its path in the node.
+///
+/// # Errors
+/// When the topology binds no `barewired.toml` into the node.
+pub fn configure(node: &Node, network: &[(&str, String)]) -> Result<&'static str> {
+    const PATH: &str = "/run/barewired.toml";
+    let given = node.host_path(DAEMON_CONFIG);
+    let text = std::fs::read_to_string(&given).context(|| format!("read {DAEMON_CONFIG} of {}", node.name()))?;
+    node.write(PATH, with_network_keys(&text, network))?;
+    Ok(PATH)
+}
+
+fn with_network_keys(text: &str, keys: &[(&str, String)]) -> String {
+    let lines: String = keys.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    text.replacen("[network]\n", &format!("[network]\n{lines}"), 1)
+}
+
+/// Installs the plugins in `node`. With [`NodeCni::Barewire`] the answer is the daemon, running and ready with `config`.
 ///
 /// # Errors
 /// When a plugin or its configuration is missing, or the daemon is not ready in time.
-pub fn install(node: &Node, cni: NodeCni) -> Result<Option<Daemon>> {
+pub fn install(node: &Node, cni: NodeCni, config: &str) -> Result<Option<Daemon>> {
     let link_all = format!("ln -sf {REFERENCE_PLUGINS}/* {BIN_DIR}/");
     node.run(&["sh", "-c", &link_all])?;
     match cni {
@@ -90,7 +131,7 @@ pub fn install(node: &Node, cni: NodeCni) -> Result<Option<Daemon>> {
             if programs.is_file() {
                 node.install(&programs, &format!("/usr/local/bin/{PROGRAMS}"))?;
             }
-            Daemon::start(node, DAEMON_CONFIG).map(Some)
+            Daemon::start(node, config).map(Some)
         }
         NodeCni::Reference(plugin) => {
             let plan = Plan::of(node)?;
@@ -191,6 +232,14 @@ impl Stopped {
     pub fn start(self) -> Result<Daemon> {
         Daemon::start(&self.node, &self.config)
     }
+
+    /// Has it take away what it left in place for the pods (`barewired --uninstall`).
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn uninstall(self) -> Result<()> {
+        self.node.run(&[DAEMON, "--config", &self.config, "--uninstall"]).map(drop)
+    }
 }
 
 /// What a node's `barewired.toml` says of addresses: the one place where the lab keeps it.
@@ -283,6 +332,14 @@ mod tests {
         assert_eq!(plan.native.len(), 2);
         let message = Plan::parse("[network]\nnative_cidrs = [\"10.0.0.0/40\"]\n[source]\nranges = []").unwrap_err();
         assert!(message.contains("10.0.0.0/40") || message.contains("prefix"), "{message}");
+    }
+
+    #[test]
+    fn keys_of_the_network_are_added_to_those_that_are_there() {
+        let text = with_network_keys(include_str!("../../labs/config/node1.toml"), &[("fast_path", "\"off\"".to_owned())]);
+        let read: toml::Table = text.parse().unwrap();
+        assert_eq!(read["network"]["fast_path"].as_str(), Some("off"));
+        assert_eq!(Plan::parse(&text), Plan::parse(include_str!("../../labs/config/node1.toml")));
     }
 
     #[test]

@@ -5,15 +5,19 @@
 //!
 //! Needs root, overlayfs, and `ip`, `nft`, `sysctl` and `nsenter` on the host.
 
+pub mod bare;
 pub mod cni;
 pub mod command;
 mod error;
+pub mod echo;
 pub mod init;
 mod link;
+pub mod network;
 pub mod node;
 mod root;
 pub mod runtime;
 pub mod state;
+pub mod telemetry;
 pub mod topology;
 pub mod vpc;
 pub mod worker;

@@ -35,6 +35,7 @@ pub struct Worker {
     pub daemon: Option<Daemon>,
     /// Addresses that its pods may have.
     pub plan: Plan,
+    config: String,
     cgroup_parent: String,
 }
 
@@ -44,11 +45,20 @@ impl Worker {
     /// # Errors
     /// With the part that did not start.
     pub fn start(lab: &Lab, node: &str, cni: NodeCni) -> Result<Self> {
+        Self::start_configured(lab, node, cni, cni::DAEMON_CONFIG)
+    }
+
+    /// As [`Worker::start`], with another configuration of the daemon: a path of the node, see [`cni::configure`].
+    ///
+    /// # Errors
+    /// With the part that did not start.
+    pub fn start_configured(lab: &Lab, node: &str, cni: NodeCni, config: &str) -> Result<Self> {
         let node = lab.node(node)?;
-        let daemon = cni::install(node, cni)?;
+        let daemon = cni::install(node, cni, config)?;
         let (containerd, cri) = Containerd::start(node)?;
         let worker = Self {
             plan: Plan::of(node)?,
+            config: config.to_owned(),
             cgroup_parent: cgroup_parent(lab.name(), node.name()),
             node: node.clone(),
             containerd,
@@ -137,7 +147,7 @@ impl Worker {
     /// When it is not ready in time.
     pub fn ensure_daemon(&mut self) -> Result<()> {
         if self.daemon.as_ref().is_none_or(|daemon| !daemon.is_running()) {
-            self.daemon = Some(Daemon::start(&self.node, cni::DAEMON_CONFIG)?);
+            self.daemon = Some(Daemon::start(&self.node, &self.config)?);
         }
         Ok(())
     }

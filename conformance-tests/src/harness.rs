@@ -1,0 +1,107 @@
+//! For suites that bring one lab up for many cases: one line a case, a count at the end, and no skip in silence.
+//!
+//! The last line is `N passed, N failed, N skipped`, which `cargo xtask test` reads. With `BAREWIRE_REQUIRE_ALL=1` a skip is a failure.
+#![expect(clippy::print_stdout, reason = "it is what libtest is elsewhere: its lines are its result")]
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+/// What the command line asks for, as libtest understands it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// `--list`
+    List,
+    /// Cases whose name contains this; all, where it is empty.
+    Run(String),
+}
+
+impl Request {
+    /// Reads the command line of this program.
+    #[must_use]
+    pub fn of_this_program() -> Self {
+        let arguments: Vec<String> = env::args().skip(1).collect();
+        if arguments.iter().any(|argument| argument == "--list") {
+            return Self::List;
+        }
+        Self::Run(arguments.into_iter().find(|argument| !argument.starts_with('-')).unwrap_or_default())
+    }
+}
+
+/// Prints a case's name as libtest lists it.
+pub fn list(name: &str) {
+    println!("{name}: test");
+}
+
+/// That this is root's, and that the machine has `programs`.
+///
+/// # Errors
+/// With what is missing.
+pub fn require_programs(programs: &[&str]) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "it needs root");
+    for program in programs {
+        let found = env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|directory| directory.join(program).is_file());
+        ensure!(found, "{program} is not installed");
+    }
+    Ok(())
+}
+
+/// Runs cases and counts them.
+#[derive(Debug, Default)]
+pub struct Harness {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Harness {
+    /// Runs a case and tells whether it succeeded. A panic is a failure.
+    pub fn case(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> bool {
+        let begun = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, as said above")));
+        let took = begun.elapsed().as_secs_f32();
+        match outcome {
+            Ok(()) => {
+                println!("ok   {name} ({took:.1} s)");
+                self.passed += 1;
+                true
+            }
+            Err(error) => {
+                println!("FAIL {name} ({took:.1} s): {error:#}");
+                self.failed += 1;
+                false
+            }
+        }
+    }
+
+    /// Says why so many cases cannot run here.
+    pub fn skip(&mut self, name: &str, why: &str, cases: usize) {
+        println!("SKIP {name}: {why}");
+        self.skipped += cases;
+    }
+
+    /// Says why so many cases could not even begin.
+    pub fn fail(&mut self, name: &str, why: &str, cases: usize) {
+        println!("FAIL {name}: {why}");
+        self.failed += cases;
+    }
+
+    /// Prints a line that helps to understand a failure.
+    pub fn note(&self, line: &str) {
+        println!("  {line}");
+    }
+
+    /// Prints the count; the answer is the program's.
+    #[must_use]
+    pub fn finish(mut self) -> ExitCode {
+        if env::var("BAREWIRE_REQUIRE_ALL").is_ok_and(|value| value == "1") {
+            self.failed += self.skipped;
+            self.skipped = 0;
+        }
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

@@ -1,0 +1,349 @@
+//! Servers that say who they are and whom they see, and conversations with them that can go on for as long as a test likes.
+//!
+//! Promise: an answer that is late, missing, changed, from another server than before or from another address is an error, and the
+//! first packet is not asked for twice.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::network::Network;
+
+/// A SYN that is lost is sent again after a second (RFC 6298, 2.1): to connect later than this is to have lost it.
+const FIRST_PACKET: Duration = Duration::from_millis(950);
+/// Limit of everything behind the first packet.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long nobody answers where nobody should: a hundred times what an answer takes.
+const SILENCE: Duration = Duration::from_millis(200);
+/// How soon a server sees that it shall end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A message of an exchange: it fits into every path's MTU.
+const MESSAGE: usize = 1200;
+/// What a transfer sends over TCP and gets back: more than a megabyte, so that the kernel sends segments of 64 kB (GSO).
+const TCP_TRANSFER: usize = 1_200_000;
+/// What a transfer sends over UDP in one call, cut into messages by the kernel (`UDP_SEGMENT`).
+const UDP_TRANSFER: usize = 40 * MESSAGE;
+
+/// Which protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+}
+
+/// What a server says first: who it is, and whom it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// The server's name.
+    pub server: String,
+    /// The source address that it sees.
+    pub source: IpAddr,
+}
+
+impl Greeting {
+    fn line(server: &str, source: IpAddr) -> String {
+        format!("{server} {}\n", source.to_canonical())
+    }
+
+    fn parse(line: &str) -> Result<Self> {
+        let (server, source) = line.split_once(' ').with_context(|| format!("no greeting: {line:?}"))?;
+        Ok(Self { server: server.to_owned(), source: source.parse()? })
+    }
+}
+
+/// A server on one port, TCP and UDP, IPv4 and IPv6. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a server that greets with the network's name.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn start(network: &Network, port: u16) -> Result<Self> {
+        let name = network.name().to_owned();
+        let (listener, socket) = network.run(|| -> Result<_> {
+            let any = (Ipv6Addr::UNSPECIFIED, port);
+            Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?))
+        })?;
+        listener.set_nonblocking(true)?;
+        socket.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = thread::Builder::new().name(format!("server {name}")).spawn(move || serve(&name, &listener, &socket, &seen))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to tell: a client that misses it says so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(name: &str, listener: &TcpListener, socket: &UdpSocket, stop: &AtomicBool) {
+    let limit = Timespec::try_from(LOOK).unwrap_or_default();
+    thread::scope(|scope| {
+        while !stop.load(Ordering::Relaxed) {
+            let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
+            // Whatever ended the wait, the sockets tell.
+            let _ = poll(&mut fds, Some(&limit));
+            while let Ok((stream, peer)) = listener.accept() {
+                scope.spawn(move || echo(name, stream, peer, stop));
+            }
+            let mut message = [0; 2 * MESSAGE];
+            while let Ok((length, peer)) = socket.recv_from(&mut message) {
+                let mut answer = Greeting::line(name, peer.ip()).into_bytes();
+                answer.extend_from_slice(&message[..length]);
+                // The client waits for it and will say that it is missing.
+                let _ = socket.send_to(&answer, peer);
+            }
+        }
+    });
+}
+
+/// Says who is here, and sends back whatever comes.
+fn echo(name: &str, mut stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) {
+    let mut bytes = vec![0; 65536];
+    let prepared = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(LOOK)));
+    if prepared.and_then(|()| stream.write_all(Greeting::line(name, peer.ip()).as_bytes())).is_err() {
+        return;
+    }
+    while !stop.load(Ordering::Relaxed) {
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(length) => {
+                if stream.write_all(&bytes[..length]).is_err() {
+                    return;
+                }
+            }
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// A conversation with a server.
+#[derive(Debug)]
+pub struct Conversation {
+    socket: Socket,
+    greeting: Greeting,
+    /// Makes every message another one.
+    said: u64,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+}
+
+impl Conversation {
+    /// Begins a conversation from a network with a server.
+    ///
+    /// # Errors
+    /// When the first packet is not answered.
+    pub fn open(from: &Network, protocol: Protocol, to: SocketAddr) -> Result<Self> {
+        Self::open_within(from, protocol, to, FIRST_PACKET)
+    }
+
+    /// That nobody answers.
+    ///
+    /// # Errors
+    /// When somebody does.
+    pub fn is_refused(from: &Network, protocol: Protocol, to: SocketAddr) -> Result<()> {
+        match Self::open_within(from, protocol, to, SILENCE) {
+            Ok(conversation) => bail!("{} answers {} at {to} over {protocol:?}", conversation.greeting.server, from.name()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn open_within(from: &Network, protocol: Protocol, to: SocketAddr, limit: Duration) -> Result<Self> {
+        let opened = match protocol {
+            Protocol::Tcp => Self::open_tcp(from, to, limit),
+            Protocol::Udp => Self::open_udp(from, to, limit),
+        };
+        opened.with_context(|| format!("{} to {to} over {protocol:?}", from.name()))
+    }
+
+    fn open_tcp(from: &Network, to: SocketAddr, limit: Duration) -> Result<Self> {
+        let mut stream = from.run(|| Ok::<_, anyhow::Error>(TcpStream::connect_timeout(&to, limit)?))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).context("its greeting")?;
+            line.extend(byte);
+        }
+        let greeting = Greeting::parse(String::from_utf8(line)?.trim_end())?;
+        Ok(Self { socket: Socket::Tcp(stream), greeting, said: 0 })
+    }
+
+    fn open_udp(from: &Network, to: SocketAddr, limit: Duration) -> Result<Self> {
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        let socket = from.run(|| -> Result<_> {
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect(to)?;
+            Ok(socket)
+        })?;
+        socket.set_read_timeout(Some(limit))?;
+        socket.send(&pattern(0, MESSAGE))?;
+        let (greeting, echoed) = receive(&socket).context("the answer to its first packet")?;
+        ensure!(echoed == pattern(0, MESSAGE), "its first packet came back changed");
+        socket.set_read_timeout(Some(ANSWER))?;
+        Ok(Self { socket: Socket::Udp(socket), greeting, said: 1 })
+    }
+
+    /// What the server said of itself and of us.
+    #[must_use]
+    pub fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
+    /// One message and its echo.
+    ///
+    /// # Errors
+    /// When it is not answered as before.
+    pub fn exchange(&mut self) -> Result<()> {
+        let message = pattern(self.said, MESSAGE);
+        self.said += 1;
+        match &mut self.socket {
+            Socket::Tcp(stream) => {
+                stream.write_all(&message)?;
+                let mut echoed = vec![0; message.len()];
+                stream.read_exact(&mut echoed).context("an echo over TCP")?;
+                ensure!(echoed == message, "a message came back changed");
+                Ok(())
+            }
+            Socket::Udp(socket) => {
+                socket.send(&message)?;
+                let (greeting, echoed) = receive(socket).context("an echo over UDP")?;
+                ensure!(greeting == self.greeting, "it was {:?} and is {greeting:?}", self.greeting);
+                ensure!(echoed == message, "a message came back changed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Much at once, and its echo.
+    ///
+    /// # Errors
+    /// When some of it is missing or changed.
+    pub fn transfer(&mut self) -> Result<()> {
+        let first = self.said;
+        match &mut self.socket {
+            Socket::Tcp(stream) => {
+                let bytes = pattern(first, TCP_TRANSFER);
+                let mut writer = stream.try_clone()?;
+                let mut echoed = vec![0; bytes.len()];
+                thread::scope(|scope| -> Result<()> {
+                    let sent = scope.spawn(|| writer.write_all(&bytes));
+                    let received = stream.read_exact(&mut echoed);
+                    sent.join().map_err(|_| anyhow!("the writing thread panicked"))?.context("send a megabyte")?;
+                    received.context("receive a megabyte")
+                })?;
+                ensure!(echoed == bytes, "a megabyte came back changed");
+                self.said += 1;
+            }
+            Socket::Udp(socket) => {
+                let count = UDP_TRANSFER / MESSAGE;
+                let mut expected: Vec<_> = (0..count as u64).map(|index| pattern(first + index, MESSAGE)).collect();
+                setsockopt(&socket.as_fd(), sockopt::UdpGsoSegment, &i32::try_from(MESSAGE)?)?;
+                let sent = socket.send(&expected.concat());
+                setsockopt(&socket.as_fd(), sockopt::UdpGsoSegment, &0)?;
+                sent?;
+                while !expected.is_empty() {
+                    let (greeting, echoed) = receive(socket).with_context(|| format!("{} of {count} datagrams", expected.len()))?;
+                    ensure!(greeting == self.greeting, "it was {:?} and is {greeting:?}", self.greeting);
+                    let before = expected.len();
+                    expected.retain(|message| *message != echoed);
+                    ensure!(expected.len() < before, "a datagram came back changed or twice");
+                }
+                self.said += count as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One answer over UDP. The socket is connected: what comes from another address than was spoken to does not arrive here.
+fn receive(socket: &UdpSocket) -> Result<(Greeting, Vec<u8>)> {
+    let mut answer = [0; 2 * MESSAGE];
+    let length = socket.recv(&mut answer)?;
+    let end = answer[..length].iter().position(|byte| *byte == b'\n').context("an answer without a greeting")?;
+    Ok((Greeting::parse(std::str::from_utf8(&answer[..end])?)?, answer[end + 1..length].to_vec()))
+}
+
+/// Bytes that differ from place to place and from message to message (xorshift, Marsaglia 2003).
+fn pattern(number: u64, length: usize) -> Vec<u8> {
+    let mut state = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn here() -> Network {
+        Network::at("here", Path::new("/proc/thread-self/ns/net")).unwrap()
+    }
+
+    #[test]
+    fn a_server_says_whom_it_sees_and_what_it_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        // To enter a namespace, even one's own, takes root.
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let _server = Server::start(&here(), port).unwrap();
+        for protocol in Protocol::ALL {
+            let mut conversation = Conversation::open(&here(), protocol, SocketAddr::new([127, 0, 0, 1].into(), port)).unwrap();
+            assert_eq!(conversation.greeting(), &Greeting { server: "here".to_owned(), source: [127, 0, 0, 1].into() });
+            conversation.exchange().unwrap();
+            conversation.transfer().unwrap();
+            conversation.exchange().unwrap();
+        }
+    }
+
+    #[test]
+    fn no_two_messages_are_alike() {
+        assert_ne!(pattern(0, 64), pattern(1, 64));
+        assert_eq!(pattern(7, 64), pattern(7, 100)[..64]);
+    }
+}
