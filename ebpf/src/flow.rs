@@ -46,7 +46,7 @@ pub struct Flow6 {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Noted {
-    /// When the stack last emitted a packet of it: seconds since boot, suspended time not counted.
+    /// When a packet of it, in either direction, was last seen: seconds since boot, suspended time not counted.
     pub seen_seconds: u32,
 }
 

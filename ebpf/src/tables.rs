@@ -65,12 +65,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_noted4(&self, flow: &Flow4) -> bool {
-        FLOWS4.get_ptr(flow).is_some()
+        is_remembered(&FLOWS4, flow)
     }
 
     #[inline(always)]
     fn is_noted6(&self, flow: &Flow6) -> bool {
-        FLOWS6.get_ptr(flow).is_some()
+        is_remembered(&FLOWS6, flow)
     }
 
     #[inline(always)]
@@ -106,22 +106,32 @@ pub(crate) fn count_reason(reason: Reason) {
     }
 }
 
-/// Tells whether the flow is in the table now, with the time of this packet.
+/// Tells whether the flow is in the table, and gives it the time of this packet: conntrack, too, goes by packets of either
+/// direction, and a client may be silent for as long as its server goes on sending.
+#[inline(always)]
+fn is_remembered<K>(flows: &HashMap<K, Noted>, flow: &K) -> bool {
+    let Some(noted) = flows.get_ptr_mut(flow) else { return false };
+    // SAFETY: without preallocation an element lives until a grace period after its removal.
+    let seen = unsafe { &raw mut (*noted).seen_seconds };
+    let now = seconds();
+    // SAFETY: as above. Read first: a store would take the cache line from the other CPUs with every packet.
+    if unsafe { seen.read() } != now {
+        // SAFETY: as above.
+        unsafe { seen.write(now) };
+    }
+    true
+}
+
+/// Puts a flow into the table, and tells whether it is there now.
 #[inline(always)]
 fn remember<K>(flows: &HashMap<K, Noted>, flow: &K) -> bool {
+    is_remembered(flows, flow) || flows.insert(flow, Noted { seen_seconds: seconds() }, BPF_ANY.into()).is_ok()
+}
+
+#[inline(always)]
+fn seconds() -> u32 {
     // SAFETY: the helper takes nothing and reads a clock.
-    let seconds = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32;
-    if let Some(noted) = flows.get_ptr_mut(flow) {
-        // SAFETY: without preallocation an element lives until a grace period after its removal.
-        let seen = unsafe { &raw mut (*noted).seen_seconds };
-        // SAFETY: as above. Read first: a store would take the cache line from the other CPUs with every packet.
-        if unsafe { seen.read() } != seconds {
-            // SAFETY: as above.
-            unsafe { seen.write(seconds) };
-        }
-        return true;
-    }
-    flows.insert(flow, Noted { seen_seconds: seconds }, BPF_ANY.into()).is_ok()
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }
 
 /// Marks an endpoint as one with noted flows, or, where a flow found no room in the table, as one for the stack alone.

@@ -21,9 +21,9 @@ pub trait Tables {
     fn slot4(&self, address: [u8; 4]) -> Option<u32>;
     /// The slot of the endpoint with this IPv6 address.
     fn slot6(&self, address: [u8; 16]) -> Option<u32>;
-    /// Whether the stack carries this flow's other direction.
+    /// Whether the stack carries this flow's other direction. To ask is to have seen a packet of it.
     fn is_noted4(&self, flow: &Flow4) -> bool;
-    /// Whether the stack carries this flow's other direction.
+    /// Whether the stack carries this flow's other direction. To ask is to have seen a packet of it.
     fn is_noted6(&self, flow: &Flow6) -> bool;
     /// Remembers that it does, for the endpoint in this slot.
     fn note4(&self, slot: u32, flow: &Flow4);
