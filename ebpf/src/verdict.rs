@@ -251,9 +251,11 @@ pub fn to_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
 fn depart<H: Header>(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
     let Some(header) = &H::read(bytes) else { return Emission { scope: Scope::Vpc, hosts_own: false } };
     let (source, destination) = (header.source(), header.destination());
-    let Some(network) = tables.network().filter(|_| !destination.is_confined()) else {
-        return Emission { scope: Scope::Vpc, hosts_own: false };
-    };
+    let Some(network) = tables.network() else { return Emission { scope: Scope::Vpc, hosts_own: false } };
+    if destination.is_confined() {
+        // The cloud's own services (169.254.169.254) and neighbours: counted as what they answer is, see `arrive`.
+        return Emission { scope: Scope::Vpc, hosts_own: !source.place(network).local };
+    }
     let scope = destination.place(network).scope;
     let slot = if source.place(network).local { source.slot(tables) } else { None };
     let Some(slot) = slot else { return Emission { scope, hosts_own: true } };

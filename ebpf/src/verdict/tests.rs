@@ -269,6 +269,22 @@ fn what_the_stack_emits_is_noted_only_where_a_reply_could_miss_it() {
     assert_eq!(host, Emission { scope: Scope::Internet, hosts_own: true });
 }
 
+/// A conversation of the host is in its account in both directions, or in neither.
+#[test]
+fn the_hosts_own_is_counted_both_ways() {
+    let world = world();
+    let node = [10, 0, 0, 11];
+    for other in [[10, 0, 0, 12], [1, 1, 1, 1], [10, 96, 0, 1], [169, 254, 169, 254]] {
+        let asked = to_uplink(&Frame(&Packet::udp4(node, other).bytes), &world);
+        let answered = from_uplink(&Frame(&Packet::udp4(other, node).bytes), &world);
+        assert!(asked.hosts_own, "{other:?}");
+        assert_eq!(answered.received, Some((None, asked.scope)), "{other:?}");
+    }
+    let asked = to_uplink(&Frame(&Packet::udp6("fd00:10::11", "fe80::1").bytes), &world);
+    let answered = from_uplink(&Frame(&Packet::udp6("fe80::1", "fd00:10::11").bytes), &world);
+    assert_eq!((asked.hosts_own, answered.received), (true, Some((None, asked.scope))));
+}
+
 /// Whatever the bytes, a decision is made, and a packet is carried only from the endpoint's own addresses.
 #[test]
 fn arbitrary_bytes_never_panic_nor_spoof() {
