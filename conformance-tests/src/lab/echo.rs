@@ -30,6 +30,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const MESSAGE: usize = 1200;
 /// What a transfer sends over TCP and gets back: more than a megabyte, so that the kernel sends segments of 64 kB (GSO).
 const TCP_TRANSFER: usize = 1_200_000;
+/// A datagram that no path's MTU has room for.
+const FRAGMENTED: usize = 20_000;
+/// More than any message with its greeting.
+const ANSWER_BYTES: usize = 65_536;
 /// What a transfer sends over UDP in one call, cut into messages by the kernel (`UDP_SEGMENT`).
 const UDP_TRANSFER: usize = 40 * MESSAGE;
 
@@ -106,6 +110,7 @@ impl Drop for Server {
 
 fn serve(name: &str, listener: &TcpListener, socket: &UdpSocket, stop: &AtomicBool) {
     let limit = Timespec::try_from(LOOK).unwrap_or_default();
+    let mut message = vec![0; ANSWER_BYTES];
     thread::scope(|scope| {
         while !stop.load(Ordering::Relaxed) {
             let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
@@ -114,7 +119,6 @@ fn serve(name: &str, listener: &TcpListener, socket: &UdpSocket, stop: &AtomicBo
             while let Ok((stream, peer)) = listener.accept() {
                 scope.spawn(move || echo(name, stream, peer, stop));
             }
-            let mut message = [0; 2 * MESSAGE];
             while let Ok((length, peer)) = socket.recv_from(&mut message) {
                 let mut answer = Greeting::line(name, peer.ip()).into_bytes();
                 answer.extend_from_slice(&message[..length]);
@@ -229,24 +233,39 @@ impl Conversation {
     /// # Errors
     /// When it is not answered as before.
     pub fn exchange(&mut self) -> Result<()> {
-        let message = pattern(self.said, MESSAGE);
+        self.echo(MESSAGE)
+    }
+
+    /// Over UDP, one message that travels in fragments, and its echo; over TCP there is no such thing.
+    ///
+    /// # Errors
+    /// When it is not answered as before.
+    pub fn exchange_fragments(&mut self) -> Result<()> {
+        match self.socket {
+            Socket::Tcp(_) => Ok(()),
+            Socket::Udp(_) => self.echo(FRAGMENTED).context("a datagram in fragments"),
+        }
+    }
+
+    fn echo(&mut self, length: usize) -> Result<()> {
+        let message = pattern(self.said, length);
         self.said += 1;
-        match &mut self.socket {
+        let echoed = match &mut self.socket {
             Socket::Tcp(stream) => {
                 stream.write_all(&message)?;
                 let mut echoed = vec![0; message.len()];
                 stream.read_exact(&mut echoed).context("an echo over TCP")?;
-                ensure!(echoed == message, "a message came back changed");
-                Ok(())
+                echoed
             }
             Socket::Udp(socket) => {
                 socket.send(&message)?;
                 let (greeting, echoed) = receive(socket).context("an echo over UDP")?;
                 ensure!(greeting == self.greeting, "it was {:?} and is {greeting:?}", self.greeting);
-                ensure!(echoed == message, "a message came back changed");
-                Ok(())
+                echoed
             }
-        }
+        };
+        ensure!(echoed == message, "a message came back changed");
+        Ok(())
     }
 
     /// Much at once, and its echo.
@@ -292,7 +311,7 @@ impl Conversation {
 
 /// One answer over UDP. The socket is connected: what comes from another address than was spoken to does not arrive here.
 fn receive(socket: &UdpSocket) -> Result<(Greeting, Vec<u8>)> {
-    let mut answer = [0; 2 * MESSAGE];
+    let mut answer = vec![0; ANSWER_BYTES];
     let length = socket.recv(&mut answer)?;
     let end = answer[..length].iter().position(|byte| *byte == b'\n').context("an answer without a greeting")?;
     Ok((Greeting::parse(std::str::from_utf8(&answer[..end])?)?, answer[end + 1..length].to_vec()))

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod accounting;
+mod capture;
 mod cluster;
 mod flood;
 mod flows;

@@ -101,7 +101,12 @@ impl Way {
             for protocol in Protocol::ALL {
                 let name = format!("{when}/{} {family:?} {protocol:?}", self.name);
                 for mut conversation in self.open(cluster, family, protocol).with_context(|| format!("{family:?} {protocol:?}"))? {
-                    conversation.exchange().and_then(|()| conversation.transfer()).and_then(|()| conversation.exchange()).context(name.clone())?;
+                    conversation.exchange().and_then(|()| conversation.transfer()).context(name.clone())?;
+                    if ![self.from, self.seen].contains(&Internet) && !matches!(self.asked, Direct(Internet)) {
+                        // The way out has a smaller MTU, which over IPv6 the first datagram in fragments only finds out.
+                        conversation.exchange_fragments().context(name.clone())?;
+                    }
+                    conversation.exchange().context(name.clone())?;
                     cluster.kept.push((name.clone(), conversation));
                 }
             }

@@ -1,0 +1,131 @@
+//! What `tcpdump` sees on an interface.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::net::IpAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use conformance_tests::lab::command::wait_until;
+use conformance_tests::lab::network::Network;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// Ethernet, IPv6 and what stands before their addresses is what is looked at.
+const SNAPLEN: &str = "96";
+
+/// A capture that runs. Dropping it kills it.
+pub(crate) struct Capture {
+    child: Child,
+    file: File,
+    said: File,
+}
+
+/// A frame, as long as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// Bytes, Ethernet header included.
+    pub(crate) bytes: u64,
+    /// Who sent it on this link.
+    pub(crate) mac: [u8; 6],
+    /// Source and destination, if it is IP.
+    pub(crate) addresses: Option<(IpAddr, IpAddr)>,
+}
+
+impl Capture {
+    /// Starts capturing what `filter` lets through; all, where it is empty.
+    pub(crate) fn start(network: &Network, interface: &str, filter: &str) -> Result<Self> {
+        let (file, said) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        let child = network.run(|| -> Result<_> {
+            let mut command = Command::new("tcpdump");
+            // Without immediate mode the kernel hands over whole blocks, and the last is lost.
+            command.args(["--immediate-mode", "-i", interface, "-n", "-U", "-s", SNAPLEN, "-B", "8192", "-w", "-"]).args(filter.split_whitespace());
+            Ok(command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(said.try_clone()?).spawn()?)
+        })?;
+        let mut capture = Self { child, file, said };
+        wait_until(&format!("tcpdump on {interface} of {}", network.name()), LIMIT, || {
+            let words = capture.words();
+            if words.contains("listening on") { Ok(()) } else { Err(words) }
+        })?;
+        Ok(capture)
+    }
+
+    /// Ends it and answers what it saw.
+    pub(crate) fn frames(mut self) -> Result<Vec<Frame>> {
+        // What has been handed to tcpdump it writes before it ends; what is on the way needs a moment.
+        std::thread::sleep(Duration::from_millis(100));
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
+        let deadline = Instant::now() + LIMIT;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "tcpdump does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let words = self.words();
+        ensure!(words.contains("0 packets dropped by kernel"), "tcpdump did not see all: {words}");
+        let mut bytes = Vec::new();
+        self.file.rewind()?;
+        self.file.read_to_end(&mut bytes)?;
+        frames(&bytes)
+    }
+
+    fn words(&mut self) -> String {
+        let mut words = String::new();
+        // An unreadable temporary file costs only the detail of a message.
+        let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut words));
+        words
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Both fail only where it has just ended by itself.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Reads a file in pcap's format (pcap-savefile(5)): a header of 24 bytes, then records behind headers of 16.
+fn frames(mut bytes: &[u8]) -> Result<Vec<Frame>> {
+    bytes = bytes.get(24..).context("a capture without a header")?;
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let number = |at: usize| -> Result<u32> {
+            Ok(u32::from_ne_bytes(bytes.get(at..at + 4).context("a record cut short")?.try_into()?))
+        };
+        let (captured, length) = (number(8)? as usize, number(12)?);
+        let frame = bytes.get(16..16 + captured).context("a frame cut short")?;
+        frames.push(Frame { bytes: length.into(), mac: frame.get(6..12).context("no Ethernet header")?.try_into()?, addresses: addresses(frame)? });
+        bytes = &bytes[16 + captured..];
+    }
+    Ok(frames)
+}
+
+fn addresses(frame: &[u8]) -> Result<Option<(IpAddr, IpAddr)>> {
+    let (first, second) = match frame.get(12..14) {
+        Some([0x08, 0x00]) => (26..30, 30..34),
+        Some([0x86, 0xdd]) => (22..38, 38..54),
+        _ => return Ok(None),
+    };
+    let address = |range| -> Result<IpAddr> {
+        let octets: &[u8] = frame.get(range).context("no addresses")?;
+        match (<[u8; 4]>::try_from(octets), <[u8; 16]>::try_from(octets)) {
+            (Ok(v4), _) => Ok(v4.into()),
+            (_, Ok(v6)) => Ok(v6.into()),
+            _ => bail!("an address of {} bytes", octets.len()),
+        }
+    };
+    Ok(Some((address(first)?, address(second)?)))
+}
+
+/// The MAC address of an interface.
+pub(crate) fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
+    let said = network.run(|| -> Result<_> { Ok(Command::new("ip").args(["-oneline", "link", "show", "dev", interface]).output()?) })?;
+    let said = String::from_utf8(said.stdout)?;
+    let text = said.split_ascii_whitespace().skip_while(|word| *word != "link/ether").nth(1).with_context(|| format!("no MAC in {said}"))?;
+    let octets: Vec<u8> = text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
+    octets.try_into().map_err(|octets| anyhow::anyhow!("{octets:?} is no MAC"))
+}
