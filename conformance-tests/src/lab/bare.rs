@@ -38,7 +38,9 @@ impl BarePod {
         if !host_ports.is_empty() {
             let mappings: Vec<Value> = host_ports
                 .iter()
-                .flat_map(|(host, pod)| ["tcp", "udp"].map(|protocol| json!({ "hostPort": host, "containerPort": pod, "protocol": protocol })))
+                .flat_map(|(host, pod)| {
+                    ["tcp", "udp"].map(|protocol| json!({ "hostPort": host, "containerPort": pod, "protocol": protocol }))
+                })
                 .collect();
             let conf = json!({ "cniVersion": VERSION, "name": "barewire", "type": "portmap",
                 "runtimeConfig": { "portMappings": mappings }, "prevResult": result });

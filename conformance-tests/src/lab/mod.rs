@@ -8,8 +8,8 @@
 pub mod bare;
 pub mod cni;
 pub mod command;
-mod error;
 pub mod echo;
+mod error;
 pub mod init;
 mod link;
 pub mod network;

@@ -18,6 +18,7 @@ const COOLED: Duration = Duration::from_secs(20);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
+        Case::barewire("programs_are_attached_where_they_are_to_be", |cluster| cluster.is_carried_as_configured()),
         Case::barewire("restart_of_barewired_loses_no_packet", |cluster| undisturbed(cluster, Daemon::terminate)),
         Case::barewire("kill_of_barewired_loses_no_packet", |cluster| undisturbed(cluster, Daemon::kill)),
         Case::barewire("a_pod_stopped_while_barewired_is_away_is_released_later", stopped_while_away),
@@ -47,6 +48,7 @@ fn undisturbed(cluster: &mut Cluster, end: End) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
         worker.daemon = Some(stopped.start()?);
     }
+    cluster.is_carried_as_configured()?;
     for stream in streams {
         let said = stream.wait(COMMAND)?;
         ensure!(said.stdout.contains(&format!("{PINGS} received")), "{}: {}", said.command, said.stdout);

@@ -1,17 +1,18 @@
-//! The harness: one lab for all cases, one line a case, the lab taken down whatever happens.
+//! The clusters: one lab for all cases, once with the fast path and once without, taken down whatever happens.
 
 use std::env;
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::cri::pod::Pod;
-use conformance_tests::lab::cni::{NodeCni, ReferencePlugin, barewire_binaries};
+use conformance_tests::harness::{self, Harness};
+use conformance_tests::lab::cni::{self, DAEMON_CONFIG, FastPath, NodeCni, ReferencePlugin, barewire_binaries};
 use conformance_tests::lab::command::{Said, run as run_command};
+use conformance_tests::lab::network::Network;
 use conformance_tests::lab::node::tail;
+use conformance_tests::lab::telemetry;
 use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::worker::Worker;
 use conformance_tests::lab::{Lab, Options};
@@ -46,6 +47,8 @@ impl Case {
 pub(crate) struct Cluster {
     pub(crate) lab: Lab,
     pub(crate) cni: NodeCni,
+    /// What the daemons are told of their fast path.
+    pub(crate) fast_path: FastPath,
     pub(crate) a: Worker,
     pub(crate) b: Worker,
     pub(crate) a1: Pod,
@@ -54,14 +57,34 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    fn up(cni: NodeCni) -> Result<Self> {
+    fn up(Pass { cni, fast_path }: Pass) -> Result<Self> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/two-nodes.clab.yml");
         let options = Options { name: Some("e2e".to_owned()), ..Options::of_this_program()? };
         let lab = Lab::up(Topology::read(&file)?, &options)?;
-        let a = Worker::start(&lab, "node1", cni)?;
-        let b = Worker::start(&lab, "node2", cni)?;
+        let worker = |name: &str| -> Result<Worker> {
+            let config = match cni {
+                NodeCni::Barewire => cni::configure(lab.node(name)?, &[("fast_path", format!("\"{}\"", fast_path.value()))])?,
+                NodeCni::Reference(_) => DAEMON_CONFIG,
+            };
+            Ok(Worker::start_configured(&lab, name, cni, config)?)
+        };
+        let (a, b) = (worker("node1")?, worker("node2")?);
         let (a1, a2, b1) = (a.run_pod("a1")?, a.run_pod("a2")?, b.run_pod("b1")?);
-        Ok(Self { lab, cni, a, b, a1, a2, b1 })
+        Ok(Self { lab, cni, fast_path, a, b, a1, a2, b1 })
+    }
+
+    /// That the programs are attached where they are to be, and nowhere else.
+    pub(crate) fn is_carried_as_configured(&self) -> Result<()> {
+        for worker in [&self.a, &self.b] {
+            let attached = telemetry::fast_path_is_attached(&Network::of(&worker.node)?)?;
+            ensure!(
+                attached == (self.fast_path == FastPath::Auto),
+                "{}: attached is {attached} with {:?}",
+                worker.node.name(),
+                self.fast_path
+            );
+        }
+        Ok(())
     }
 
     /// That a pod reaches all of `to`. With Barewire the very first packet must arrive; a reference plugin's IPv6 gateway is silent until
@@ -92,85 +115,94 @@ pub(crate) fn ping(worker: &Worker, pod: &Pod, arguments: &[&str]) -> Result<Sai
     Ok(run_command(&mut worker.in_pod(pod, &argv)?, COMMAND)?)
 }
 
-/// Runs `cases` on one lab.
-pub(crate) fn run(cases: &[Case]) -> ExitCode {
-    if cases.is_empty() {
-        return summary(0, 0, 0);
+/// A run of all cases on a lab of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass {
+    cni: NodeCni,
+    fast_path: FastPath,
+}
+
+impl Pass {
+    /// Both settings of the fast path; a reference plugin has none.
+    fn all(cni: NodeCni) -> Vec<Self> {
+        match cni {
+            NodeCni::Barewire => FastPath::ALL.map(|fast_path| Self { cni, fast_path }).to_vec(),
+            NodeCni::Reference(_) => vec![Self { cni, fast_path: FastPath::Off }],
+        }
     }
-    let required = env::var("BAREWIRE_REQUIRE_ALL").is_ok_and(|value| value == "1");
+
+    fn name(self, case: &Case) -> String {
+        match self.cni {
+            NodeCni::Barewire => format!("{}/{}", self.fast_path.value(), case.name),
+            NodeCni::Reference(_) => case.name.to_owned(),
+        }
+    }
+}
+
+/// Lists cases.
+pub(crate) fn list(cases: &[Case]) {
+    for pass in Pass::all(NodeCni::Barewire) {
+        cases.iter().for_each(|case| harness::list(&pass.name(case)));
+    }
+}
+
+/// Runs those of `cases` whose name contains `filter`.
+pub(crate) fn run(harness: &mut Harness, cases: &[Case], filter: &str) {
+    let chosen = |pass: Pass| -> Vec<&Case> { cases.iter().filter(|case| pass.name(case).contains(filter)).collect() };
     let cni = match prerequisites() {
         Ok(cni) => cni,
         Err(reason) => {
-            println!("SKIP containerd: {reason:#}");
-            let (failed, skipped) = if required { (cases.len(), 0) } else { (0, cases.len()) };
-            return summary(0, failed, skipped);
+            let count = Pass::all(NodeCni::Barewire).into_iter().map(|pass| chosen(pass).len()).sum();
+            return harness.skip("containerd", &format!("{reason:#}"), count);
         }
     };
-    let mut cluster = match Cluster::up(cni) {
+    for pass in Pass::all(cni) {
+        let cases = chosen(pass);
+        if !cases.is_empty() {
+            run_pass(harness, pass, &cases);
+        }
+    }
+}
+
+fn run_pass(harness: &mut Harness, pass: Pass, cases: &[&Case]) {
+    let mut cluster = match Cluster::up(pass) {
         Ok(cluster) => cluster,
-        Err(error) => {
-            println!("FAIL bring the cluster up: {error:#}");
-            return summary(0, cases.len(), 0);
-        }
+        Err(error) => return harness.fail("bring the cluster up", &format!("{error:#}"), cases.len()),
     };
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases {
-        if case.needs_barewire && cni != NodeCni::Barewire {
-            println!("SKIP {}: it is about barewired", case.name);
-            skipped += 1;
+        let name = pass.name(case);
+        if case.needs_barewire && pass.cni != NodeCni::Barewire {
+            harness.skip(&name, "it is about barewired", 1);
             continue;
         }
-        let begun = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut cluster)))
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, as said above")));
-        let took = begun.elapsed().as_secs_f32();
-        match outcome {
-            Ok(()) => {
-                println!("ok   {} ({took:.1} s)", case.name);
-                passed += 1;
+        if !harness.case(&name, || (case.run)(&mut cluster)) {
+            for worker in [&cluster.a, &cluster.b] {
+                note_logs(harness, worker);
             }
-            Err(error) => {
-                println!("FAIL {} ({took:.1} s): {error:#}", case.name);
-                failed += 1;
-                for worker in [&cluster.a, &cluster.b] {
-                    print_logs(worker);
-                }
-                if let Err(error) = cluster.recover() {
-                    println!("FAIL recover from it: {error:#}");
-                }
+            if let Err(error) = cluster.recover() {
+                harness.note(&format!("FAIL recover from it: {error:#}"));
             }
         }
     }
     if let Err(error) = cluster.lab.down().context("take the lab down") {
-        println!("FAIL {error:#}");
-        failed += 1;
+        harness.fail("take the lab down", &format!("{error:#}"), 1);
     }
-    if required {
-        failed += skipped;
-        skipped = 0;
-    }
-    summary(passed, failed, skipped)
 }
 
 /// The end of the services' logs; of containerd's only what is not its daily talk.
-fn print_logs(worker: &Worker) {
+fn note_logs(harness: &Harness, worker: &Worker) {
     for service in ["barewired", "containerd"] {
         let log = tail(&worker.node.logs().join(format!("{service}.log")), 40);
         let telling: Vec<&str> = log.lines().filter(|line| !line.contains("level=info")).collect();
         for line in &telling[telling.len().saturating_sub(12)..] {
             let short: String = line.chars().take(300).collect();
-            println!("  {} {service}: {short}", worker.node.name());
+            harness.note(&format!("{} {service}: {short}", worker.node.name()));
         }
     }
 }
 
 fn prerequisites() -> Result<NodeCni> {
-    ensure!(nix::unistd::geteuid().is_root(), "it needs root");
-    let programs = ["containerd", "ctr", "runc", "ip", "nft", "nsenter", "ping", "busybox", "iptables", "ip6tables", "ss"];
-    for program in programs {
-        let found = env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|directory| directory.join(program).is_file());
-        ensure!(found, "{program} is not installed");
-    }
+    harness::require_programs(&["containerd", "ctr", "runc", "ip", "nft", "nsenter", "ping", "busybox", "iptables", "ip6tables", "ss"])?;
     match env::var("BAREWIRE_E2E_CNI").as_deref() {
         Ok("ptp") => Ok(NodeCni::Reference(ReferencePlugin::Ptp)),
         Ok("bridge") => Ok(NodeCni::Reference(ReferencePlugin::Bridge)),
@@ -180,9 +212,4 @@ fn prerequisites() -> Result<NodeCni> {
         }
         Ok(other) => anyhow::bail!("BAREWIRE_E2E_CNI={other}: set barewire, ptp or bridge"),
     }
-}
-
-fn summary(passed: usize, failed: usize, skipped: usize) -> ExitCode {
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

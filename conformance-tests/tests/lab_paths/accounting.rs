@@ -32,17 +32,42 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(format!("accounting/{name}"), move |cluster: &mut Cluster| exact(cluster, &Talk { from, to, accounts }))
     };
     vec![
-        case("same_node", End::A1, |cluster, family| server(cluster, End::A2, family), &[(End::A1, &["same-node"]), (End::A2, &["same-node"])]),
+        case(
+            "same_node",
+            End::A1,
+            |cluster, family| server(cluster, End::A2, family),
+            &[(End::A1, &["same-node"]), (End::A2, &["same-node"])],
+        ),
         case("vpc", End::A1, |cluster, family| server(cluster, End::B1, family), &[(End::A1, &["vpc"]), (End::B1, &["vpc"])]),
-        case("vpc_to_a_node", End::A1, |cluster, family| server(cluster, End::Node2, family), &[(End::A1, &["vpc"]), (End::Node2, &["vpc"])]),
-        case("service_on_this_node", End::A1, |_, family| service(To::First, family), &[(End::A1, &["service"]), (End::A2, &["same-node"])]),
+        case(
+            "vpc_to_a_node",
+            End::A1,
+            |cluster, family| server(cluster, End::Node2, family),
+            &[(End::A1, &["vpc"]), (End::Node2, &["vpc"])],
+        ),
+        case(
+            "service_on_this_node",
+            End::A1,
+            |_, family| service(To::First, family),
+            &[(End::A1, &["service"]), (End::A2, &["same-node"])],
+        ),
         case("service_on_another_node", End::A1, |_, family| service(To::Second, family), &[(End::A1, &["service"]), (End::B1, &["vpc"])]),
         case("node", End::A1, |cluster, family| server(cluster, End::Node1, family), &[(End::A1, &["node"])]),
         case("node_to_its_pod", End::Node1, |cluster, family| server(cluster, End::A2, family), &[(End::A2, &["node"])]),
         // Translated, it is the node's own on the wire.
-        case("internet", End::A1, |cluster, family| server(cluster, End::Internet, family), &[(End::A1, &["internet"]), (End::Node1, &["internet"])]),
+        case(
+            "internet",
+            End::A1,
+            |cluster, family| server(cluster, End::Internet, family),
+            &[(End::A1, &["internet"]), (End::Node1, &["internet"])],
+        ),
         case("host_to_internet", End::Node1, |cluster, family| server(cluster, End::Internet, family), &[(End::Node1, &["internet"])]),
-        case("host_to_a_remote_pod", End::Node1, |cluster, family| server(cluster, End::B1, family), &[(End::Node1, &["vpc"]), (End::B1, &["vpc"])]),
+        case(
+            "host_to_a_remote_pod",
+            End::Node1,
+            |cluster, family| server(cluster, End::B1, family),
+            &[(End::Node1, &["vpc"]), (End::B1, &["vpc"])],
+        ),
     ]
 }
 

@@ -41,7 +41,9 @@ impl Capture {
         let child = network.run(|| -> Result<_> {
             let mut command = Command::new("tcpdump");
             // Without immediate mode the kernel hands over whole blocks, and the last is lost.
-            command.args(["--immediate-mode", "-i", interface, "-n", "-U", "-s", SNAPLEN, "-B", "8192", "-w", "-"]).args(filter.split_whitespace());
+            command
+                .args(["--immediate-mode", "-i", interface, "-n", "-U", "-s", SNAPLEN, "-B", "8192", "-w", "-"])
+                .args(filter.split_whitespace());
             Ok(command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(said.try_clone()?).spawn()?)
         })?;
         let mut capture = Self { child, file, said };
@@ -93,12 +95,15 @@ fn frames(mut bytes: &[u8]) -> Result<Vec<Frame>> {
     bytes = bytes.get(24..).context("a capture without a header")?;
     let mut frames = Vec::new();
     while !bytes.is_empty() {
-        let number = |at: usize| -> Result<u32> {
-            Ok(u32::from_ne_bytes(bytes.get(at..at + 4).context("a record cut short")?.try_into()?))
-        };
+        let number =
+            |at: usize| -> Result<u32> { Ok(u32::from_ne_bytes(bytes.get(at..at + 4).context("a record cut short")?.try_into()?)) };
         let (captured, length) = (number(8)? as usize, number(12)?);
         let frame = bytes.get(16..16 + captured).context("a frame cut short")?;
-        frames.push(Frame { bytes: length.into(), mac: frame.get(6..12).context("no Ethernet header")?.try_into()?, addresses: addresses(frame)? });
+        frames.push(Frame {
+            bytes: length.into(),
+            mac: frame.get(6..12).context("no Ethernet header")?.try_into()?,
+            addresses: addresses(frame)?,
+        });
         bytes = &bytes[16 + captured..];
     }
     Ok(frames)
@@ -125,7 +130,8 @@ fn addresses(frame: &[u8]) -> Result<Option<(IpAddr, IpAddr)>> {
 pub(crate) fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
     let said = network.run(|| -> Result<_> { Ok(Command::new("ip").args(["-oneline", "link", "show", "dev", interface]).output()?) })?;
     let said = String::from_utf8(said.stdout)?;
-    let text = said.split_ascii_whitespace().skip_while(|word| *word != "link/ether").nth(1).with_context(|| format!("no MAC in {said}"))?;
+    let text =
+        said.split_ascii_whitespace().skip_while(|word| *word != "link/ether").nth(1).with_context(|| format!("no MAC in {said}"))?;
     let octets: Vec<u8> = text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
     octets.try_into().map_err(|octets| anyhow::anyhow!("{octets:?} is no MAC"))
 }

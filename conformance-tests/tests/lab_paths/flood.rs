@@ -24,7 +24,9 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) fn open(network: &Network) -> Result<Self> {
         let open = |family| Ok::<_, anyhow::Error>(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?);
-        network.run(|| -> Result<_> { Ok(Self { v4: open(AddressFamily::Inet)?, v6: open(AddressFamily::Inet6)? }) }).context("a raw socket")
+        network
+            .run(|| -> Result<_> { Ok(Self { v4: open(AddressFamily::Inet)?, v6: open(AddressFamily::Inet6)? }) })
+            .context("a raw socket")
     }
 
     /// Sends a datagram with the source that it names.

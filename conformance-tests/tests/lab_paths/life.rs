@@ -81,7 +81,8 @@ pub(crate) fn restarts(cluster: &mut Cluster) -> Result<()> {
 /// Has conversations over UDP, one of each way, go on without a pause meanwhile.
 fn undisturbed(cluster: &mut Cluster, happening: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
     let kept = std::mem::take(&mut cluster.kept);
-    let (mut busy, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(name, _)| name.starts_with("first_packet") && name.ends_with("Udp"));
+    let (mut busy, others): (Vec<_>, Vec<_>) =
+        kept.into_iter().partition(|(name, _)| name.starts_with("first_packet") && name.ends_with("Udp"));
     cluster.kept = others;
     let done = AtomicBool::new(false);
     let (outcome, talked) = thread::scope(|scope| {

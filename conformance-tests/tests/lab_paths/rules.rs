@@ -37,7 +37,9 @@ impl Form {
                 node.run(&["nft", "-f", "/run/kube-proxy.nft"])?;
             }
             Self::Iptables => {
-                for (family, program, word) in [(Family::V4, "iptables-restore", "iptables"), (Family::V6, "ip6tables-restore", "ip6tables")] {
+                for (family, program, word) in
+                    [(Family::V4, "iptables-restore", "iptables"), (Family::V6, "ip6tables-restore", "ip6tables")]
+                {
                     let restore = |text: String| -> Result<()> {
                         node.write("/run/kube-proxy.rules", text)?;
                         node.run(&["sh", "-c", &format!("{program} --wait --noflush /run/kube-proxy.rules")])?;
