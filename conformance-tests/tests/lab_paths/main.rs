@@ -44,10 +44,12 @@ impl Pass {
     }
 }
 
+type Work = Box<dyn FnOnce(&mut Cluster) -> Result<()>>;
+
 /// A case by name.
 struct Case {
     name: String,
-    run: Box<dyn FnOnce(&mut Cluster) -> Result<()>>,
+    run: Work,
 }
 
 impl Case {
