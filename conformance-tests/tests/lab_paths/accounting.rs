@@ -90,6 +90,8 @@ struct Watched {
 }
 
 fn exact(cluster: &mut Cluster, talk: &Talk) -> Result<()> {
+    // Whoever spoke before may still have to acknowledge.
+    std::thread::sleep(SETTLED);
     let mut watched = Vec::new();
     for (end, _) in talk.accounts {
         let (node, interface) = match end {
