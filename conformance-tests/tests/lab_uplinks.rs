@@ -116,8 +116,8 @@ fn the_endpoints_uplink_decides_the_way_out() {
     }
     let lab = bring_up("uplinks");
     let (node1, node2, fabric) = (lab.node("node1").unwrap(), lab.node("node2").unwrap(), lab.node("vpc").unwrap());
-    let daemon = cni::install(node1, NodeCni::Barewire).unwrap().unwrap();
-    let _remote = cni::install(node2, NodeCni::Barewire).unwrap().unwrap();
+    let daemon = cni::install(node1, NodeCni::Barewire, DAEMON_CONFIG).unwrap().unwrap();
+    let _remote = cni::install(node2, NodeCni::Barewire, DAEMON_CONFIG).unwrap().unwrap();
     node1.write("/run/services.nft", TRANSLATIONS).unwrap();
     node1.run(&["nft", "-f", "/run/services.nft"]).unwrap();
     add_pod(node2, "remote", REMOTE);
@@ -172,7 +172,7 @@ fn networks_are_changed_under_running_pods() {
     }
     let lab = bring_up("reload");
     let (node1, fabric) = (lab.node("node1").unwrap(), lab.node("vpc").unwrap());
-    let daemon = cni::install(node1, NodeCni::Barewire).unwrap().unwrap();
+    let daemon = cni::install(node1, NodeCni::Barewire, DAEMON_CONFIG).unwrap().unwrap();
     daemon.terminate().unwrap();
     let path = variant(node1, "changing", &[]);
     let original = std::fs::read_to_string(node1.host_path(&path)).unwrap();

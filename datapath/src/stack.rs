@@ -135,7 +135,7 @@ fn to_pod(network: &NodeNetwork) -> String {
 
 fn to_uplink(network: &NodeNetwork) -> String {
     let account = |scope: Scope| format!("counter name host_sent_{} return", SCOPES[scope as usize]);
-    confined("daddr", "return") + &local(network, "saddr", "return") + &by_scope(network, "daddr", account)
+    local(network, "saddr", "return") + &confined("daddr", &account(Scope::Vpc)) + &by_scope(network, "daddr", account)
 }
 
 fn confined(end: &str, then: &str) -> String {

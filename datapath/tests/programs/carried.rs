@@ -28,6 +28,8 @@ const FABRIC: Ifindex = Ifindex(11);
 const LOOPBACK: Ifindex = Ifindex(1);
 /// Under emulation everything takes its time.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+/// More packets than an interface says of itself when it comes up: those are the host's own.
+const CARRIED: u64 = 30;
 /// Ethernet, IP and UDP headers, and the message.
 const MESSAGE: &[u8] = b"by the fast path";
 
@@ -47,7 +49,9 @@ fn what_the_stack_does_not_forward_arrives() -> Result<()> {
             let before = node.counts()?;
             exchange(&node.pods[0], a, &node.pods[1], b).context("between pods of a node")?;
             println!("{a} and {b} have talked");
-            exchange(&node.pods[0], a, &node.fabric, remote).context("between nodes")?;
+            for _ in 0..CARRIED {
+                exchange(&node.pods[0], a, &node.fabric, remote).context("between nodes")?;
+            }
             println!("{a} and {remote} have talked");
             exchange(&node.fabric, remote, &node.pods[0], a).context("between nodes, begun by the other")?;
             let after = node.counts()?;
@@ -62,7 +66,7 @@ fn what_the_stack_does_not_forward_arrives() -> Result<()> {
                 Ok(())
             };
             grown(Scope::SameNode, 1)?;
-            grown(Scope::Vpc, 2)?;
+            grown(Scope::Vpc, CARRIED + 1)?;
         }
         node.nothing_by_the_stack()
     })
@@ -137,7 +141,8 @@ impl Node {
             self.fast_path.reasons()?.into_iter().filter(|(name, packets)| *packets != 0 && *name != "link_local").collect();
         ensure!(reasons.is_empty(), "packets left the fast path: {reasons:?}");
         let host = self.fast_path.traffic(TrafficOf::Host)?;
-        ensure!(host.sent.iter().all(|counter| counter.packets == 0), "counted as the host's own: {:?}", host.sent);
+        let carried = host.sent.iter().any(|counter| counter.packets >= CARRIED);
+        ensure!(!carried, "counted as the host's own: {:?}", host.sent);
         Ok(())
     }
 }
