@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,11 @@ struct Noted {
 
 fn noted(node: &Node) -> Result<Noted> {
     let pins = node.host_path("/sys/fs/bpf/barewire/run-barewire");
-    // One directory, by the version of the maps' layout.
-    let version = std::fs::read_dir(&pins).and_then(|mut entries| entries.next().transpose());
-    let version = version.ok().flatten().with_context(|| format!("no pins in {}", pins.display()))?;
-    let map = MapData::from_pin(version.path().join("FLOWS4"))?;
+    // Beside the maps, by the version of their layout, are the uplinks.
+    let is_maps = |path: &PathBuf| path.join("FLOWS4").exists();
+    let entries = std::fs::read_dir(&pins).into_iter().flatten().flatten().map(|entry| entry.path());
+    let maps = entries.into_iter().find(is_maps).with_context(|| format!("no maps in {}", pins.display()))?;
+    let map = MapData::from_pin(maps.join("FLOWS4"))?;
     let room = map.info()?.max_entries() as usize;
     Ok(Noted { flows: HashMap::try_from(Map::from_map_data(map)?)?, room })
 }

@@ -65,9 +65,12 @@ fn cases(pass: Pass) -> Vec<Case> {
     cases.push(Case::new("connections_go_on_when_rules_appear", life::rules_appear));
     cases.extend(paths::cases("first_packet"));
     cases.push(Case::new("connections_go_on_when_rules_are_replaced", life::rules_replaced));
-    if carried && pass.form == Form::Nftables {
+    if pass.form == Form::Nftables {
         cases.extend(accounting::cases());
-        cases.extend(spoofing::cases());
+        cases.push(spoofing::of_addresses());
+    }
+    if carried && pass.form == Form::Nftables {
+        cases.push(spoofing::of_mac_addresses());
     }
     cases.push(Case::new("a_hundred_thousand_flows_leave_connections_alone", flows::hundred_thousand));
     cases.extend(paths::cases("behind_100_000_flows"));
