@@ -1,5 +1,6 @@
 //! What happens beside a connection: rules come, the daemon goes, the fast path is switched, everything is taken away.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,8 +11,8 @@ use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::cni::{DAEMON_CONFLIST, Daemon, FastPath};
 use conformance_tests::lab::command::CONFIGURE;
 use conformance_tests::lab::echo::{Conversation, Protocol};
-use conformance_tests::lab::node::Node;
-use conformance_tests::lab::telemetry;
+use conformance_tests::lab::node::{Node, tail};
+use conformance_tests::lab::telemetry::{self, Count, Traffic};
 
 use crate::cluster::{Cluster, End, SERVED};
 use crate::paths;
@@ -68,14 +69,48 @@ pub(crate) fn rules_replaced(cluster: &mut Cluster) -> Result<()> {
     cluster.all_go_on()
 }
 
-/// Not a packet is lost while a daemon ends and starts again: a conversation over UDP would notice.
+/// Not a packet is lost while a daemon ends and starts again: a conversation over UDP would notice. And none is forgotten that was
+/// counted.
 pub(crate) fn restarts(cluster: &mut Cluster) -> Result<()> {
     let fast_path = cluster.fast_path;
     for end in [Daemon::terminate, Daemon::kill] {
+        let before = counted(cluster)?;
         undisturbed(cluster, |cluster| cluster.restart(fast_path, end, Cluster::all_go_on))?;
         cluster.all_go_on()?;
+        let after = counted(cluster)?;
+        for (traffic, earlier) in before {
+            let now = after.get(&traffic).copied().unwrap_or_default();
+            ensure!(now.packets >= earlier.packets && now.bytes >= earlier.bytes, "{traffic:?}: {earlier:?}, then {now:?}");
+        }
     }
     Ok(())
+}
+
+fn counted(cluster: &Cluster) -> Result<BTreeMap<(usize, Traffic), Count>> {
+    let mut all = BTreeMap::new();
+    for (number, end) in [End::Node1, End::Node2].into_iter().enumerate() {
+        all.extend(telemetry::traffic(cluster.network(end))?.into_iter().map(|(traffic, count)| ((number, traffic), count)));
+    }
+    ensure!(!all.is_empty(), "nothing was counted");
+    Ok(all)
+}
+
+/// What an upgrade meets that has changed the maps: it says so, and connections go on.
+pub(crate) fn another_layout(cluster: &mut Cluster) -> Result<()> {
+    const PINS: &str = "/sys/fs/bpf/barewire/run-barewire";
+    cluster.restart(FastPath::Auto, Daemon::terminate, |cluster| {
+        for side in &cluster.sides {
+            side.node.run(&["sh", "-c", &format!("mv {PINS}/v* {PINS}/v0")])?;
+        }
+        Ok(())
+    })?;
+    for side in &cluster.sides {
+        let log = tail(&side.node.logs().join("barewired.log"), 20);
+        ensure!(log.contains("the layout of the maps has changed"), "{}: {log}", side.node.name());
+        ensure!(!side.node.host_path(format!("{PINS}/v0")).exists(), "{}: the old maps are left", side.node.name());
+    }
+    cluster.all_go_on()?;
+    paths::without_services(cluster, "another_layout")
 }
 
 /// Has conversations over UDP, one of each way, go on without a pause meanwhile.

@@ -79,6 +79,7 @@ fn cases(pass: Pass) -> Vec<Case> {
         cases.push(Case::new("replies_alone_keep_a_flow_noted", flows::replies_keep_it_noted));
         cases.push(Case::new("a_full_table_of_flows_leaves_connections_alone", flows::full));
         cases.extend(paths::cases("table_full"));
+        cases.push(Case::new("connections_go_on_over_another_layout_of_the_maps", life::another_layout));
     }
     cases.push(Case::new("connections_go_on_when_the_fast_path_is_switched_off_and_on", life::switched));
     cases.push(Case::new("uninstall_leaves_nothing_attached_and_connections_alone", life::uninstall));
