@@ -46,6 +46,8 @@ pub struct Attachments<K: Kernel> {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     turn_over: Condvar,
+    /// The pool may have more than before.
+    pool_changed: Condvar,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,10 @@ struct State {
     busy: HashSet<AttachmentKey>,
     /// DELs that could not be committed (a full disk): they are done in memory and tried again.
     uncommitted: Vec<(Record, BootMillis)>,
+    /// How long an ADD waits for the cloud to give an address; nothing where addresses come from no cloud.
+    patience: Option<Duration>,
+    /// ADDs that wait.
+    waiting: u64,
     /// Attachments whose link is gone, and since when.
     dead_since: HashMap<AttachmentKey, BootMillis>,
     /// None where one that is asked for is not there.
@@ -111,11 +117,13 @@ impl<K: Kernel> Attachments<K> {
             records,
             busy: HashSet::new(),
             uncommitted: Vec::new(),
+            patience: None,
+            waiting: 0,
             dead_since: HashMap::new(),
             uplinks: Vec::new(),
             draining: false,
         };
-        Ok(Self { kernel, store, numbers, metrics, state: Mutex::new(state), turn_over: Condvar::new() })
+        Ok(Self { kernel, store, numbers, metrics, state: Mutex::new(state), turn_over: Condvar::new(), pool_changed: Condvar::new() })
     }
 
     /// The kernel underneath.
@@ -256,6 +264,21 @@ impl<K: Kernel> Attachments<K> {
         }
     }
 
+    /// From now on an ADD waits that long for an address, where the pool has none: somebody gets more.
+    pub fn wait_for_addresses(&self, patience: Duration) {
+        self.lock().patience = Some(patience);
+    }
+
+    /// Works on the pool beside the ADDs; `work` is told how many of them wait for an address. They look again afterwards.
+    pub fn with_pool<T>(&self, work: impl FnOnce(&mut Pool, u64) -> T) -> T {
+        let mut state = self.lock();
+        let waiting = state.waiting;
+        let outcome = work(&mut state.pool, waiting);
+        drop(state);
+        self.pool_changed.notify_all();
+        outcome
+    }
+
     /// From now on STATUS and ADD say no.
     pub fn drain(&self) {
         self.lock().draining = true;
@@ -347,6 +370,7 @@ impl<K: Kernel> Attachments<K> {
 
     /// Takes addresses and makes the link. On failure neither is left.
     fn wire(&self, request: &AddRequest, key: AttachmentKey, netns: &K::Netns, now: BootMillis) -> Result<Record, Error> {
+        let now = self.await_addresses(now);
         let (addresses, mtu) = self.reserve(&request.ips, now)?;
         let netns_id = self.kernel.netns_id(netns);
         let mac = request.mac.unwrap_or_else(|| mac_for(&key));
@@ -411,6 +435,23 @@ impl<K: Kernel> Attachments<K> {
             }
         }
         Err(Error::new(Code::WiringFailed, format!("{NUMBER_ATTEMPTS} interface numbers in a row are taken by other links")))
+    }
+
+    /// Waits until the pool has an address of each family, or patience ends; tells what time it is then.
+    fn await_addresses(&self, now: BootMillis) -> BootMillis {
+        let mut state = self.lock();
+        let Some(patience) = state.patience.filter(|_| state.pool.lacking(now).is_some()) else { return now };
+        let begun = Instant::now();
+        let clock = || now.plus(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        state.waiting += 1;
+        while let Some(left) = patience.checked_sub(begun.elapsed())
+            && state.pool.lacking(clock()).is_some()
+            && !state.draining
+        {
+            state = self.pool_changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.waiting -= 1;
+        clock()
     }
 
     /// One address of each family that the node has, or the ones asked for; and the MTU.

@@ -247,13 +247,13 @@ impl Supply {
         self.blocks.get(block).map(|block| block.interface.as_str())
     }
 
-    /// What to call now, if anything. The caller tells what became of it with [`Supply::done`] before it asks again; a block to be
+    /// What to call now, if anything; `waiting` pods have asked for addresses that the pool did not have. The caller tells what became of it with [`Supply::done`] before it asks again; a block to be
     /// unassigned is closed in the pool, and its tombstone is to be made durable before the call.
-    pub fn next(&mut self, pool: &mut Pool, now: BootMillis) -> Option<Request> {
+    pub fn next(&mut self, pool: &mut Pool, waiting: u64, now: BootMillis) -> Option<Request> {
         if self.in_flight.is_some() {
             return None;
         }
-        let request = self.reading_to_make(now).map(Request::Read).or_else(|| self.change_to_make(pool, now))?;
+        let request = self.reading_to_make(now).map(Request::Read).or_else(|| self.change_to_make(pool, waiting, now))?;
         let calls_api = request != Request::Read(Reader::Metadata);
         if calls_api && (now < self.backoff.until() || self.bucket.take(now).is_err()) {
             return None;
@@ -340,7 +340,7 @@ impl Supply {
         (asked && needed).then_some(Reader::Api)
     }
 
-    fn change_to_make(&mut self, pool: &Pool, now: BootMillis) -> Option<Request> {
+    fn change_to_make(&mut self, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
         if !self.settings.api
             || now < self.calls_from
             || !self.unsure.is_empty()
@@ -351,7 +351,7 @@ impl Supply {
         for (family, sizing) in Family::ALL.into_iter().zip(self.settings.sizing) {
             let Some(sizing) = sizing else { continue };
             let counts = pool.counts(family, now);
-            let used = (counts.held + counts.cooling) as u64;
+            let used = (counts.held + counts.cooling) as u64 + waiting;
             let have = counts.size.saturating_sub(counts.quarantined);
             let least = sizing.at_least(used) * sizing.block;
             if have < least {

@@ -62,7 +62,7 @@ impl World {
 
     fn run_with(&mut self, seconds: u64, mut serve: impl FnMut(&mut Self, &Request) -> Outcome) {
         for _ in 0..seconds {
-            while let Some(request) = self.supply.next(&mut self.pool, self.now) {
+            while let Some(request) = self.supply.next(&mut self.pool, 0, self.now) {
                 self.calls.push(request.clone());
                 let outcome = serve(self, &request);
                 let reports = self.supply.done(outcome, &mut self.pool, self.now);
