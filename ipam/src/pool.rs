@@ -92,6 +92,8 @@ pub enum Use {
 #[derive(Debug)]
 struct FamilyPool {
     family: Family,
+    /// A pod gets an address of it, whether there is one yet or not.
+    wanted: bool,
     /// By the number of their first address; they do not overlap.
     ranges: BTreeMap<u128, RangePool>,
     /// In a range or not: what a pod has, it has.
@@ -135,6 +137,7 @@ impl Pool {
     pub fn new(ranges: &[AddressRange], cooldown_millis: u64) -> Self {
         let families = Family::ALL.map(|family| FamilyPool {
             family,
+            wanted: ranges.iter().any(|range| range.family() == family),
             ranges: BTreeMap::new(),
             held: HashSet::new(),
             strays: HashMap::new(),
@@ -147,9 +150,14 @@ impl Pool {
         pool
     }
 
-    /// The families that have addresses: a pod gets one of each.
+    /// From now on a pod gets an address of this family, though there may be no range of it yet.
+    pub fn want(&mut self, family: Family) {
+        self.of(family).wanted = true;
+    }
+
+    /// The families of which a pod gets an address each.
     pub fn families(&self) -> impl Iterator<Item = Family> {
-        self.families.iter().filter(|pool| !pool.ranges.is_empty()).map(|pool| pool.family)
+        self.families.iter().filter(|pool| pool.wanted).map(|pool| pool.family)
     }
 
     /// Every range.
@@ -327,7 +335,7 @@ impl Pool {
     /// Why a pod would not get its addresses now, if it would not.
     #[must_use]
     pub fn lacking(&self, now: BootMillis) -> Option<PoolError> {
-        let pools = self.families.iter().filter(|pool| !pool.ranges.is_empty());
+        let pools = self.families.iter().filter(|pool| pool.wanted);
         pools
             .into_iter()
             .find(|pool| pool.counts(now, self.cooldown_millis).free() == 0)
@@ -469,6 +477,14 @@ mod tests {
 
     fn range(text: &str) -> AddressRange {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_wanted_family_without_a_range_is_exhausted() {
+        let mut pool = pool(&["10.0.0.0/31"]);
+        pool.want(Family::V6);
+        assert!(matches!(pool.lacking(at(0)), Some(PoolError::Exhausted { family: Family::V6, size: 0, .. })));
+        assert_eq!(pool.families().count(), 2);
     }
 
     #[test]
