@@ -55,6 +55,12 @@ impl Evidence {
         Self { learned: now, words: [Word::default(); 2] }
     }
 
+    /// When the block was learned of.
+    #[must_use]
+    pub const fn learned(&self) -> BootMillis {
+        self.learned
+    }
+
     /// Notes whether a reader lists the block.
     pub fn note(&mut self, reader: Reader, listed: bool, now: BootMillis) {
         let learned = self.learned;

@@ -157,11 +157,15 @@ pub enum Stance {
     NoCalls,
 }
 
+/// Why a block is not used whose interface the node's kernel does not have.
+const ABSENT: &str = "its interface has not appeared on the node";
 /// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
 const METADATA_EVERY: u64 = 30_000;
 const API_EVERY: u64 = 30 * 60_000;
 /// How soon a doubtful block is asked after.
 const DOUBT_EVERY: u64 = 20_000;
+/// How long an interface that is attached may take to appear.
+const APPEARS: u64 = 5 * 60_000;
 /// How old a word may be that a change rests on.
 const FRESH: u64 = 60_000;
 /// How long what was given back is not believed to be there.
@@ -192,6 +196,8 @@ pub struct Supply {
     blocks: BTreeMap<IpNetwork, Block>,
     interfaces: Vec<Interface>,
     interface_room: bool,
+    /// Interfaces that the node's kernel has; none where that was not told.
+    present: Option<BTreeSet<String>>,
     /// What was given back, and when.
     tombstones: BTreeMap<IpNetwork, BootMillis>,
     in_flight: Option<Request>,
@@ -217,6 +223,7 @@ impl Supply {
             blocks: BTreeMap::new(),
             interfaces: Vec::new(),
             interface_room: false,
+            present: None,
             tombstones,
             in_flight: None,
             last_read: [None; 2],
@@ -245,6 +252,38 @@ impl Supply {
     #[must_use]
     pub fn interface_of(&self, block: &IpNetwork) -> Option<&str> {
         self.blocks.get(block).map(|block| block.interface.as_str())
+    }
+
+    /// The interfaces as they were read last.
+    #[must_use]
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// Every block with its interface.
+    pub fn blocks(&self) -> impl Iterator<Item = (&IpNetwork, &str)> {
+        self.blocks.iter().map(|(block, known)| (block, known.interface.as_str()))
+    }
+
+    /// Tells which interfaces the node's kernel has, ready to carry packets. Until one is there, its blocks are of no use: a cloud
+    /// attaches first and shows the device later.
+    pub fn set_present(&mut self, interfaces: BTreeSet<String>, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+        self.present = Some(interfaces);
+        let mut reports = Vec::new();
+        self.judge(pool, now, &mut reports);
+        reports
+    }
+
+    fn is_present(&self, interface: &str) -> bool {
+        self.present.as_ref().is_none_or(|present| present.contains(interface))
+    }
+
+    /// Addresses that are assigned and will be of use when their interface appears.
+    fn expected(&self, family: Family, now: BootMillis) -> u64 {
+        let late =
+            self.blocks.iter().filter(|(_, known)| !self.is_present(&known.interface) && now.since(known.evidence.learned()) < APPEARS);
+        let ranges = late.map(|(block, _)| AddressRange::from(*block)).filter(|range| range.family() == family);
+        ranges.fold(0, |sum, range| sum.saturating_add(range.size()))
     }
 
     /// What to call now, if anything; `waiting` pods have asked for addresses that the pool did not have. The caller tells what became of it with [`Supply::done`] before it asks again; a block to be
@@ -352,7 +391,7 @@ impl Supply {
             let Some(sizing) = sizing else { continue };
             let counts = pool.counts(family, now);
             let used = (counts.held + counts.cooling) as u64 + waiting;
-            let have = counts.size.saturating_sub(counts.quarantined);
+            let have = counts.size.saturating_sub(counts.quarantined).saturating_add(self.expected(family, now));
             let least = sizing.at_least(used) * sizing.block;
             if have < least {
                 self.surplus_since[family as usize] = None;
@@ -463,7 +502,9 @@ impl Supply {
     fn judge(&mut self, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
         let readers = self.readers();
         let mut back = Vec::new();
-        self.blocks.retain(|block, known| {
+        let Self { blocks, present, unsure, in_flight, .. } = self;
+        let is_present = |interface: &String| present.as_ref().is_none_or(|present| present.contains(interface));
+        blocks.retain(|block, known| {
             let range = AddressRange::from(*block);
             let belief = known.evidence.belief(readers, now);
             if known.leaving {
@@ -471,7 +512,7 @@ impl Supply {
                 if belief == Belief::Gone {
                     return pool.remove_range(&range, now).is_err();
                 }
-                if known.evidence.all_list_it(readers, FRESH, now) && self.unsure.is_empty() && self.in_flight.is_none() {
+                if known.evidence.all_list_it(readers, FRESH, now) && unsure.is_empty() && in_flight.is_none() {
                     back.push(*block);
                 }
                 return true;
@@ -479,6 +520,7 @@ impl Supply {
             let was = pool.ranges().find(|(other, _)| **other == range).map(|(_, may_be_used)| may_be_used.clone());
             let held = pool.counts_of(&range, now).map_or(0, |counts| counts.held);
             let next = match belief {
+                Belief::Assigned if !is_present(&known.interface) => Use::Closed(ABSENT.to_owned()),
                 Belief::Assigned => Use::Open,
                 Belief::Doubtful => match &was {
                     // What was lost is found when nobody doubts it.
@@ -489,8 +531,8 @@ impl Supply {
             };
             if was.as_ref() != Some(&next) {
                 match (&was, &next) {
-                    (_, Use::Closed(_)) => reports.push(Report::Lost { block: *block, held }),
-                    (Some(Use::Closed(_)), Use::Open) => reports.push(Report::Found(*block)),
+                    (_, Use::Closed(why)) if why != ABSENT || held > 0 => reports.push(Report::Lost { block: *block, held }),
+                    (Some(Use::Closed(why)), Use::Open) if why != ABSENT => reports.push(Report::Found(*block)),
                     _ => {}
                 }
             }

@@ -224,3 +224,15 @@ fn throttling_slows_down_and_stops_releases_first() {
     assert_eq!(world.supply.stance(), Stance::Normal);
     assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
 }
+
+#[test]
+fn a_block_is_of_use_when_its_interface_is_there() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.supply.set_present(BTreeSet::new(), &mut world.pool, world.now);
+    world.run(120);
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    assert!(world.changes().is_empty(), "what is on its way is not asked for again: {:?}", world.changes());
+    world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
+    assert_eq!(world.take(1).len(), 1);
+    assert_eq!(world.reports, []);
+}
