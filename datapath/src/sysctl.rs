@@ -25,7 +25,7 @@ pub struct SysctlError {
 pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Result<(), SysctlError> {
     if network.pods_of(true).next().is_some() {
         set("net/ipv4/ip_forward", "1")?;
-        for uplink in network.uplinks.iter().skip(1) {
+        for uplink in network.uplinks.iter().filter(|uplink| uplink.index != 0) {
             set(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2")?;
         }
     }

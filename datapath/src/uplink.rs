@@ -15,6 +15,8 @@ use crate::pod_link::{GROUP, ROUTE_PROTOCOL};
 /// An uplink as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
+    /// Its index among the node's uplinks, for as long as it is attached: 0 is the node's own.
+    pub index: u16,
     /// Its number.
     pub ifindex: Ifindex,
     /// Its name.
@@ -32,6 +34,8 @@ pub struct Uplink {
 /// An uplink as somebody asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UplinkChoice {
+    /// Its index.
+    pub index: u16,
     /// Its name; the default route tells where there is none, which only the first may do without.
     pub interface: Option<String>,
     /// Its gateways, where its default routes do not tell.
@@ -72,6 +76,7 @@ pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<
     let mut uplinks = Vec::new();
     for choice in choices {
         let mut uplink = choose(choice, &links, &routes)?;
+        uplink.index = choice.index;
         let told = routes.iter().filter(|route| route.oif == uplink.ifindex.0).filter_map(|route| route.gateway);
         for gateway in choice.gateways.iter().copied().chain(told) {
             if !uplink.gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {
@@ -139,5 +144,5 @@ fn not_a_pods(row: RouteNetlinkMessage) -> Option<Uplink> {
         }
     }
     let running = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-    Some(Uplink { ifindex: Ifindex(link.header.index), ifname, mtu, running, gateways: Vec::new(), addresses: Vec::new() })
+    Some(Uplink { index: 0, ifindex: Ifindex(link.header.index), ifname, mtu, running, gateways: Vec::new(), addresses: Vec::new() })
 }

@@ -235,10 +235,11 @@ fn require_native(reader: &mut Reader, ranges: &[UplinkRange], native: &[IpNetwo
 
 /// The uplinks, and what ranges further ones name as theirs: each with the key it came by.
 fn uplinks(reader: &mut Reader) -> (Vec<UplinkChoice>, Vec<(String, UplinkRange)>) {
-    let first = UplinkChoice { interface: interface(reader, "uplink"), gateways: gateways(reader, "uplink") };
+    let first = UplinkChoice { index: 0, interface: interface(reader, "uplink"), gateways: gateways(reader, "uplink") };
     let (mut uplinks, mut owned) = (vec![first], Vec::new());
     for section in reader.sections("uplink.further") {
-        let choice = UplinkChoice { interface: interface(reader, &section), gateways: gateways(reader, &section) };
+        let index = u16::try_from(uplinks.len()).unwrap_or(u16::MAX);
+        let choice = UplinkChoice { index, interface: interface(reader, &section), gateways: gateways(reader, &section) };
         if choice.interface.is_none() {
             reader.fault(&format!("{section}.interface"), "is missing or wrong; name the interface");
         } else if uplinks.iter().any(|other| other.interface == choice.interface) {
@@ -246,7 +247,6 @@ fn uplinks(reader: &mut Reader) -> (Vec<UplinkChoice>, Vec<(String, UplinkRange)
         } else if uplinks[0].interface.is_none() {
             reader.fault("uplink.interface", "is missing; with further uplinks, name the node's own");
         }
-        let index = u16::try_from(uplinks.len()).unwrap_or(u16::MAX);
         for (text, range) in ranges_or_empty(reader, &format!("{section}.ranges")) {
             owned.push((text, UplinkRange { range, uplink: index }));
         }
