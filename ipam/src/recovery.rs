@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use cni_spec::NetworkName;
 use datapath::{FoundLink, Ifindex};
+use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 
 use crate::record::Record;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub repair: Vec<Record>,
     /// Freed addresses.
     pub freed: Vec<(IpAddr, BootMillis)>,
+    /// Blocks of addresses that were given back to the cloud, and when.
+    pub given_back: Vec<(IpNetwork, BootMillis)>,
     /// Addresses to keep out of use, with the reason.
     pub quarantine: Vec<(IpAddr, String)>,
     /// Links that no attachment owns.
@@ -58,6 +61,7 @@ pub fn plan(found: Found, links: Vec<FoundLink>, network: &NetworkName, now: Boo
         }
     };
     plan.freed = contents.freed;
+    plan.given_back = contents.given_back;
     let by_number: HashMap<u32, &Record> = contents.records.iter().map(|record| (record.host_ifindex, record)).collect();
     let not_understood: HashMap<&str, &str> = contents.unreadable.iter().map(|(key, why)| (key.as_str(), why.as_str())).collect();
     for link in links {
@@ -146,7 +150,7 @@ mod tests {
 
     fn planned(records: Vec<Record>, unreadable: &[&str], links: Vec<FoundLink>) -> Plan {
         let unreadable = unreadable.iter().map(|key| ((*key).to_owned(), "later form".to_owned())).collect();
-        plan(Found::Present(Contents { records, unreadable, freed: vec![] }), links, &network(), BootMillis(50))
+        plan(Found::Present(Contents { records, unreadable, freed: vec![], given_back: vec![] }), links, &network(), BootMillis(50))
     }
 
     #[test]

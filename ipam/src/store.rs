@@ -1,4 +1,4 @@
-//! What survives a crash of the daemon: attachments, and when which address was freed.
+//! What survives a crash of the daemon: attachments, when which address was freed, and what is being given back to the cloud.
 //!
 //! One redb file in the run directory. Its lifetime is the kernel's: it bears the boot ID, and a store of another boot is
 //! moved aside, for every veth that it speaks of is gone. A store that cannot be read is moved aside too, never deleted
@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
@@ -16,6 +17,8 @@ use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 const ATTACHMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
 /// Address to the moment it was freed, [`BootMillis`].
 const FREED: TableDefinition<'_, &str, u64> = TableDefinition::new("freed");
+/// Block of addresses to the moment it was given back, [`BootMillis`].
+const GIVEN_BACK: TableDefinition<'_, &str, u64> = TableDefinition::new("given_back");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const BOOT_ID: &str = "boot_id";
 const FILE: &str = "store.redb";
@@ -40,6 +43,8 @@ pub struct Contents {
     pub unreadable: Vec<(String, String)>,
     /// Freed addresses.
     pub freed: Vec<(IpAddr, BootMillis)>,
+    /// Blocks that were given back to the cloud, or were about to be.
+    pub given_back: Vec<(IpNetwork, BootMillis)>,
 }
 
 /// How a store was found.
@@ -62,6 +67,10 @@ pub enum Change<'a> {
     Attach(&'a Record),
     /// A DEL: its addresses are free from this moment.
     Detach(&'a Record, BootMillis),
+    /// A block is about to be given back: until it is surely gone or surely not, no pod gets an address of it.
+    GiveBack(IpNetwork, BootMillis),
+    /// The block stays after all, or was assigned again.
+    Keep(IpNetwork),
 }
 
 /// The store.
@@ -107,6 +116,7 @@ impl Store {
         transaction.open_table(META)?.insert(BOOT_ID, boot_id)?;
         transaction.open_table(ATTACHMENTS)?;
         transaction.open_table(FREED)?;
+        transaction.open_table(GIVEN_BACK)?;
         transaction.commit()?;
         Ok(Self { path: path.to_owned(), database: Mutex::new(Some(database)) })
     }
@@ -172,6 +182,12 @@ fn apply(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb
                 freed.insert(address.to_string().as_str(), at.0)?;
             }
         }
+        Change::GiveBack(block, at) => {
+            transaction.open_table(GIVEN_BACK)?.insert(block.to_string().as_str(), at.0)?;
+        }
+        Change::Keep(block) => {
+            transaction.open_table(GIVEN_BACK)?.remove(block.to_string().as_str())?;
+        }
     }
     Ok(())
 }
@@ -204,6 +220,19 @@ fn read(database: &Database, boot_id: &str) -> Result<Option<Contents>, redb::Er
         match address.value().parse() {
             Ok(parsed) => contents.freed.push((parsed, BootMillis(at.value()))),
             Err(_) => contents.unreadable.push((address.value().to_owned(), "is not an address".into())),
+        }
+    }
+    let given_back = match transaction.open_table(GIVEN_BACK) {
+        Ok(table) => table,
+        // A version of this program that gave nothing back.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Some(contents)),
+        Err(error) => return Err(error.into()),
+    };
+    for entry in given_back.iter()? {
+        let (block, at) = entry?;
+        match block.value().parse() {
+            Ok(parsed) => contents.given_back.push((parsed, BootMillis(at.value()))),
+            Err(_) => contents.unreadable.push((block.value().to_owned(), "is not a block of addresses".into())),
         }
     }
     Ok(Some(contents))
@@ -260,6 +289,18 @@ mod tests {
         let contents = reopen(home.path());
         assert_eq!(contents.records, [b]);
         assert_eq!(contents.freed, [("10.0.0.1".parse().unwrap(), BootMillis(9))]);
+    }
+
+    #[test]
+    fn what_is_given_back_is_known_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(home.path(), "boot-1").unwrap();
+        let [a, b] = ["10.0.1.0/28", "fd00::/80"].map(|text| text.parse::<IpNetwork>().unwrap());
+        store.commit(&Change::GiveBack(a, BootMillis(5))).unwrap();
+        store.commit(&Change::GiveBack(b, BootMillis(6))).unwrap();
+        store.commit(&Change::Keep(a)).unwrap();
+        drop(store);
+        assert_eq!(reopen(home.path()).given_back, [(b, BootMillis(6))]);
     }
 
     #[test]
