@@ -21,5 +21,6 @@ pub mod record;
 pub mod recovery;
 pub mod server;
 pub mod store;
+pub mod supply;
 mod telemetry;
 mod uplink_watch;

@@ -1,0 +1,512 @@
+//! The supply of addresses: what the cloud has assigned to the node, what of it may be used, and what to ask for next.
+//!
+//! Pure: it is told what was read and answered, and tells what to call. Time is an argument, chance comes from the node's name. The
+//! daemon drives it with real clouds, the simulator with thousands of nodes under a virtual clock (docs/adr/0010).
+//!
+//! - One request is in flight. What became of it is not guessed: without an answer, both readers are asked first (a request whose
+//!   reply was lost may have been granted).
+//! - A block is used when the cloud has granted it or a reader lists it; see [`evidence`] for when it is used no more.
+//! - A block is given back only when every address of it is free and every reader lists it. It is closed before the call, and what
+//!   was given back is remembered: a reader that lags does not bring it back.
+
+pub mod budget;
+pub mod evidence;
+pub mod sizing;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+use node_api::BootMillis;
+
+use crate::pool::{Pool, Use};
+use crate::range::{AddressRange, Family};
+use budget::{Backoff, Random, TokenBucket};
+use evidence::{Belief, Evidence, Reader};
+use sizing::Sizing;
+
+/// What a node may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The node's name: chance and start-up delay follow from it.
+    pub node: String,
+    /// Whether the API is used at all. Without, the node has what was assigned to it at launch.
+    pub api: bool,
+    /// By family; a family without is not asked for.
+    pub sizing: [Option<Sizing>; 2],
+    /// Nodes of the cluster, for the delay of the first call.
+    pub cluster_nodes: u64,
+    /// Calls a second that the account has for the call that everybody makes first.
+    pub account_calls_per_second: u64,
+}
+
+/// An interface to the cloud network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The cloud's name of it.
+    pub id: String,
+    /// What is assigned to it for pods.
+    pub blocks: BTreeSet<IpNetwork>,
+    /// How many more blocks it can have, by family.
+    pub room: [u64; 2],
+}
+
+/// What a reader says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Who.
+    pub reader: Reader,
+    /// All interfaces, in the order of their attachment.
+    pub interfaces: Vec<Interface>,
+    /// Whether the instance can have another interface.
+    pub interface_room: bool,
+}
+
+/// A call to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Read what is assigned.
+    Read(Reader),
+    /// Assign that many blocks to an interface.
+    Assign {
+        /// Which one.
+        interface: String,
+        /// Of which family.
+        family: Family,
+        /// How many.
+        blocks: u64,
+    },
+    /// Make and attach an interface that has that many blocks.
+    AddInterface {
+        /// Of which family.
+        family: Family,
+        /// How many.
+        blocks: u64,
+    },
+    /// Take a block from an interface. Every address of it is free, and nobody will get one.
+    Unassign {
+        /// Which one.
+        interface: String,
+        /// What.
+        block: IpNetwork,
+    },
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Read.
+    Read(Reading),
+    /// Assigned, all or some of what was asked for.
+    Assigned(Vec<IpNetwork>),
+    /// The interface is attached, or will be; readers will list it.
+    Added,
+    /// Taken.
+    Unassigned,
+    /// Refused: nothing was done.
+    Refused(Refusal),
+    /// No answer: it may have been done.
+    Unknown,
+}
+
+/// Why a call was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too many calls; the cloud may say for how many milliseconds there should be none.
+    Throttled(Option<u64>),
+    /// The interface or instance can have no more.
+    Full,
+    /// The subnet has no (unfragmented) room.
+    Exhausted,
+    /// Everything else: credentials, faults of the service.
+    Other(String),
+}
+
+/// What the operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// Readers agree that the node lost a block.
+    Lost {
+        /// Which.
+        block: IpNetwork,
+        /// Addresses of it that pods have.
+        held: usize,
+    },
+    /// A lost block is back.
+    Found(IpNetwork),
+    /// Blocks overlap: the later one is left alone.
+    Overlap(IpNetwork),
+    /// A call was refused for a reason that time alone may not heal.
+    Refused(String),
+    /// More addresses are wanted, and neither interface nor subnet has room.
+    NoRoom(Family),
+}
+
+/// How freely the cloud is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stance {
+    /// As needed.
+    Normal,
+    /// Nothing is given back: calls fail.
+    NoReleases,
+    /// Nothing is called but to find out whether calls succeed again.
+    NoCalls,
+}
+
+/// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
+const METADATA_EVERY: u64 = 30_000;
+const API_EVERY: u64 = 30 * 60_000;
+/// How soon a doubtful block is asked after.
+const DOUBT_EVERY: u64 = 20_000;
+/// How old a word may be that a change rests on.
+const FRESH: u64 = 60_000;
+/// How long what was given back is not believed to be there.
+const TOMBSTONE: u64 = 15 * 60_000;
+/// How long a full or exhausted place is not asked again.
+const NO_ROOM: u64 = 10 * 60_000;
+const BACKOFF_BASE: u64 = 1_000;
+const BACKOFF_CAP: u64 = 5 * 60_000;
+/// Failures in a row that make a node stop giving back, and stop calling.
+const FEW_FAILURES: u32 = 3;
+const MANY_FAILURES: u32 = 8;
+/// A node's own bucket: what it may call in a burst, and each second from then on.
+const CALLS: u64 = 10;
+const CALLS_PER_SECOND: u64 = 1;
+
+#[derive(Debug, Clone)]
+struct Block {
+    interface: String,
+    evidence: Evidence,
+    /// It is being given back.
+    leaving: bool,
+}
+
+/// The supply of one node.
+#[derive(Debug)]
+pub struct Supply {
+    settings: Settings,
+    blocks: BTreeMap<IpNetwork, Block>,
+    interfaces: Vec<Interface>,
+    interface_room: bool,
+    /// What was given back, and when.
+    tombstones: BTreeMap<IpNetwork, BootMillis>,
+    in_flight: Option<Request>,
+    last_read: [Option<BootMillis>; 2],
+    /// A call had no answer: who has not been asked since.
+    unsure: BTreeSet<Reader>,
+    surplus_since: [Option<BootMillis>; 2],
+    no_room_until: [BootMillis; 2],
+    bucket: TokenBucket,
+    backoff: Backoff,
+    random: Random,
+    /// Before this, no call that changes anything.
+    calls_from: BootMillis,
+}
+
+impl Supply {
+    /// A supply that knows nothing yet but what was given back before a restart.
+    #[must_use]
+    pub fn new(settings: Settings, tombstones: BTreeMap<IpNetwork, BootMillis>, now: BootMillis) -> Self {
+        let delay = budget::start_delay(&settings.node, settings.cluster_nodes, settings.account_calls_per_second);
+        let random = Random::of_name(&settings.node);
+        Self {
+            blocks: BTreeMap::new(),
+            interfaces: Vec::new(),
+            interface_room: false,
+            tombstones,
+            in_flight: None,
+            last_read: [None; 2],
+            unsure: BTreeSet::new(),
+            surplus_since: [None; 2],
+            no_room_until: [BootMillis(0); 2],
+            bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
+            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP),
+            random,
+            calls_from: now.plus(delay),
+            settings,
+        }
+    }
+
+    /// How freely the cloud is called now.
+    #[must_use]
+    pub const fn stance(&self) -> Stance {
+        match self.backoff.failures() {
+            failures if failures >= MANY_FAILURES => Stance::NoCalls,
+            failures if failures >= FEW_FAILURES => Stance::NoReleases,
+            _ => Stance::Normal,
+        }
+    }
+
+    /// The interface that a block is on.
+    #[must_use]
+    pub fn interface_of(&self, block: &IpNetwork) -> Option<&str> {
+        self.blocks.get(block).map(|block| block.interface.as_str())
+    }
+
+    /// What to call now, if anything. The caller tells what became of it with [`Supply::done`] before it asks again; a block to be
+    /// unassigned is closed in the pool, and its tombstone is to be made durable before the call.
+    pub fn next(&mut self, pool: &mut Pool, now: BootMillis) -> Option<Request> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let request = self.reading_to_make(now).map(Request::Read).or_else(|| self.change_to_make(pool, now))?;
+        let calls_api = request != Request::Read(Reader::Metadata);
+        if calls_api && (now < self.backoff.until() || self.bucket.take(now).is_err()) {
+            return None;
+        }
+        if let Request::Unassign { block, .. } = &request {
+            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed("it is being given back to the cloud".to_owned()));
+            closed.ok()?;
+            self.tombstones.insert(*block, now);
+            if let Some(known) = self.blocks.get_mut(block) {
+                known.leaving = true;
+            }
+        }
+        self.in_flight = Some(request.clone());
+        Some(request)
+    }
+
+    /// Takes in what became of the request in flight.
+    pub fn done(&mut self, outcome: Outcome, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+        let mut reports = Vec::new();
+        let Some(request) = self.in_flight.take() else { return reports };
+        match outcome {
+            Outcome::Read(reading) => {
+                if reading.reader == Reader::Api {
+                    self.backoff.succeeded();
+                }
+                self.read(reading, pool, now, &mut reports);
+            }
+            Outcome::Assigned(blocks) => {
+                self.backoff.succeeded();
+                if let Request::Assign { interface, .. } = request {
+                    for block in blocks {
+                        self.tombstones.remove(&block);
+                        self.take_up(block, &interface, pool, now, &mut reports);
+                    }
+                }
+            }
+            Outcome::Added => {
+                self.backoff.succeeded();
+                // Readers list the interface when it is there.
+                self.ask_everybody();
+            }
+            Outcome::Unassigned => {
+                self.backoff.succeeded();
+                if let Request::Unassign { block, .. } = request {
+                    self.blocks.remove(&block);
+                    // Closed and free since before the call; what is not so is a fault that recovery must see.
+                    if let Err(error) = pool.remove_range(&AddressRange::from(block), now) {
+                        reports.push(Report::Refused(error.to_string()));
+                    }
+                }
+            }
+            Outcome::Refused(refusal) => self.refused(&request, &refusal, pool, now, &mut reports),
+            Outcome::Unknown => {
+                self.backoff.failed(now, None, &mut self.random);
+                if !matches!(request, Request::Read(_)) {
+                    self.ask_everybody();
+                }
+            }
+        }
+        self.judge(pool, now, &mut reports);
+        reports
+    }
+
+    fn readers(&self) -> &'static [Reader] {
+        if self.settings.api { &[Reader::Metadata, Reader::Api] } else { &[Reader::Metadata] }
+    }
+
+    fn ask_everybody(&mut self) {
+        self.unsure.extend(self.readers());
+    }
+
+    fn reading_to_make(&self, now: BootMillis) -> Option<Reader> {
+        let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
+        let doubt = self.blocks.values().any(|block| block.leaving || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
+        if due(Reader::Metadata, METADATA_EVERY)
+            || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
+        {
+            return Some(Reader::Metadata);
+        }
+        // Metadata alone is enough to start with.
+        let asked = self.settings.api && now >= self.calls_from;
+        let api_is_due = due(Reader::Api, API_EVERY) && self.last_read[Reader::Api as usize].is_some();
+        let needed = api_is_due || ((doubt || self.unsure.contains(&Reader::Api)) && due(Reader::Api, DOUBT_EVERY));
+        (asked && needed).then_some(Reader::Api)
+    }
+
+    fn change_to_make(&mut self, pool: &Pool, now: BootMillis) -> Option<Request> {
+        if !self.settings.api
+            || now < self.calls_from
+            || !self.unsure.is_empty()
+            || self.stance() == Stance::NoCalls && now < self.backoff.until()
+        {
+            return None;
+        }
+        for (family, sizing) in Family::ALL.into_iter().zip(self.settings.sizing) {
+            let Some(sizing) = sizing else { continue };
+            let counts = pool.counts(family, now);
+            let used = (counts.held + counts.cooling) as u64;
+            let have = counts.size.saturating_sub(counts.quarantined);
+            let least = sizing.at_least(used) * sizing.block;
+            if have < least {
+                self.surplus_since[family as usize] = None;
+                if now >= self.no_room_until[family as usize] {
+                    return self.place_for(family, (least - have).div_ceil(sizing.block));
+                }
+            } else if have <= sizing.at_most(used) * sizing.block {
+                self.surplus_since[family as usize] = None;
+            } else {
+                let since = *self.surplus_since[family as usize].get_or_insert(now);
+                if now.since(since) >= sizing.release_after && self.stance() == Stance::Normal {
+                    if let Some(request) = self.release(family, pool, now) {
+                        return Some(request);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn place_for(&self, family: Family, blocks: u64) -> Option<Request> {
+        let roomy = self.interfaces.iter().find(|interface| interface.room[family as usize] > 0);
+        if let Some(interface) = roomy {
+            let blocks = blocks.min(interface.room[family as usize]);
+            return Some(Request::Assign { interface: interface.id.clone(), family, blocks });
+        }
+        self.interface_room.then_some(Request::AddInterface { family, blocks })
+    }
+
+    /// The highest block that is free. Before it is given back, every reader has to list it.
+    fn release(&self, family: Family, pool: &Pool, now: BootMillis) -> Option<Request> {
+        let is_free = |range: AddressRange| pool.counts_of(&range, now).is_ok_and(|counts| counts.free() == counts.size);
+        let mut candidates = self.blocks.iter().rev().filter(|(block, known)| {
+            let range = AddressRange::from(**block);
+            range.family() == family && !known.leaving && known.evidence.belief(self.readers(), now) == Belief::Assigned && is_free(range)
+        });
+        let (block, known) = candidates.next()?;
+        if known.evidence.all_list_it(self.readers(), FRESH, now) {
+            return Some(Request::Unassign { interface: known.interface.clone(), block: *block });
+        }
+        let is_stale = |reader: &&Reader| self.last_read[**reader as usize].is_none_or(|last| now.since(last) >= FRESH);
+        self.readers().iter().find(is_stale).map(|reader| Request::Read(*reader))
+    }
+
+    fn refused(&mut self, request: &Request, refusal: &Refusal, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
+        if let Request::Unassign { block, .. } = request {
+            // Nothing was done: it is ours still.
+            self.reopen(*block, pool);
+        }
+        match refusal {
+            Refusal::Throttled(retry_after) => self.backoff.failed(now, *retry_after, &mut self.random),
+            Refusal::Full | Refusal::Exhausted => {
+                self.backoff.succeeded();
+                match request {
+                    Request::Assign { interface, family, .. } if *refusal == Refusal::Full => {
+                        let known = self.interfaces.iter_mut().find(|known| known.id == *interface);
+                        known.into_iter().for_each(|known| known.room[*family as usize] = 0);
+                    }
+                    Request::Assign { family, .. } | Request::AddInterface { family, .. } => {
+                        self.no_room_until[*family as usize] = now.plus(NO_ROOM);
+                        reports.push(Report::NoRoom(*family));
+                    }
+                    Request::Read(_) | Request::Unassign { .. } => {}
+                }
+            }
+            Refusal::Other(why) => {
+                if *request != Request::Read(Reader::Metadata) {
+                    self.backoff.failed(now, None, &mut self.random);
+                }
+                reports.push(Report::Refused(why.clone()));
+            }
+        }
+        if let Request::Read(reader) = request {
+            self.last_read[*reader as usize] = Some(now);
+        }
+    }
+
+    fn read(&mut self, reading: Reading, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
+        let Reading { reader, interfaces, interface_room } = reading;
+        self.last_read[reader as usize] = Some(now);
+        self.unsure.remove(&reader);
+        self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
+        let listed: BTreeMap<_, _> =
+            interfaces.iter().flat_map(|interface| interface.blocks.iter().map(|block| (*block, interface.id.clone()))).collect();
+        for (block, known) in &mut self.blocks {
+            known.evidence.note(reader, listed.contains_key(block), now);
+        }
+        for (block, interface) in listed {
+            if !self.blocks.contains_key(&block) && !self.tombstones.contains_key(&block) {
+                self.take_up(block, &interface, pool, now, reports);
+                self.blocks.entry(block).and_modify(|known| known.evidence.note(reader, true, now));
+            }
+        }
+        self.interfaces = interfaces;
+        self.interface_room = interface_room;
+    }
+
+    fn take_up(&mut self, block: IpNetwork, interface: &str, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
+        match pool.add_range(AddressRange::from(block)) {
+            Ok(()) => {
+                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: false };
+                self.blocks.entry(block).or_insert(known);
+            }
+            Err(_) => reports.push(Report::Overlap(block)),
+        }
+    }
+
+    /// Follows what is believed of each block.
+    fn judge(&mut self, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
+        let readers = self.readers();
+        let mut back = Vec::new();
+        self.blocks.retain(|block, known| {
+            let range = AddressRange::from(*block);
+            let belief = known.evidence.belief(readers, now);
+            if known.leaving {
+                // A call without an answer: readers tell what became of it.
+                if belief == Belief::Gone {
+                    return pool.remove_range(&range, now).is_err();
+                }
+                if known.evidence.all_list_it(readers, FRESH, now) && self.unsure.is_empty() && self.in_flight.is_none() {
+                    back.push(*block);
+                }
+                return true;
+            }
+            let was = pool.ranges().find(|(other, _)| **other == range).map(|(_, may_be_used)| may_be_used.clone());
+            let held = pool.counts_of(&range, now).map_or(0, |counts| counts.held);
+            let next = match belief {
+                Belief::Assigned => Use::Open,
+                Belief::Doubtful => match &was {
+                    // What was lost is found when nobody doubts it.
+                    Some(Use::Closed(why)) => Use::Closed(why.clone()),
+                    _ => Use::LastResort,
+                },
+                Belief::Gone => Use::Closed("the cloud has taken it from this node".to_owned()),
+            };
+            if was.as_ref() != Some(&next) {
+                match (&was, &next) {
+                    (_, Use::Closed(_)) => reports.push(Report::Lost { block: *block, held }),
+                    (Some(Use::Closed(_)), Use::Open) => reports.push(Report::Found(*block)),
+                    _ => {}
+                }
+            }
+            let _ = pool.set_use(&range, next);
+            // Gone, and nobody has any of it: there is nothing to remember.
+            belief != Belief::Gone || pool.remove_range(&range, now).is_err()
+        });
+        for block in back {
+            self.reopen(block, pool);
+        }
+    }
+
+    fn reopen(&mut self, block: IpNetwork, pool: &mut Pool) {
+        self.tombstones.remove(&block);
+        if let Some(known) = self.blocks.get_mut(&block) {
+            known.leaving = false;
+        }
+        let _ = pool.set_use(&AddressRange::from(block), Use::Open);
+    }
+}
+
+#[cfg(test)]
+mod tests;

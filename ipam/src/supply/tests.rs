@@ -1,0 +1,222 @@
+use super::*;
+
+const SECOND: u64 = 1000;
+
+/// A node with a cloud that does what it is asked, and two readers that see it at once.
+struct World {
+    supply: Supply,
+    pool: Pool,
+    now: BootMillis,
+    assigned: BTreeSet<IpNetwork>,
+    next_block: u8,
+    calls: Vec<Request>,
+    reports: Vec<Report>,
+}
+
+fn settings(api: bool) -> Settings {
+    let sizing = [Some(Sizing::of_blocks(16)), None];
+    Settings { node: "node-1".into(), api, sizing, cluster_nodes: 0, account_calls_per_second: 5 }
+}
+
+impl World {
+    fn new(api: bool, assigned: &[&str]) -> Self {
+        let assigned = assigned.iter().map(|text| text.parse().unwrap()).collect();
+        let (supply, pool) = (Supply::new(settings(api), BTreeMap::new(), BootMillis(0)), Pool::new(&[], 30 * SECOND));
+        Self { supply, pool, now: BootMillis(0), assigned, next_block: 0, calls: Vec::new(), reports: Vec::new() }
+    }
+
+    fn reading(&self, reader: Reader) -> Outcome {
+        let interface = Interface { id: "eni-1".into(), blocks: self.assigned.clone(), room: [14 - self.assigned.len() as u64, 0] };
+        Outcome::Read(Reading { reader, interfaces: vec![interface], interface_room: false })
+    }
+
+    fn serve(&mut self, request: &Request) -> Outcome {
+        match request {
+            Request::Read(reader) => self.reading(*reader),
+            Request::Assign { blocks, .. } => {
+                let granted: Vec<IpNetwork> = (0..*blocks)
+                    .map(|_| {
+                        self.next_block += 16;
+                        format!("10.0.9.{}/28", self.next_block).parse().unwrap()
+                    })
+                    .collect();
+                self.assigned.extend(&granted);
+                Outcome::Assigned(granted)
+            }
+            Request::Unassign { block, .. } => {
+                assert!(self.assigned.remove(block));
+                Outcome::Unassigned
+            }
+            Request::AddInterface { .. } => Outcome::Refused(Refusal::Full),
+        }
+    }
+
+    /// Lets time pass, in which every call is served.
+    fn run(&mut self, seconds: u64) {
+        self.run_with(seconds, |world, request| world.serve(request));
+    }
+
+    fn run_with(&mut self, seconds: u64, mut serve: impl FnMut(&mut Self, &Request) -> Outcome) {
+        for _ in 0..seconds {
+            while let Some(request) = self.supply.next(&mut self.pool, self.now) {
+                self.calls.push(request.clone());
+                let outcome = serve(self, &request);
+                let reports = self.supply.done(outcome, &mut self.pool, self.now);
+                self.reports.extend(reports);
+            }
+            self.now = self.now.plus(SECOND);
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Vec<std::net::IpAddr> {
+        (0..count).map(|_| self.pool.take(Family::V4, self.now).unwrap()).collect()
+    }
+
+    fn changes(&self) -> Vec<&Request> {
+        self.calls.iter().filter(|request| !matches!(request, Request::Read(_))).collect()
+    }
+}
+
+#[test]
+fn what_was_assigned_at_launch_is_found_without_a_call() {
+    let mut world = World::new(false, &["10.0.1.0/28", "10.0.1.16/28"]);
+    world.run(3600);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 32);
+    assert!(world.calls.iter().all(|request| *request == Request::Read(Reader::Metadata)));
+}
+
+#[test]
+fn a_node_grows_before_it_runs_dry_and_shrinks_slowly() {
+    let mut world = World::new(true, &[]);
+    world.run(60);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
+    let mut pods = world.take(9);
+    world.run(5);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 32, "the ninth address of sixteen asks for the next block");
+    for _ in 0..10 {
+        pods.extend(world.take(7));
+        world.run(5);
+    }
+    let size = world.pool.counts(Family::V4, world.now).size;
+    assert_eq!(size, 96, "79 pods in blocks of 16, half a block free");
+    let before = world.changes().len();
+    world.run(3600);
+    assert_eq!(world.changes().len(), before, "a node at rest calls nothing");
+    pods.drain(20..).for_each(|address| world.pool.release(address, world.now));
+    world.run(300);
+    assert_eq!(world.changes().len(), before, "nothing is given back at once");
+    world.run(3600);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 64, "20 pods, and two blocks and a half");
+    assert_eq!(world.assigned.len(), 4);
+}
+
+#[test]
+fn i2_a_block_in_use_is_never_given_back() {
+    let mut world = World::new(true, &["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28", "10.0.1.64/28"]);
+    world.run(60);
+    let pod: std::net::IpAddr = "10.0.1.64".parse().unwrap();
+    world.pool.take_this(pod, world.now).unwrap();
+    world.run(7200);
+    assert!(world.assigned.contains(&"10.0.1.64/28".parse().unwrap()));
+    assert_eq!(world.assigned.len(), 3, "the free ones beyond two and a half went");
+}
+
+#[test]
+fn a_request_whose_reply_was_lost_is_not_made_twice() {
+    let mut world = World::new(true, &[]);
+    let mut lost = false;
+    world.run_with(120, |world, request| {
+        let outcome = world.serve(request);
+        if matches!(request, Request::Assign { .. }) && !std::mem::replace(&mut lost, true) { Outcome::Unknown } else { outcome }
+    });
+    assert_eq!(world.assigned.len(), 1, "{:?}", world.calls);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
+}
+
+#[test]
+fn a_block_that_one_reader_misses_is_kept() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    world.take(3);
+    world.run_with(4 * 3600, |world, request| match request {
+        Request::Read(Reader::Metadata) => {
+            let interface = Interface { id: "eni-1".into(), blocks: BTreeSet::new(), room: [14, 0] };
+            Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    });
+    assert!(world.changes().is_empty(), "{:?}", world.changes());
+    assert_eq!(world.reports, []);
+    assert_eq!(world.take(1).len(), 1);
+}
+
+#[test]
+fn a_block_that_all_miss_keeps_its_pods_gets_no_new_ones_and_is_reported() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    let pods = world.take(3);
+    let block: IpNetwork = "10.0.1.0/28".parse().unwrap();
+    world.assigned.remove(&block);
+    world.run(600);
+    assert!(world.reports.contains(&Report::Lost { block, held: 3 }), "{:?}", world.reports);
+    assert!(world.take(5).iter().all(|address| !block.contains(*address)), "new pods get addresses that the node has");
+    // It comes back.
+    world.assigned.insert(block);
+    world.run(120);
+    assert!(world.reports.contains(&Report::Found(block)));
+    assert_eq!(world.pool.take_this(pods[0], world.now), Err(crate::pool::PoolError::InUse(pods[0])));
+}
+
+#[test]
+fn what_was_given_back_is_not_brought_back_by_a_reader_that_lags() {
+    let four = ["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"];
+    let mut world = World::new(true, &four);
+    world.run(1200);
+    let released: IpNetwork = "10.0.1.48/28".parse().unwrap();
+    assert!(!world.assigned.contains(&released));
+    let all: BTreeSet<_> = four.iter().map(|text| text.parse().unwrap()).collect();
+    world.run_with(300, |world, request| match request {
+        Request::Read(Reader::Metadata) => {
+            let interface = Interface { id: "eni-1".into(), blocks: all.clone(), room: [10, 0] };
+            Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    });
+    assert!(world.pool.ranges().all(|(range, _)| *range != AddressRange::from(released)));
+}
+
+#[test]
+fn an_unassignment_without_an_answer_is_settled_by_the_readers() {
+    for done in [true, false] {
+        let mut world = World::new(true, &["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"]);
+        let mut lost = false;
+        world.run_with(1800, |world, request| match request {
+            Request::Unassign { .. } if !lost => {
+                lost = true;
+                if done {
+                    world.serve(request);
+                }
+                Outcome::Unknown
+            }
+            other => world.serve(other),
+        });
+        assert!(lost);
+        assert_eq!(world.assigned.len(), 3);
+        assert_eq!(world.pool.counts(Family::V4, world.now).size, 48, "done: {done}");
+        assert_eq!(world.pool.counts(Family::V4, world.now).free(), 48);
+    }
+}
+
+#[test]
+fn throttling_slows_down_and_stops_releases_first() {
+    let mut world = World::new(true, &[]);
+    world.run_with(3600, |world, request| match request {
+        Request::Read(Reader::Metadata) => world.serve(request),
+        _ => Outcome::Refused(Refusal::Throttled(None)),
+    });
+    assert_eq!(world.supply.stance(), Stance::NoCalls);
+    assert!(world.changes().len() < 60, "{}", world.changes().len());
+    world.run(600);
+    assert_eq!(world.supply.stance(), Stance::Normal);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
+}
