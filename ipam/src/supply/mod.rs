@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod sizing;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
@@ -44,6 +45,10 @@ pub struct Settings {
 pub struct Interface {
     /// The cloud's name of it.
     pub id: String,
+    /// Its MAC address, by which the kernel's interface is found.
+    pub mac: [u8; 6],
+    /// Its subnet's gateways, at most one of each family.
+    pub gateways: Vec<IpAddr>,
     /// What is assigned to it for pods.
     pub blocks: BTreeSet<IpNetwork>,
     /// How many more blocks it can have, by family.
@@ -358,10 +363,9 @@ impl Supply {
                 self.surplus_since[family as usize] = None;
             } else {
                 let since = *self.surplus_since[family as usize].get_or_insert(now);
-                if now.since(since) >= sizing.release_after && self.stance() == Stance::Normal {
-                    if let Some(request) = self.release(family, pool, now) {
-                        return Some(request);
-                    }
+                let may_release = now.since(since) >= sizing.release_after && self.stance() == Stance::Normal;
+                if may_release && let Some(request) = self.release(family, pool, now) {
+                    return Some(request);
                 }
             }
         }

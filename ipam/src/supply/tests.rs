@@ -18,6 +18,10 @@ fn settings(api: bool) -> Settings {
     Settings { node: "node-1".into(), api, sizing, cluster_nodes: 0, account_calls_per_second: 5 }
 }
 
+fn eni(blocks: BTreeSet<IpNetwork>, room: [u64; 2]) -> Interface {
+    Interface { id: "eni-1".into(), mac: [2, 0, 0, 0, 0, 1], gateways: Vec::new(), blocks, room }
+}
+
 impl World {
     fn new(api: bool, assigned: &[&str]) -> Self {
         let assigned = assigned.iter().map(|text| text.parse().unwrap()).collect();
@@ -26,7 +30,7 @@ impl World {
     }
 
     fn reading(&self, reader: Reader) -> Outcome {
-        let interface = Interface { id: "eni-1".into(), blocks: self.assigned.clone(), room: [14 - self.assigned.len() as u64, 0] };
+        let interface = eni(self.assigned.clone(), [14 - self.assigned.len() as u64, 0]);
         Outcome::Read(Reading { reader, interfaces: vec![interface], interface_room: false })
     }
 
@@ -140,7 +144,7 @@ fn a_block_that_one_reader_misses_is_kept() {
     world.take(3);
     world.run_with(4 * 3600, |world, request| match request {
         Request::Read(Reader::Metadata) => {
-            let interface = Interface { id: "eni-1".into(), blocks: BTreeSet::new(), room: [14, 0] };
+            let interface = eni(BTreeSet::new(), [14, 0]);
             Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
         }
         other => world.serve(other),
@@ -177,7 +181,7 @@ fn what_was_given_back_is_not_brought_back_by_a_reader_that_lags() {
     let all: BTreeSet<_> = four.iter().map(|text| text.parse().unwrap()).collect();
     world.run_with(300, |world, request| match request {
         Request::Read(Reader::Metadata) => {
-            let interface = Interface { id: "eni-1".into(), blocks: all.clone(), room: [10, 0] };
+            let interface = eni(all.clone(), [10, 0]);
             Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
         }
         other => world.serve(other),
