@@ -1,0 +1,9 @@
+//! The services as clients meet them: over real sockets, with an HTTP client that we did not write.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod aws_metadata;
+mod azure_metadata;
+mod client;
+mod control;
+mod ec2;
+mod gcp_metadata;
