@@ -91,10 +91,11 @@ fn tags(xml: &mut Xml, tags: &BTreeMap<String, String>) {
     });
 }
 
-fn groups(xml: &mut Xml, groups: &[String]) {
+fn groups(xml: &mut Xml, cloud: &Cloud, groups: &[String]) {
+    let default = cloud.default_security_group();
     xml.set("groupSet", groups, |xml, group| {
         xml.text("groupId", group);
-        xml.text("groupName", group);
+        xml.text("groupName", if *group == default { "default" } else { group });
     });
 }
 
@@ -125,7 +126,7 @@ fn interface(xml: &mut Xml, cloud: &Cloud, interface: &Interface) {
     xml.text("privateIpAddress", interface.primary);
     xml.text("privateDnsName", private_dns_name(cloud, interface.primary));
     xml.text("sourceDestCheck", true);
-    groups(xml, &interface.security_groups);
+    groups(xml, cloud, &interface.security_groups);
     if let Some(held) = &interface.attachment {
         xml.element("attachment", |xml| attachment(xml, cloud, held));
     }
@@ -191,7 +192,7 @@ fn reservation(xml: &mut Xml, cloud: &Cloud, described: &DescribedInstance) {
                 xml.text("privateIpAddress", primary.primary);
                 xml.text("subnetId", primary.subnet);
                 xml.text("vpcId", cloud.vpc());
-                groups(xml, &primary.security_groups);
+                groups(xml, cloud, &primary.security_groups);
             }
             xml.text("architecture", if instance.limits().arm { "arm64" } else { "x86_64" });
             tags(xml, &instance.tags);
@@ -213,7 +214,7 @@ fn instance_interface(xml: &mut Xml, cloud: &Cloud, interface: &Interface) {
     xml.text("privateIpAddress", interface.primary);
     xml.text("privateDnsName", private_dns_name(cloud, interface.primary));
     xml.text("sourceDestCheck", true);
-    groups(xml, &interface.security_groups);
+    groups(xml, cloud, &interface.security_groups);
     if let Some(held) = &interface.attachment {
         xml.element("attachment", |xml| {
             xml.text("attachmentId", held.id);

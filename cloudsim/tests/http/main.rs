@@ -7,3 +7,4 @@ mod client;
 mod control;
 mod ec2;
 mod gcp_metadata;
+mod moto;
