@@ -67,7 +67,11 @@ impl Action {
             Self::CreateTags => (100, 10),
             Self::AttachNetworkInterface | Self::DetachNetworkInterface => (50, 5),
             Self::DescribeInstanceTypes | Self::DescribeInstances | Self::DescribeNetworkInterfaces | Self::DescribeSubnets => {
-                if whole { (50, 10) } else { (100, 20) }
+                if whole {
+                    (50, 10)
+                } else {
+                    (100, 20)
+                }
             }
         }
     }

@@ -103,7 +103,10 @@ impl Cloud {
         if let Some(limits) = self.limits_of(interface) {
             if interface.ipv6_count() + asked > limits.ipv6_per_interface {
                 let limit = limits.ipv6_per_interface;
-                return Err(ApiError::client("Ipv6AddressLimitExceeded", format!("Number of IPv6 addresses will exceed limit of {limit}.")));
+                return Err(ApiError::client(
+                    "Ipv6AddressLimitExceeded",
+                    format!("Number of IPv6 addresses will exceed limit of {limit}."),
+                ));
             }
             if matches!(wanted, Ipv6Wanted::Ipv6PrefixCount(_) | Ipv6Wanted::Ipv6Prefixes(_)) && !limits.nitro {
                 return Err(no_prefixes_on(limits));
@@ -277,12 +280,7 @@ impl Cloud {
         Ok(())
     }
 
-    pub(super) fn take_ipv6_prefix_count(
-        &mut self,
-        subnet: SubnetId,
-        count: u32,
-        taken: &mut Vec<Ipv6Network>,
-    ) -> Result<(), ApiError> {
+    pub(super) fn take_ipv6_prefix_count(&mut self, subnet: SubnetId, count: u32, taken: &mut Vec<Ipv6Network>) -> Result<(), ApiError> {
         let mut random = self.random.fork();
         if count > 0 {
             let space = self.ipv6_of(subnet)?;

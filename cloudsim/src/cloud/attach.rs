@@ -70,7 +70,10 @@ impl Cloud {
             )));
         }
         if network_card >= limits.cards {
-            return Err(ApiError::invalid_parameter(format!("Network card index '{network_card}' exceeds the limit for {}", instance.instance_type)));
+            return Err(ApiError::invalid_parameter(format!(
+                "Network card index '{network_card}' exceeds the limit for {}",
+                instance.instance_type
+            )));
         }
         let on_card = attached.iter().filter(|held| held.network_card == network_card).count() as u32;
         if on_card >= limits.interfaces_per_card || device_index >= limits.interfaces() {

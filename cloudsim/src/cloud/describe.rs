@@ -41,9 +41,10 @@ impl Cloud {
 
     /// The interfaces that may pass the filters: those of the instances that are asked for, or all.
     fn candidates(&self, filters: &[Filter]) -> Vec<InterfaceId> {
-        let instances = filters.iter().find(|filter| filter.name == "attachment.instance-id").map(|filter| {
-            filter.values.iter().map(|value| value.parse::<InstanceId>().ok()).collect::<Option<BTreeSet<_>>>()
-        });
+        let instances = filters
+            .iter()
+            .find(|filter| filter.name == "attachment.instance-id")
+            .map(|filter| filter.values.iter().map(|value| value.parse::<InstanceId>().ok()).collect::<Option<BTreeSet<_>>>());
         match instances.flatten() {
             Some(instances) => {
                 let known = instances.iter().filter_map(|id| self.instances.get(id));
@@ -104,7 +105,8 @@ impl Cloud {
             }
         }
         let (found, next_token) = page::cut(found, part, |instance| instance.id.to_string())?;
-        let instances = found.into_iter().map(|instance| DescribedInstance { interfaces: self.seen_on(now, &instance), instance }).collect();
+        let instances =
+            found.into_iter().map(|instance| DescribedInstance { interfaces: self.seen_on(now, &instance), instance }).collect();
         Ok(Response::DescribeInstances { instances, next_token })
     }
 

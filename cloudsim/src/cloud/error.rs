@@ -103,10 +103,7 @@ impl ApiError {
 
     /// A subnet has the addresses, but not side by side.
     pub(crate) fn subnet_fragmented() -> Self {
-        Self::client(
-            "InsufficientCidrBlocks",
-            "The specified subnet does not have enough free cidr blocks to satisfy the request.",
-        )
+        Self::client("InsufficientCidrBlocks", "The specified subnet does not have enough free cidr blocks to satisfy the request.")
     }
 
     pub(crate) fn malformed(error: &Malformed) -> Self {

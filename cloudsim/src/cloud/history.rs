@@ -69,7 +69,10 @@ mod tests {
         *history.edit(Millis(50), horizon).unwrap() = 'c';
         history.end(Millis(80), horizon);
         let seen = |time| history.at(Millis(time)).map(|state| **state);
-        assert_eq!([9, 10, 19, 20, 49, 50, 79, 80].map(seen), [None, Some('a'), Some('a'), Some('b'), Some('b'), Some('c'), Some('c'), None]);
+        assert_eq!(
+            [9, 10, 19, 20, 49, 50, 79, 80].map(seen),
+            [None, Some('a'), Some('a'), Some('b'), Some('b'), Some('c'), Some('c'), None]
+        );
         assert_eq!(history.edit(Millis(90), horizon), None);
         assert_eq!(history.present(), None);
     }

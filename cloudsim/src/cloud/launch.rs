@@ -52,8 +52,7 @@ impl Cloud {
             return Err(ApiError::client("InvalidSubnet.Conflict", format!("The CIDR '{cidr}' conflicts with another subnet")));
         }
         let id = SubnetId(self.random.u64(..));
-        self.subnets
-            .insert(id, Subnet { availability_zone, tags, ipv4: Ipv4Space::new(cidr), ipv6: ipv6_cidr.map(Ipv6Space::new) });
+        self.subnets.insert(id, Subnet { availability_zone, tags, ipv4: Ipv4Space::new(cidr), ipv6: ipv6_cidr.map(Ipv6Space::new) });
         Ok(id)
     }
 

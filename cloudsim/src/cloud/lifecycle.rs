@@ -153,12 +153,7 @@ impl Cloud {
     }
 
     /// All resources or none.
-    pub(super) fn create_tags(
-        &mut self,
-        now: Millis,
-        resources: &[String],
-        tags: &BTreeMap<String, String>,
-    ) -> Result<Response, ApiError> {
+    pub(super) fn create_tags(&mut self, now: Millis, resources: &[String], tags: &BTreeMap<String, String>) -> Result<Response, ApiError> {
         for name in resources {
             if let Ok(interface) = name.parse::<InterfaceId>() {
                 self.found(now, interface)?;

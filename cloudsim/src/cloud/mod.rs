@@ -23,9 +23,9 @@ mod page;
 mod request;
 mod response;
 mod subnet;
-mod view;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,8 +34,8 @@ use std::sync::Arc;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
-pub use audit::Broken;
 pub use action::{Action, UnknownAction};
+pub use audit::Broken;
 pub use bucket::TokenBucket;
 pub use calls::{Call, Calls, Tally};
 pub use error::ApiError;
@@ -280,14 +280,13 @@ impl Cloud {
     fn with_less(&mut self, request: &Request) -> Option<Request> {
         let mut less = request.clone();
         let count = match &mut less {
-            Request::AssignPrivateIpAddresses { wanted, .. } => match wanted {
-                Ipv4Wanted::SecondaryPrivateIpAddressCount(count) | Ipv4Wanted::Ipv4PrefixCount(count) => count,
-                _ => return None,
-            },
-            Request::AssignIpv6Addresses { wanted, .. } => match wanted {
-                Ipv6Wanted::Ipv6AddressCount(count) | Ipv6Wanted::Ipv6PrefixCount(count) => count,
-                _ => return None,
-            },
+            Request::AssignPrivateIpAddresses {
+                wanted: Ipv4Wanted::SecondaryPrivateIpAddressCount(count) | Ipv4Wanted::Ipv4PrefixCount(count),
+                ..
+            }
+            | Request::AssignIpv6Addresses { wanted: Ipv6Wanted::Ipv6AddressCount(count) | Ipv6Wanted::Ipv6PrefixCount(count), .. } => {
+                count
+            }
             _ => return None,
         };
         *count = self.random.u32(1..(*count).max(2));
@@ -336,6 +335,7 @@ impl Cloud {
                 Due::ForgetInterface(interface) => {
                     self.interfaces.remove(&interface);
                     self.went_back.remove(&interface);
+                    self.client_tokens.retain(|_, (_, made)| *made != interface);
                 }
                 Due::ForgetInstance(instance) => {
                     self.instances.remove(&instance);
@@ -350,7 +350,7 @@ impl Cloud {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// What packets have felt since this was asked last.
+    /// What packets have felt since this was asked last. Who never asks keeps all of it in memory.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }

@@ -11,7 +11,9 @@ pub(super) fn cut<T>(mut items: Vec<T>, page: &Page, key: impl Fn(&T) -> String)
     }
     let Some(max) = page.max_results else { return Ok((items, None)) };
     if !(5..=1000).contains(&max) {
-        return Err(ApiError::invalid_parameter(format!("Value ( {max} ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.")));
+        return Err(ApiError::invalid_parameter(format!(
+            "Value ( {max} ) for parameter maxResults is invalid. Expecting a value between 5 and 1000."
+        )));
     }
     let more = items.len() > max as usize;
     items.truncate(max as usize);
@@ -60,9 +62,15 @@ mod tests {
 
     #[test]
     fn patterns_match_whole_texts() {
-        for (pattern, text, expected) in
-            [("in-use", "in-use", true), ("in", "in-use", false), ("in*", "in-use", true), ("*use", "in-use", true), ("i?-*e", "in-use", true), ("*", "", true), ("?", "", false)]
-        {
+        for (pattern, text, expected) in [
+            ("in-use", "in-use", true),
+            ("in", "in-use", false),
+            ("in*", "in-use", true),
+            ("*use", "in-use", true),
+            ("i?-*e", "in-use", true),
+            ("*", "", true),
+            ("?", "", false),
+        ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
     }

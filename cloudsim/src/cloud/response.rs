@@ -16,17 +16,47 @@ use crate::time::Millis;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the EC2 API reference documents its answers")]
 pub enum Response {
-    CreateNetworkInterface { interface: Arc<Interface>, client_token: Option<String> },
-    AttachNetworkInterface { attachment: AttachmentId, network_card: u32 },
-    AssignPrivateIpAddresses { interface: InterfaceId, addresses: Vec<Ipv4Addr>, prefixes: Vec<Ipv4Network> },
-    AssignIpv6Addresses { interface: InterfaceId, addresses: Vec<Ipv6Addr>, prefixes: Vec<Ipv6Network> },
-    UnassignIpv6Addresses { interface: InterfaceId, addresses: Vec<Ipv6Addr>, prefixes: Vec<Ipv6Network> },
+    CreateNetworkInterface {
+        interface: Arc<Interface>,
+        client_token: Option<String>,
+    },
+    AttachNetworkInterface {
+        attachment: AttachmentId,
+        network_card: u32,
+    },
+    AssignPrivateIpAddresses {
+        interface: InterfaceId,
+        addresses: Vec<Ipv4Addr>,
+        prefixes: Vec<Ipv4Network>,
+    },
+    AssignIpv6Addresses {
+        interface: InterfaceId,
+        addresses: Vec<Ipv6Addr>,
+        prefixes: Vec<Ipv6Network>,
+    },
+    UnassignIpv6Addresses {
+        interface: InterfaceId,
+        addresses: Vec<Ipv6Addr>,
+        prefixes: Vec<Ipv6Network>,
+    },
     /// Detach, delete, modify, unassign, tag: it is done.
     Done,
-    DescribeNetworkInterfaces { interfaces: Vec<Arc<Interface>>, next_token: Option<String> },
-    DescribeInstances { instances: Vec<DescribedInstance>, next_token: Option<String> },
-    DescribeSubnets { subnets: Vec<DescribedSubnet>, next_token: Option<String> },
-    DescribeInstanceTypes { instance_types: Vec<&'static InstanceType>, next_token: Option<String> },
+    DescribeNetworkInterfaces {
+        interfaces: Vec<Arc<Interface>>,
+        next_token: Option<String>,
+    },
+    DescribeInstances {
+        instances: Vec<DescribedInstance>,
+        next_token: Option<String>,
+    },
+    DescribeSubnets {
+        subnets: Vec<DescribedSubnet>,
+        next_token: Option<String>,
+    },
+    DescribeInstanceTypes {
+        instance_types: Vec<&'static InstanceType>,
+        next_token: Option<String>,
+    },
 }
 
 /// An instance with the interfaces that the reader sees on it.

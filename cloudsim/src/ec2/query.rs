@@ -14,9 +14,8 @@ pub(super) fn parse(mut form: Form) -> Result<Request, ApiError> {
     if version != VERSION {
         return Err(ApiError::client("NoSuchVersion", format!("Version {version} is not valid: take {VERSION}")));
     }
-    let action = name
-        .parse()
-        .map_err(|_| ApiError::client("InvalidAction", format!("The action {name} is not valid for this web service.")))?;
+    let action =
+        name.parse().map_err(|_| ApiError::client("InvalidAction", format!("The action {name} is not valid for this web service.")))?;
     let dry_run = form.value::<bool>("DryRun")?.unwrap_or_default();
     let request = call(action, &mut form)?;
     form.end()?;
@@ -36,10 +35,9 @@ fn call(action: Action, form: &mut Form) -> Result<Request, ApiError> {
             device_index: form.need_value("DeviceIndex")?,
             network_card: form.value("NetworkCardIndex")?.unwrap_or_default(),
         },
-        Action::DetachNetworkInterface => Request::DetachNetworkInterface {
-            attachment: form.need_id("AttachmentId")?,
-            force: form.value("Force")?.unwrap_or_default(),
-        },
+        Action::DetachNetworkInterface => {
+            Request::DetachNetworkInterface { attachment: form.need_id("AttachmentId")?, force: form.value("Force")?.unwrap_or_default() }
+        }
         Action::DeleteNetworkInterface => Request::DeleteNetworkInterface { interface: form.need_id(INTERFACE)? },
         Action::ModifyNetworkInterfaceAttribute => {
             Request::ModifyNetworkInterfaceAttribute { interface: form.need_id(INTERFACE)?, change: attribute(form)? }
@@ -54,9 +52,7 @@ fn call(action: Action, form: &mut Form) -> Result<Request, ApiError> {
             addresses: form.values("PrivateIpAddress")?,
             prefixes: form.values("Ipv4Prefix")?,
         },
-        Action::AssignIpv6Addresses => {
-            Request::AssignIpv6Addresses { interface: form.need_id(INTERFACE)?, wanted: ipv6_wanted(form)? }
-        }
+        Action::AssignIpv6Addresses => Request::AssignIpv6Addresses { interface: form.need_id(INTERFACE)?, wanted: ipv6_wanted(form)? },
         Action::UnassignIpv6Addresses => Request::UnassignIpv6Addresses {
             interface: form.need_id(INTERFACE)?,
             addresses: form.values("Ipv6Addresses")?,
@@ -78,9 +74,7 @@ fn call(action: Action, form: &mut Form) -> Result<Request, ApiError> {
         Action::DescribeInstances => {
             Request::DescribeInstances { instances: form.ids("InstanceId")?, filters: form.filters(), page: form.page()? }
         }
-        Action::DescribeSubnets => {
-            Request::DescribeSubnets { subnets: form.ids("SubnetId")?, filters: form.filters(), page: form.page()? }
-        }
+        Action::DescribeSubnets => Request::DescribeSubnets { subnets: form.ids("SubnetId")?, filters: form.filters(), page: form.page()? },
         Action::DescribeInstanceTypes => Request::DescribeInstanceTypes {
             instance_types: form.list("InstanceType").into_iter().collect(),
             filters: form.filters(),

@@ -68,7 +68,9 @@ mod tests {
     fn what_is_wrong_with_a_signature_has_its_own_code() {
         let good = |key: &str, region: &str| {
             let signature = "0".repeat(64);
-            format!("AWS4-HMAC-SHA256 Credential={key}/20261123/{region}/ec2/aws4_request, SignedHeaders=host;x-amz-date, Signature={signature}")
+            format!(
+                "AWS4-HMAC-SHA256 Credential={key}/20261123/{region}/ec2/aws4_request, SignedHeaders=host;x-amz-date, Signature={signature}"
+            )
         };
         let date = "20261123T204119Z";
         assert_eq!(code(Some(&good("AKIA", "eu-west-1")), date, false), None);

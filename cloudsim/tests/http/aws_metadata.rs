@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use cloudsim::faults::Refusal;
 use cloudsim::fabric::NoFabric;
+use cloudsim::faults::Refusal;
 use cloudsim::http::{Asker, Role};
 use cloudsim::metadata::Service;
 

@@ -38,8 +38,6 @@ fn ip_configurations_are_the_addresses_of_the_nic() {
 
 #[test]
 fn requests_must_be_meant_for_it() {
-    let url = lab().metadata(Service::Azure);
-    let _lab_is_gone = send("GET", &format!("{url}/"), &[], "");
     let lab = lab();
     let url = lab.metadata(Service::Azure);
     let status = |path: &str, headers: &[(&str, &str)]| send("GET", &format!("{url}{path}"), headers, "").unwrap().status;
@@ -51,18 +49,29 @@ fn requests_must_be_meant_for_it() {
     assert_eq!(status("/metadata/instance?api-version=2021-02-01", &[("Metadata", "True")]), 200);
 }
 
-fn interfaces(reply: &Reply) -> Vec<(String, bool, String, Vec<(String, bool)>)> {
+/// An interface of the wireserver's document.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    mac: String,
+    is_primary: bool,
+    subnet: String,
+    addresses: Vec<(String, bool)>,
+}
+
+fn interfaces(reply: &Reply) -> Vec<Seen> {
     let document = roxmltree::Document::parse(&reply.body).unwrap();
-    let children = |node: roxmltree::Node<'_, '_>| node.children().map(|child| child.id()).collect::<Vec<_>>();
     let attribute = |node: roxmltree::Node<'_, '_>, name: &str| node.attribute(name).unwrap().to_owned();
-    let mut found = Vec::new();
-    for interface in children(document.root_element()).into_iter().filter_map(|id| document.get_node(id)) {
+    let seen = |interface: roxmltree::Node<'_, '_>| {
         let subnet = interface.first_element_child().unwrap();
-        let addresses = children(subnet).into_iter().filter_map(|id| document.get_node(id));
-        let addresses = addresses.map(|address| (attribute(address, "Address"), attribute(address, "IsPrimary") == "true")).collect();
-        found.push((attribute(interface, "MacAddress"), attribute(interface, "IsPrimary") == "true", attribute(subnet, "Prefix"), addresses));
-    }
-    found
+        let addresses = subnet.children().map(|address| (attribute(address, "Address"), attribute(address, "IsPrimary") == "true"));
+        Seen {
+            mac: attribute(interface, "MacAddress"),
+            is_primary: attribute(interface, "IsPrimary") == "true",
+            subnet: attribute(subnet, "Prefix"),
+            addresses: addresses.collect(),
+        }
+    };
+    document.root_element().children().map(seen).collect()
 }
 
 #[test]
@@ -74,10 +83,11 @@ fn the_wireserver_is_a_second_opinion_with_a_mind_of_its_own() {
     let found = interfaces(&get(path));
     let interface = lab.interface();
     let addresses: Vec<_> = interface.ipv4().map(|address| (address.to_string(), address == interface.primary)).collect();
-    assert_eq!(found, [(interface.mac.bare(), true, "10.0.0.0/20".to_owned(), addresses)]);
+    let expected = Seen { mac: interface.mac.bare(), is_primary: true, subnet: "10.0.0.0/20".to_owned(), addresses };
+    assert_eq!(found, [expected]);
     assert_eq!(get("/machine/plugins?comp=nmagent").status, 404);
     lab.set_faults(|faults| faults.metadata.off = true);
     assert_eq!(get(path).status, 200, "it has faults of its own");
     lab.set_faults(|faults| faults.wireserver.omissions = 1.0);
-    assert_eq!(interfaces(&get(path))[0].3.len(), 30);
+    assert_eq!(interfaces(&get(path))[0].addresses.len(), 30);
 }

@@ -64,8 +64,7 @@ pub(crate) fn query(url: &str, region: &str, parameters: &[(&str, &str)]) -> Res
     );
     let all = [("Version", "2016-11-15")].iter().chain(parameters);
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(all).finish();
-    let headers =
-        [("authorization", authorization.as_str()), ("x-amz-date", &date), ("content-type", "application/x-www-form-urlencoded")];
+    let headers = [("authorization", authorization.as_str()), ("x-amz-date", &date), ("content-type", "application/x-www-form-urlencoded")];
     send("POST", url, &headers, &body)
 }
 

@@ -22,11 +22,8 @@ impl Control {
 fn a_cloud_is_made_and_watched_from_elsewhere() {
     let lab = Lab::new();
     let control = Control(lab.listen(Role::Control));
-    let made = control.send(
-        "POST",
-        "/subnets",
-        &json!({ "availability_zone": "us-east-1b", "cidr": "10.9.0.0/24", "ipv6_cidr": "fd00:9::/64" }),
-    );
+    let made =
+        control.send("POST", "/subnets", &json!({ "availability_zone": "us-east-1b", "cidr": "10.9.0.0/24", "ipv6_cidr": "fd00:9::/64" }));
     let subnet = made.json()["id"].as_str().unwrap().to_owned();
     let spec = json!({
         "instance_type": "m5.large", "role": "node",

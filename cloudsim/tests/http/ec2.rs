@@ -33,7 +33,8 @@ fn an_interface_lives_from_create_to_delete() {
     assert!(created.element("ipv4Prefix").is_some_and(|prefix| prefix.ends_with("/28")));
     let interface = created.element("networkInterfaceId").unwrap();
 
-    let attach = [("Action", "AttachNetworkInterface"), ("NetworkInterfaceId", &interface), ("InstanceId", &instance), ("DeviceIndex", "1")];
+    let attach =
+        [("Action", "AttachNetworkInterface"), ("NetworkInterfaceId", &interface), ("InstanceId", &instance), ("DeviceIndex", "1")];
     let attachment = lab.query(&attach).element("attachmentId").unwrap();
     let modify = [
         ("Action", "ModifyNetworkInterfaceAttribute"),

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{IpAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use roxmltree::{Document, Node};
 use serde::Deserialize;
 
 use super::client::{Lab, Reply, query, send};
+use super::python;
 
 /// A moto server of our own.
 struct Moto {
@@ -32,12 +32,7 @@ impl Drop for Moto {
 impl Moto {
     /// `None` where there is none, and that is allowed.
     fn start() -> Option<Self> {
-        let Some(program) = program() else {
-            let reason = "needs moto_server: `cargo xtask bootstrap` installs it";
-            assert!(std::env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but {reason}");
-            println!("SKIP {reason}");
-            return None;
-        };
+        let program = python::program("moto_server")?;
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let mut command = Command::new(program);
         command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
@@ -54,16 +49,6 @@ impl Moto {
     fn query(&self, parameters: &[(&str, &str)]) -> Reply {
         query(&self.url, "us-east-1", parameters).unwrap()
     }
-}
-
-/// Where `cargo xtask bootstrap` puts it.
-fn program() -> Option<PathBuf> {
-    let cache = std::env::var_os("BAREWIRE_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/barewire")))?;
-    let tools = std::fs::read_dir(cache.join("tools")).ok()?.filter_map(Result::ok);
-    let mut found: Vec<_> = tools.filter(|entry| entry.file_name().to_string_lossy().starts_with("moto-")).collect();
-    found.sort_by_key(std::fs::DirEntry::file_name);
-    Some(found.pop()?.path().join("bin/moto_server")).filter(|program| program.exists())
 }
 
 /// One request to both. `{name}` in a value is what an earlier answer of the same side had in the element `name`.
@@ -133,16 +118,8 @@ const STEPS: &[Step] = &[
         &[("NetworkInterfaceId", "{networkInterfaceId}"), ("PrivateIpAddress.1", "{privateIpAddress}")],
         &[],
     ),
-    step(
-        "CreateTags",
-        &[("ResourceId.1", "{networkInterfaceId}"), ("Tag.1.Key", "colour"), ("Tag.1.Value", "blue")],
-        &[],
-    ),
-    step(
-        "ModifyNetworkInterfaceAttribute",
-        &[("NetworkInterfaceId", "{networkInterfaceId}"), ("Description.Value", "of another")],
-        &[],
-    ),
+    step("CreateTags", &[("ResourceId.1", "{networkInterfaceId}"), ("Tag.1.Key", "colour"), ("Tag.1.Value", "blue")], &[]),
+    step("ModifyNetworkInterfaceAttribute", &[("NetworkInterfaceId", "{networkInterfaceId}"), ("Description.Value", "of another")], &[]),
     step("DetachNetworkInterface", &[("AttachmentId", "{attachmentId}")], &[]),
     step("DetachNetworkInterface of nothing", &[("AttachmentId", "eni-attach-0123456789abcdef0")], &[]),
     step("DeleteNetworkInterface", &[("NetworkInterfaceId", "{networkInterfaceId}")], &[]),
@@ -322,8 +299,7 @@ fn answers_have_the_shape_of_motos() {
     let instance = moto.query(&run).element("instanceId").unwrap();
 
     let mut theirs = Side::new(|parameters: &[(&str, &str)]| moto.query(parameters), subnet, instance);
-    let mut ours =
-        Side::new(|parameters: &[(&str, &str)]| lab.query(parameters), lab.subnet.to_string(), lab.instance.to_string());
+    let mut ours = Side::new(|parameters: &[(&str, &str)]| lab.query(parameters), lab.subnet.to_string(), lab.instance.to_string());
     let known: Deviations = toml::from_str(include_str!("moto/deviations.toml")).unwrap();
     let rows = known.deviation.iter().enumerate();
     let mut unused: BTreeSet<_> = rows.flat_map(|(row, known)| known.paths.iter().map(move |path| (row, path.as_str()))).collect();
@@ -335,7 +311,7 @@ fn answers_have_the_shape_of_motos() {
             if covering.is_empty() {
                 writeln!(report, "{}: {}: cloudsim has `{}`, moto `{}`", found.step, found.path, found.ours, found.theirs).unwrap();
             }
-            covering.iter().for_each(|used| drop(unused.remove(used)));
+            unused.retain(|row| !covering.contains(row));
         }
     }
     for (row, path) in unused {

@@ -26,7 +26,8 @@ fn network_cards_have_places_of_their_own() {
     let mut world = World::new();
     let (instance, _) = world.launch("p5.48xlarge");
     let first = world.create();
-    let attach = |interface, device_index, network_card| Request::AttachNetworkInterface { interface, instance, device_index, network_card };
+    let attach =
+        |interface, device_index, network_card| Request::AttachNetworkInterface { interface, instance, device_index, network_card };
     world.call(&attach(first, 1, 0)).unwrap();
     let second = world.create();
     assert_eq!(world.call(&attach(second, 2, 0)), Err("AttachmentLimitExceeded"), "two interfaces a card");

@@ -24,7 +24,8 @@ fn each_action_has_a_bucket_of_its_own() {
     let (instance, interface) = world.launch("m5.large");
     while world.assign(interface, Ipv4Wanted::Ipv4PrefixCount(99)) != Err("RequestLimitExceeded") {}
     let absent = AttachmentId(1);
-    let describe = |filters: Vec<Filter>| Request::DescribeNetworkInterfaces { interfaces: BTreeSet::new(), filters, page: Page::default() };
+    let describe =
+        |filters: Vec<Filter>| Request::DescribeNetworkInterfaces { interfaces: BTreeSet::new(), filters, page: Page::default() };
     let one = vec![filter("attachment.instance-id", &[&instance.to_string()])];
     for (request, size) in [
         (Request::DetachNetworkInterface { attachment: absent, force: false }, 50),

@@ -128,7 +128,8 @@ fn check(cidr: &str, steps: &[Step]) {
                 let _full_is_fine = world.cloud.launch(world.now, &LaunchSpec::new(kind, world.subnet));
             }
             Step::Terminate(number) => {
-                let running: Vec<_> = world.cloud.instances().filter(|instance| instance.is_running()).map(|instance| instance.id).collect();
+                let running: Vec<_> =
+                    world.cloud.instances().filter(|instance| instance.is_running()).map(|instance| instance.id).collect();
                 if let Some(instance) = pick(&running, number) {
                     world.cloud.terminate(world.now, instance).unwrap();
                 }

@@ -150,11 +150,8 @@ fn filters_and_pages_cut_an_answer() {
 fn nobody_can_describe_a_type_that_nobody_knows() {
     let mut world = World::new();
     let (instance, interface) = world.launch("x9.nano");
-    let describe = |name: &str| Request::DescribeInstanceTypes {
-        instance_types: [name.to_owned()].into(),
-        filters: vec![],
-        page: Page::default(),
-    };
+    let describe =
+        |name: &str| Request::DescribeInstanceTypes { instance_types: [name.to_owned()].into(), filters: vec![], page: Page::default() };
     assert_eq!(world.call(&describe("x9.nano")), Err("InvalidInstanceType"));
     assert!(world.call(&describe("m5.large")).is_ok());
     assert_eq!(world.assign(interface, Ipv4Wanted::Ipv4PrefixCount(20)), Err("PrivateIpAddressLimitExceeded"));
