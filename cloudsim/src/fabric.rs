@@ -51,6 +51,7 @@ pub struct Event {
 /// Carries the packets of the simulated VPC. Called after a change of state, before the caller of the API hears of it.
 ///
 /// `assigned` and `unassigned` come for unattached interfaces too: what an interface holds when it is attached is in `attached`.
+/// The cloud waits for these calls, so they must not ask it anything in turn.
 pub trait Fabric: Send {
     /// See [`Change::Attached`].
     fn attached(&mut self, interface: &Interface);

@@ -60,7 +60,7 @@ impl Cloud {
         let mut interface = Interface {
             id: InterfaceId(self.random.u64(..)),
             subnet: spec.subnet,
-            mac: spec.mac.unwrap_or_else(|| Mac::numbered(self.made)),
+            mac: spec.mac.unwrap_or_else(|| Mac::numbered(self.made + 1)),
             description: spec.description.clone(),
             security_groups,
             tags: spec.tags.clone(),

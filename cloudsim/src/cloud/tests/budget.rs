@@ -39,6 +39,20 @@ fn each_action_has_a_bucket_of_its_own() {
 }
 
 #[test]
+fn buckets_are_those_that_aws_documents() {
+    for action in Action::ALL {
+        let name = action.to_string();
+        let documented = match name.as_str() {
+            describe if describe.starts_with("Describe") => (100, 20),
+            "AttachNetworkInterface" | "DetachNetworkInterface" => (50, 5),
+            "CreateTags" => (100, 10),
+            _ => (100, 5),
+        };
+        assert_eq!(action.bucket(false), documented, "{name}");
+    }
+}
+
+#[test]
 fn a_node_each_cannot_be_faster_than_the_bucket() {
     let mut world = World::with_cidr("10.0.0.0/16");
     let interface = world.launch("p4d.24xlarge").1;
