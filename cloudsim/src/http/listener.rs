@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{Asker, Role, Shared, control, now};
 use crate::ec2;
 use crate::exchange::{Exchange, Wait};
-use crate::metadata;
+use crate::metadata::{self, Service};
 use crate::time::Millis;
 
 /// No request of any service is as large.
@@ -29,6 +29,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[error("no reply")]
 struct NoReply;
 
+/// What a listener of our own loop serves.
+#[derive(Debug, Clone, Copy)]
+enum Served {
+    Api,
+    Metadata(Service, Asker),
+}
+
 impl Shared {
     /// Must be called inside of a runtime.
     pub(super) fn listen(&self, listener: TcpListener, role: Role) -> io::Result<SocketAddr> {
@@ -36,16 +43,18 @@ impl Shared {
         let address = listener.local_addr()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let shared = self.clone();
-        if role == Role::Control {
-            let router = control::router(shared);
-            tokio::spawn(async move { axum::serve(listener, router).await });
-        } else {
-            tokio::spawn(shared.accept(listener, role));
+        match role {
+            Role::Control => {
+                let router = control::router(shared);
+                tokio::spawn(async move { axum::serve(listener, router).await });
+            }
+            Role::Api => drop(tokio::spawn(shared.accept(listener, Served::Api))),
+            Role::Metadata(service, asker) => drop(tokio::spawn(shared.accept(listener, Served::Metadata(service, asker)))),
         }
         Ok(address)
     }
 
-    async fn accept(self, listener: tokio::net::TcpListener, role: Role) {
+    async fn accept(self, listener: tokio::net::TcpListener, served: Served) {
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -58,7 +67,7 @@ impl Shared {
             };
             let shared = self.clone();
             tokio::spawn(async move {
-                let serve = service_fn(|request| shared.clone().serve(request, role, peer));
+                let serve = service_fn(|request| shared.clone().serve(request, served, peer));
                 let mut server = http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(HEADERS_TAKE);
                 // An error is a client that went away, or a reply that was not to be.
@@ -67,14 +76,14 @@ impl Shared {
         }
     }
 
-    async fn serve(self, request: Request<Incoming>, role: Role, peer: SocketAddr) -> Result<Response<Full<Bytes>>, NoReply> {
+    async fn serve(self, request: Request<Incoming>, served: Served, peer: SocketAddr) -> Result<Response<Full<Bytes>>, NoReply> {
         let (parts, body) = request.into_parts();
         let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| NoReply)?.to_bytes();
         let request = Request::from_parts(parts, body.to_vec());
         let mut stirred = self.stirred.subscribe();
         let mut waited: Option<Wait> = None;
         loop {
-            match self.exchange(&request, role, peer, waited.as_ref()) {
+            match self.exchange(&request, served, peer, waited.as_ref()) {
                 Exchange::Reply { after, reply } => {
                     sleep(after).await;
                     return Ok(reply.map(|body| Full::new(Bytes::from(body))));
@@ -92,9 +101,9 @@ impl Shared {
         }
     }
 
-    fn exchange(&self, request: &Request<Vec<u8>>, role: Role, peer: SocketAddr, waited: Option<&Wait>) -> Exchange {
-        self.with(|cloud, now| match role {
-            Role::Metadata(service, asker) => {
+    fn exchange(&self, request: &Request<Vec<u8>>, served: Served, peer: SocketAddr, waited: Option<&Wait>) -> Exchange {
+        self.with(|cloud, now| match served {
+            Served::Metadata(service, asker) => {
                 let instance = match asker {
                     Asker::Instance(instance) => Some(instance),
                     Asker::Peer => cloud.instance_with(peer.ip()),
@@ -104,7 +113,7 @@ impl Shared {
                     None => Exchange::NoReply { after: Millis::ZERO },
                 }
             }
-            Role::Api | Role::Control => ec2::answer(cloud, now, request),
+            Served::Api => ec2::answer(cloud, now, request),
         })
     }
 }

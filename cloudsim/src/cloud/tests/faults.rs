@@ -1,7 +1,7 @@
 //! Each way of misbehaving does what it says.
 
 use super::*;
-use crate::faults::{Interval, Storm};
+use crate::faults::{Interval, Refusal, Storm};
 
 #[test]
 fn a_lost_reply_is_a_call_that_was_carried_out() {
