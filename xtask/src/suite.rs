@@ -59,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
     let wanted = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
     let mut summary = Summary::default();
 
-    let purpose = if wanted(Tier::Lint) { Purpose::Checks } else { Purpose::Nodes };
+    let purpose = if wanted(Tier::Lint) { Purpose::Checks } else { Purpose::Tests };
     if timed(&mut summary, "bootstrap", || bootstrap::run(workspace, purpose)) {
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(execute));
