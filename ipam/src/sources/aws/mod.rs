@@ -414,6 +414,3 @@ fn granted<'a>(action: &'static str, blocks: impl Iterator<Item = &'a str>) -> R
         Err(error) => Err(Failure::Unknown(error.to_string())),
     }
 }
-
-#[cfg(test)]
-mod tests;
