@@ -20,6 +20,7 @@ pub mod range;
 pub mod record;
 pub mod recovery;
 pub mod server;
+pub mod sources;
 pub mod store;
 pub mod supply;
 mod telemetry;
