@@ -45,10 +45,10 @@ enum What {
     },
     /// Pod traffic: Barewire, the nodes themselves, a bridge, an overlay and the bare veth in turns
     ///
-    /// Trust it on a quiet machine only: others' work shows as `noise_percent`. Some four minutes as it stands.
+    /// Trust it on a quiet machine only: others' work shows as `noise_percent`. Some six minutes as it stands.
     Datapath {
         /// Rounds; a figure is the median over them, so an odd number makes it one that was measured
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 5)]
         rounds: usize,
         /// Seconds that one figure of one contender is measured in one round
         #[arg(long, default_value_t = 1.0)]

@@ -243,7 +243,10 @@ impl<K: Kernel> Attachments<K> {
                 return Err(Error::new(Code::NotAvailable, "barewired is shutting down; try again when it is back"));
             }
             if state.uplinks.is_empty() {
-                return Err(Error::new(Code::LimitedConnectivity, "the node lacks an uplink; set uplink.interface or a default route"));
+                return Err(Error::new(
+                    Code::LimitedConnectivity,
+                    "the node has no uplink, or lacks a further one; set uplink.interface or a default route",
+                ));
             }
             if let Some(uplink) = state.uplinks.iter().find(|uplink| !uplink.running) {
                 return Err(Error::new(Code::LimitedConnectivity, format!("the uplink {} is down; bring it up", uplink.ifname)));

@@ -81,7 +81,7 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
             summary.outcomes.extend(lints(workspace).into_iter().map(execute));
         }
         // Other kernels run no node.
-        let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::OF_NODES };
+        let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::ALL };
         if timed(&mut summary, "build", || binaries::build(workspace, kinds).map(drop)) {
             let stages = tests(workspace).into_iter().filter(|(tier, _)| wanted(*tier));
             summary.outcomes.extend(stages.map(|(_, stage)| execute(stage)));
