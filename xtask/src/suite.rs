@@ -71,11 +71,11 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
     let wanted = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
     let mut summary = Summary::default();
 
-        let purpose = match (wanted(Tier::Lint), wanted(Tier::Kernels)) {
-            (true, _) => Purpose::Checks,
-            (false, true) => Purpose::Kernels,
-            (false, false) => Purpose::Tests,
-        };
+    let purpose = match (wanted(Tier::Lint), wanted(Tier::Kernels)) {
+        (true, _) => Purpose::Checks,
+        (false, true) => Purpose::Kernels,
+        (false, false) => Purpose::Tests,
+    };
     if timed(&mut summary, "bootstrap", || bootstrap::run(workspace, purpose)) {
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(execute));
