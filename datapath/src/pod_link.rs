@@ -216,7 +216,7 @@ fn host_end_requests(link: &PodLink) -> Vec<Request> {
     let ifindex = link.host_ifindex;
     let alias = LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}{} {}", link.container_id, link.pod_ifname));
     let mut requests = vec![name_owner(ifindex, alias)];
-    requests.push(Request { step: "set the host end up", message: RouteNetlinkMessage::SetLink(up_without_multicast(ifindex)), flags: 0 });
+    requests.push(Request { step: "set the host end up", message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 });
     for &address in &link.addresses {
         requests.push(Request {
             step: "give the host the pod's neighbour entry",
@@ -261,14 +261,6 @@ fn up(ifindex: Ifindex) -> LinkMessage {
     message.header.index = ifindex.0;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    message
-}
-
-/// The kernel gives every link that takes multicast a route of ff00::/8, and looks through those of all links to place one
-/// (`fib6_add_rt2node`, net/ipv6/ip6_fib.c): with a thousand pods 0.25 ms. What pods send to groups the host forwards to nobody.
-fn up_without_multicast(ifindex: Ifindex) -> LinkMessage {
-    let mut message = up(ifindex);
-    message.header.change_mask |= LinkFlags::Multicast;
     message
 }
 
