@@ -2,6 +2,11 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Why rules could not be set or read.
 #[derive(Debug, thiserror::Error)]
@@ -27,19 +32,12 @@ pub enum RulesError {
     },
 }
 
+/// Rules for thousands of pods take some milliseconds; seconds mean that something is broken.
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// Runs a script, as one transaction: all of it or nothing.
 pub(crate) fn run(what: &'static str, script: &str) -> Result<(), RulesError> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(RulesError::Run)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).map_err(RulesError::Run)?;
-    }
-    accepted(what, child.wait_with_output().map_err(RulesError::Run)?).map(drop)
+    accepted(what, bounded(Command::new("nft").args(["-f", "-"]), script.to_owned(), LIMIT).map_err(RulesError::Run)?).map(drop)
 }
 
 /// Removes a table, whether or not it is there: declared first, it is there to be deleted.
@@ -49,8 +47,26 @@ pub(crate) fn remove_table(what: &'static str, table: &str) -> Result<(), RulesE
 
 /// Lists a table as JSON (libnftables-json(5)).
 pub(crate) fn list_table(what: &'static str, table: &str) -> Result<String, RulesError> {
-    let output = Command::new("nft").args(["-j", "list", "table"]).args(table.split(' ')).output().map_err(RulesError::Run)?;
-    Ok(String::from_utf8_lossy(&accepted(what, output)?.stdout).into_owned())
+    let output = bounded(Command::new("nft").args(["-j", "list", "table"]).args(table.split(' ')), String::new(), LIMIT);
+    Ok(String::from_utf8_lossy(&accepted(what, output.map_err(RulesError::Run)?)?.stdout).into_owned())
+}
+
+/// Runs a program that reads all of its input before it answers, as nft does, and kills it when it takes longer than `limit`.
+fn bounded(command: &mut Command, input: String, limit: Duration) -> std::io::Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let process = Pid::from_raw(child.id().cast_signed());
+    let (told, outcome) = channel();
+    std::thread::spawn(move || {
+        let fed = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
+        // What it says of itself tells more than a pipe that broke; nobody may be waiting any more.
+        let _ =
+            told.send(child.wait_with_output().and_then(|output| if output.status.success() { fed.map(|()| output) } else { Ok(output) }));
+    });
+    outcome.recv_timeout(limit).unwrap_or_else(|_| {
+        // The thread has not reaped it, so the number is still its own; at the worst it has just ended.
+        let _ = kill(process, Signal::SIGKILL);
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("it took longer than {limit:?}")))
+    })
 }
 
 fn accepted(what: &'static str, output: Output) -> Result<Output, RulesError> {
@@ -64,4 +80,21 @@ fn accepted(what: &'static str, output: Output) -> Result<Output, RulesError> {
 pub(crate) fn anonymous_set<T: ToString>(elements: impl IntoIterator<Item = T>) -> String {
     let elements: Vec<_> = elements.into_iter().map(|element| element.to_string()).collect();
     format!("{{ {} }}", elements.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_ended() {
+        let error = bounded(Command::new("sleep").arg("60"), String::new(), Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn input_longer_than_a_pipe_holds_arrives_whole() {
+        let output = bounded(Command::new("wc").arg("-l"), "line\n".repeat(100_000), LIMIT).unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "100000");
+    }
 }

@@ -114,7 +114,8 @@ fn from_pod(network: &NodeNetwork) -> String {
          fib saddr . iif oif missing counter name {SPOOFED} drop\n"
     );
     text += &confined("daddr", &account(Scope::Node));
-    let _ = writeln!(text, "    fib daddr oifname \"bw*\" {}", account(Scope::SameNode));
+    // The routes are asked only about addresses that could be a pod's.
+    text += &local(network, "daddr", &format!("fib daddr oifname \"bw*\" {}", account(Scope::SameNode)));
     text += &local(network, "daddr", &account(Scope::Vpc));
     text + &by_scope(network, "daddr", account)
 }

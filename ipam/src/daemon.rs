@@ -154,8 +154,7 @@ fn kernel_programs(config: &Config) -> PathBuf {
 /// Takes the programs off every interface and forgets their maps.
 fn remove_programs(config: &Config) -> Result<(), DaemonError> {
     let mut socket = Socket::open()?;
-    let pods: Vec<_> = datapath::pod_links(&mut socket)?.into_iter().map(|link| link.ifindex).collect();
-    match FastPath::remove(&mut socket, &config.run_dir, pods) {
+    match FastPath::remove(&mut socket, &config.run_dir) {
         // Without a place for pins there were never any programs.
         Err(FastPathError::NoBpfFs) => Ok(()),
         outcome => Ok(outcome?),

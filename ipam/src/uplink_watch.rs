@@ -27,11 +27,11 @@ pub(crate) fn follow(mut look: impl FnMut()) -> std::io::Result<impl Future<Outp
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ];
-    let (mut connection, _handle, mut events) = new_multicast_connection(&groups)?;
+    let (mut connection, handle, mut events) = new_multicast_connection(&groups)?;
     SockRef::from(connection.socket_mut().socket_ref()).attach_filter(&without_pods())?;
     Ok(async move {
-        // Kept: the connection ends with its last handle.
-        let _handle = _handle;
+        // The connection ends with its last handle.
+        let _kept = handle;
         let mut connection = std::pin::pin!(connection);
         loop {
             tokio::select! {

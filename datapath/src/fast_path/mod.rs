@@ -129,12 +129,12 @@ impl FastPath {
         Ok(Self { from_pod, to_pod, programs: Mutex::new(programs), tables, pins, hooks: Mutex::default(), inherited })
     }
 
-    /// Takes the programs off these host ends and off every uplink, and removes the pins, and with them what the maps hold.
+    /// Takes the programs off every host end and every uplink, and removes the pins, and with them what the maps hold.
     ///
     /// # Errors
     /// Where file system or kernel refuse.
-    pub fn remove(host: &mut Socket, state: &Path, host_ends: impl IntoIterator<Item = Ifindex>) -> Result<(), FastPathError> {
-        host_ends.into_iter().try_for_each(|host_end| clsact::detach(host, host_end))?;
+    pub fn remove(host: &mut Socket, state: &Path) -> Result<(), FastPathError> {
+        clsact::detach_pods(host)?;
         let path = pins(state)?;
         uplink_hooks::retain(host, &uplink_hooks::folder(&path), &[])?;
         match std::fs::remove_dir_all(&path) {
@@ -177,7 +177,7 @@ impl FastPath {
 
     /// What makes a new host end carry the programs: part of the batch that sets it up.
     pub(crate) fn host_end_requests(&self, ifindex: Ifindex) -> Vec<Request> {
-        clsact::requests(ifindex, &self.from_pod, &self.to_pod)
+        clsact::pod_requests(ifindex, &self.from_pod, &self.to_pod)
     }
 
     /// Lets a pod's packets pass. Before its link is made: from the first packet on the programs know it.
@@ -212,7 +212,7 @@ impl FastPath {
         if !same {
             self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted })?;
         }
-        Ok(clsact::attach(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
+        Ok(clsact::attach_pod(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
     }
 
     /// Stops a pod's packets. Its link may live a moment longer.
