@@ -6,6 +6,7 @@
 //! Needs root, overlayfs, and `ip`, `nft`, `sysctl` and `nsenter` on the host.
 
 pub mod bare;
+pub mod cloud;
 pub mod cni;
 pub mod command;
 pub mod echo;

@@ -94,6 +94,17 @@ impl Node {
         self.try_run(argv, CONFIGURE)?.success()
     }
 
+    /// Runs a short command of the host's in the node's network namespace, where it must succeed; answers its standard output.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run_in_network(&self, argv: &[impl AsRef<OsStr>]) -> Result<String> {
+        let [program, arguments @ ..] = argv else {
+            return Err(Error::Node { node: self.name.clone(), message: "there is no command to run".to_owned() });
+        };
+        run(self.network_command(program).args(arguments), CONFIGURE)?.success()
+    }
+
     fn prepared(&self, argv: &[&str]) -> Result<Command> {
         self.must_be_up()?;
         let [program, arguments @ ..] = argv else {
