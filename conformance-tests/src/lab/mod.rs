@@ -239,6 +239,14 @@ pub fn nodes_of(base: &Path, name: &str) -> Result<BTreeMap<String, Node>> {
     Ok(nodes.map(|(node, state)| (node.clone(), Node::new(node, state, &directory))).collect())
 }
 
+/// What a lab that another runner brought up was made from.
+///
+/// # Errors
+/// When its state or its topology file cannot be read.
+pub fn topology_of(base: &Path, name: &str) -> Result<Topology> {
+    Topology::read(&state::load(&base.join(name))?.topology)
+}
+
 /// One node of a lab that another runner brought up.
 ///
 /// # Errors

@@ -156,11 +156,26 @@ impl Node {
     /// # Errors
     /// When it cannot be executed or ends at once.
     pub fn start_service(&self, service: &str, argv: &[&str]) -> Result<Service> {
+        self.launch(service, self.prepared(argv)?)
+    }
+
+    /// As [`Node::start_service`], but the host's `program`, which sees the host's files: it ends with the node, and the node's network
+    /// is its network.
+    ///
+    /// # Errors
+    /// As [`Node::start_service`].
+    pub fn start_host_service(&self, service: &str, program: &Path, arguments: &[&str]) -> Result<Service> {
+        self.must_be_up()?;
+        let mut command = self.enter(&["--net", "--pid"], program.as_os_str());
+        command.args(arguments);
+        self.launch(service, command)
+    }
+
+    fn launch(&self, service: &str, mut command: Command) -> Result<Service> {
         let path = self.logs.join(format!("{service}.log"));
         let what = || format!("open {}", path.display());
         fs::create_dir_all(&self.logs).context(what)?;
         let log = File::options().create(true).append(true).open(&path).context(what)?;
-        let mut command = self.prepared(argv)?;
         let mut wrapper = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().context(what)?)

@@ -11,7 +11,9 @@ mod fabric;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use cloudsim::cloud::{Cloud, InstanceId, InterfaceSpec, LaunchSpec, Settings, SubnetId, SubnetSpec};
 use cloudsim::http::{self, Asker, Role, Server};
@@ -19,6 +21,8 @@ use cloudsim::metadata::Service;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt};
 
+use super::Lab;
+use super::command::wait_until;
 use super::error::{Context, Error, Result};
 use super::network::Network;
 use super::node::Node;
@@ -60,6 +64,26 @@ const fn v4([a, b, c, d]: [u8; 4], length: u8) -> Ipv4Network {
 /// fd00:10::/`length`
 const fn v6(length: u8) -> Ipv6Network {
     Ipv6Network::new_checked(Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, 0), length).expect("a prefix length")
+}
+
+/// What the program says that serves the cloud of a lab, once it does.
+pub const SERVES: &str = "the cloud serves";
+/// How long that may take.
+const STARTS: Duration = Duration::from_secs(20);
+
+/// Has `program`, which is `barewire-lab`, serve the cloud of a lab that is to stay up, where the topology has instances. It ends with the
+/// fabric's node.
+///
+/// # Errors
+/// When it does not serve in time; the end of its log is in the message.
+pub fn start_beside(lab: &Lab, program: &Path) -> Result<()> {
+    let has_instances = lab.topology().nodes.values().any(|node| node.labels.contains_key(CLOUD));
+    let Some(fabric) = lab.topology().with_role(FABRIC).next().filter(|_| has_instances) else { return Ok(()) };
+    let service = lab.node(fabric)?.start_host_service("cloudsim", program, &["cloud", lab.name()])?;
+    wait_until(&format!("the cloud of lab {}", lab.name()), STARTS, || match service.log() {
+        log if log.lines().any(|line| line == SERVES) => Ok(()),
+        log => Err(log),
+    })
 }
 
 /// The simulated cloud of a lab, until it is dropped.
