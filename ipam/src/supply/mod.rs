@@ -47,6 +47,8 @@ pub struct Interface {
     pub id: String,
     /// Its MAC address, by which the kernel's interface is found.
     pub mac: [u8; 6],
+    /// Its own address, which no pod gets.
+    pub address: Option<IpAddr>,
     /// Its subnet's gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
     /// What is assigned to it for pods.
@@ -60,7 +62,7 @@ pub struct Interface {
 pub struct Reading {
     /// Who.
     pub reader: Reader,
-    /// All interfaces, in the order of their attachment.
+    /// All interfaces, in the order of their attachment: the first is the node's own.
     pub interfaces: Vec<Interface>,
     /// Whether the instance can have another interface.
     pub interface_room: bool,
@@ -157,14 +159,14 @@ pub enum Stance {
     NoCalls,
 }
 
-/// Why a block is not used whose interface the node's kernel does not have.
-const ABSENT: &str = "its interface has not appeared on the node";
+/// Why a block is not used that the node's network does not carry.
+const NOT_CARRIED: &str = "the node's network does not carry it: its interface is not there, or is not set up yet";
 /// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
 const METADATA_EVERY: u64 = 30_000;
 const API_EVERY: u64 = 30 * 60_000;
 /// How soon a doubtful block is asked after.
 const DOUBT_EVERY: u64 = 20_000;
-/// How long an interface that is attached may take to appear.
+/// How long a block may take to be carried: an interface that is attached appears later.
 const APPEARS: u64 = 5 * 60_000;
 /// How old a word may be that a change rests on.
 const FRESH: u64 = 60_000;
@@ -196,8 +198,8 @@ pub struct Supply {
     blocks: BTreeMap<IpNetwork, Block>,
     interfaces: Vec<Interface>,
     interface_room: bool,
-    /// Interfaces that the node's kernel has; none where that was not told.
-    present: Option<BTreeSet<String>>,
+    /// Blocks that the node's network carries; none where that was never told.
+    carried: Option<BTreeSet<IpNetwork>>,
     /// What was given back, and when.
     tombstones: BTreeMap<IpNetwork, BootMillis>,
     in_flight: Option<Request>,
@@ -208,6 +210,8 @@ pub struct Supply {
     no_room_until: [BootMillis; 2],
     bucket: TokenBucket,
     backoff: Backoff,
+    /// Of metadata alone: it is another service, and asking it costs the account nothing.
+    metadata_backoff: Backoff,
     random: Random,
     /// Before this, no call that changes anything.
     calls_from: BootMillis,
@@ -223,7 +227,7 @@ impl Supply {
             blocks: BTreeMap::new(),
             interfaces: Vec::new(),
             interface_room: false,
-            present: None,
+            carried: None,
             tombstones,
             in_flight: None,
             last_read: [None; 2],
@@ -232,6 +236,7 @@ impl Supply {
             no_room_until: [BootMillis(0); 2],
             bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP),
+            metadata_backoff: Backoff::new(BACKOFF_BASE, METADATA_EVERY),
             random,
             calls_from: now.plus(delay),
             settings,
@@ -254,6 +259,11 @@ impl Supply {
         self.blocks.get(block).map(|block| block.interface.as_str())
     }
 
+    /// What was given back, or is about to be, and is not believed to be there yet.
+    pub fn given_back(&self) -> impl Iterator<Item = &IpNetwork> {
+        self.tombstones.keys()
+    }
+
     /// The interfaces as they were read last.
     #[must_use]
     pub fn interfaces(&self) -> &[Interface] {
@@ -265,23 +275,22 @@ impl Supply {
         self.blocks.iter().map(|(block, known)| (block, known.interface.as_str()))
     }
 
-    /// Tells which interfaces the node's kernel has, ready to carry packets. Until one is there, its blocks are of no use: a cloud
-    /// attaches first and shows the device later.
-    pub fn set_present(&mut self, interfaces: BTreeSet<String>, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
-        self.present = Some(interfaces);
+    /// Tells which blocks the node's network carries: their interfaces are there, and all that pods share knows them. Others are of
+    /// no use until they are among these: a cloud attaches first and shows the device later. Whoever never tells has all carried.
+    pub fn set_carried(&mut self, blocks: BTreeSet<IpNetwork>, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+        self.carried = Some(blocks);
         let mut reports = Vec::new();
         self.judge(pool, now, &mut reports);
         reports
     }
 
-    fn is_present(&self, interface: &str) -> bool {
-        self.present.as_ref().is_none_or(|present| present.contains(interface))
+    fn is_carried(&self, block: &IpNetwork) -> bool {
+        self.carried.as_ref().is_none_or(|carried| carried.contains(block))
     }
 
-    /// Addresses that are assigned and will be of use when their interface appears.
+    /// Addresses that are assigned and will be of use when the node's network carries them.
     fn expected(&self, family: Family, now: BootMillis) -> u64 {
-        let late =
-            self.blocks.iter().filter(|(_, known)| !self.is_present(&known.interface) && now.since(known.evidence.learned()) < APPEARS);
+        let late = self.blocks.iter().filter(|(block, known)| !self.is_carried(block) && now.since(known.evidence.learned()) < APPEARS);
         let ranges = late.map(|(block, _)| AddressRange::from(*block)).filter(|range| range.family() == family);
         ranges.fold(0, |sum, range| sum.saturating_add(range.size()))
     }
@@ -315,8 +324,9 @@ impl Supply {
         let Some(request) = self.in_flight.take() else { return reports };
         match outcome {
             Outcome::Read(reading) => {
-                if reading.reader == Reader::Api {
-                    self.backoff.succeeded();
+                match reading.reader {
+                    Reader::Api => self.backoff.succeeded(),
+                    Reader::Metadata => self.metadata_backoff.succeeded(),
                 }
                 self.read(reading, pool, now, &mut reports);
             }
@@ -367,9 +377,13 @@ impl Supply {
     fn reading_to_make(&self, now: BootMillis) -> Option<Reader> {
         let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
         let doubt = self.blocks.values().any(|block| block.leaving || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
-        if due(Reader::Metadata, METADATA_EVERY)
-            || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
-        {
+        let metadata_is_due = if self.metadata_backoff.failures() > 0 {
+            now >= self.metadata_backoff.until()
+        } else {
+            due(Reader::Metadata, METADATA_EVERY)
+                || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
+        };
+        if metadata_is_due {
             return Some(Reader::Metadata);
         }
         // Metadata alone is enough to start with.
@@ -457,9 +471,8 @@ impl Supply {
                 }
             }
             Refusal::Other(why) => {
-                if *request != Request::Read(Reader::Metadata) {
-                    self.backoff.failed(now, None, &mut self.random);
-                }
+                let backoff = if *request == Request::Read(Reader::Metadata) { &mut self.metadata_backoff } else { &mut self.backoff };
+                backoff.failed(now, None, &mut self.random);
                 reports.push(Report::Refused(why.clone()));
             }
         }
@@ -489,8 +502,13 @@ impl Supply {
     }
 
     fn take_up(&mut self, block: IpNetwork, interface: &str, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
-        match pool.add_range(AddressRange::from(block)) {
+        let range = AddressRange::from(block);
+        match pool.add_range(range) {
             Ok(()) => {
+                if !self.is_carried(&block) {
+                    // Before anybody else sees the pool.
+                    let _ = pool.set_use(&range, Use::Closed(NOT_CARRIED.to_owned()));
+                }
                 let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: false };
                 self.blocks.entry(block).or_insert(known);
             }
@@ -502,8 +520,8 @@ impl Supply {
     fn judge(&mut self, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
         let readers = self.readers();
         let mut back = Vec::new();
-        let Self { blocks, present, unsure, in_flight, .. } = self;
-        let is_present = |interface: &String| present.as_ref().is_none_or(|present| present.contains(interface));
+        let Self { blocks, carried, unsure, in_flight, .. } = self;
+        let is_carried = |block: &IpNetwork| carried.as_ref().is_none_or(|carried| carried.contains(block));
         blocks.retain(|block, known| {
             let range = AddressRange::from(*block);
             let belief = known.evidence.belief(readers, now);
@@ -520,19 +538,19 @@ impl Supply {
             let was = pool.ranges().find(|(other, _)| **other == range).map(|(_, may_be_used)| may_be_used.clone());
             let held = pool.counts_of(&range, now).map_or(0, |counts| counts.held);
             let next = match belief {
-                Belief::Assigned if !is_present(&known.interface) => Use::Closed(ABSENT.to_owned()),
+                Belief::Gone => Use::Closed("the cloud has taken it from this node".to_owned()),
+                Belief::Assigned | Belief::Doubtful if !is_carried(block) => Use::Closed(NOT_CARRIED.to_owned()),
                 Belief::Assigned => Use::Open,
                 Belief::Doubtful => match &was {
                     // What was lost is found when nobody doubts it.
-                    Some(Use::Closed(why)) => Use::Closed(why.clone()),
+                    Some(Use::Closed(why)) if why != NOT_CARRIED => Use::Closed(why.clone()),
                     _ => Use::LastResort,
                 },
-                Belief::Gone => Use::Closed("the cloud has taken it from this node".to_owned()),
             };
             if was.as_ref() != Some(&next) {
                 match (&was, &next) {
-                    (_, Use::Closed(why)) if why != ABSENT || held > 0 => reports.push(Report::Lost { block: *block, held }),
-                    (Some(Use::Closed(why)), Use::Open) if why != ABSENT => reports.push(Report::Found(*block)),
+                    (_, Use::Closed(why)) if why != NOT_CARRIED || held > 0 => reports.push(Report::Lost { block: *block, held }),
+                    (Some(Use::Closed(why)), Use::Open) if why != NOT_CARRIED => reports.push(Report::Found(*block)),
                     _ => {}
                 }
             }

@@ -19,7 +19,7 @@ fn settings(api: bool) -> Settings {
 }
 
 fn eni(blocks: BTreeSet<IpNetwork>, room: [u64; 2]) -> Interface {
-    Interface { id: "eni-1".into(), mac: [2, 0, 0, 0, 0, 1], gateways: Vec::new(), blocks, room }
+    Interface { id: "eni-1".into(), mac: [2, 0, 0, 0, 0, 1], address: None, gateways: Vec::new(), blocks, room }
 }
 
 impl World {
@@ -226,13 +226,48 @@ fn throttling_slows_down_and_stops_releases_first() {
 }
 
 #[test]
-fn a_block_is_of_use_when_its_interface_is_there() {
+fn a_block_is_of_use_when_the_nodes_network_carries_it() {
     let mut world = World::new(true, &["10.0.1.0/28"]);
-    world.supply.set_present(BTreeSet::new(), &mut world.pool, world.now);
+    world.supply.set_carried(BTreeSet::new(), &mut world.pool, world.now);
     world.run(120);
     assert!(world.pool.take(Family::V4, world.now).is_err());
     assert!(world.changes().is_empty(), "what is on its way is not asked for again: {:?}", world.changes());
-    world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
+    world.supply.set_carried(["10.0.1.0/28".parse().unwrap()].into(), &mut world.pool, world.now);
     assert_eq!(world.take(1).len(), 1);
     assert_eq!(world.reports, []);
+}
+
+#[test]
+fn what_is_news_waits_for_the_nodes_network_and_what_it_lost_is_closed_at_once() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    let block: IpNetwork = "10.0.1.0/28".parse().unwrap();
+    world.supply.set_carried([block].into(), &mut world.pool, world.now);
+    world.run(60);
+    let pods = world.take(9);
+    world.run(5);
+    assert_eq!(world.assigned.len(), 2, "the next block is asked for");
+    assert!(world.take(7).iter().all(|address| block.contains(*address)));
+    assert!(world.pool.take(Family::V4, world.now).is_err(), "the second block is not carried");
+    let all = world.assigned.clone();
+    world.supply.set_carried(all, &mut world.pool, world.now);
+    world.take(1);
+    // The interface is detached while metadata omits it: doubtful and not carried is no last resort.
+    let lost = world.assigned.clone();
+    world.assigned.clear();
+    world.run(31);
+    let reports = world.supply.set_carried(BTreeSet::new(), &mut world.pool, world.now);
+    assert_eq!(reports.len(), lost.len(), "{reports:?}");
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    assert_eq!(pods.len(), 9);
+}
+
+#[test]
+fn metadata_that_is_away_at_the_start_is_asked_again_soon_and_then_less_often() {
+    let mut world = World::new(false, &["10.0.1.0/28"]);
+    world.run_with(600, |_, _| Outcome::Refused(Refusal::Other("away".into())));
+    let calls = world.calls.len();
+    assert!((20..150).contains(&calls), "{calls}");
+    world.run_with(1, |_, _| Outcome::Refused(Refusal::Other("away".into())));
+    world.run(30);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
 }

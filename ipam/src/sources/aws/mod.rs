@@ -6,6 +6,8 @@
 //! DescribeSubnets, AssignPrivateIpAddresses, UnassignPrivateIpAddresses, AssignIpv6Addresses, UnassignIpv6Addresses,
 //! CreateNetworkInterface, CreateTags, AttachNetworkInterface, ModifyNetworkInterfaceAttribute and DeleteNetworkInterface.
 //!
+//! Interfaces of the first network card count. Those of further cards, on machines made for training, are for RDMA and not ours.
+//!
 //! An interface's first IPv4 address is its own and its IPv6 addresses are, so these are not for pods. The IPv4 gateway is the first
 //! address of the subnet ("Subnet CIDR blocks" in the Amazon VPC user guide). For IPv6 AWS gives no gateway's address: its routers
 //! advertise a link-local one, different for each interface, so none is told here and the kernel's own default route, by router
@@ -18,6 +20,7 @@ mod limits;
 mod reply;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -181,7 +184,12 @@ impl Aws {
 
     async fn read_metadata(&self) -> Result<Reading, Failure> {
         self.identity().await?;
-        let found = self.imds.interfaces().await?;
+        let mut found = self.imds.interfaces().await?;
+        found.retain(|interface| interface.card == 0);
+        // The order tells which one is the node's own: a list without it tells nothing.
+        if found.first().is_none_or(|interface| interface.device != 0) {
+            return Err(Failure::other("instance metadata lists no primary interface; it is read again"));
+        }
         let mut memory = self.memory();
         let limits = memory.limits.unwrap_or(Limits::UNKNOWN);
         for MetadataInterface { subnet, subnet_cidr, has_ipv6_subnet, .. } in &found {
@@ -190,25 +198,32 @@ impl Aws {
             (known.cidr, known.has_ipv6) = (*subnet_cidr, *has_ipv6_subnet);
         }
         memory.vpc_cidrs = found.iter().flat_map(|interface| &interface.vpc_cidrs).copied().collect();
-        let on_first_card = found.iter().filter(|interface| interface.card == 0).count() as u64;
+        let attached = found.len() as u64;
         let interfaces = found.into_iter().map(|found| {
             let further = found.addresses.iter().skip(1);
             let blocks: BTreeSet<_> = further.chain(&found.prefixes).copied().collect();
             let v4 = found.addresses.len() + found.prefixes.iter().filter(|block| block.is_ipv4()).count();
             let v6 = found.ipv6_addresses + found.prefixes.iter().filter(|block| block.is_ipv6()).count();
-            memory.interface(found.id, found.mac, &found.subnet, blocks, limits, [v4, v6])
+            let own = found.addresses.first().map(IpNetwork::ip);
+            memory.interface(found.id, found.mac, own, &found.subnet, blocks, limits, [v4, v6])
         });
         let interfaces: Vec<_> = interfaces.collect();
         memory.interfaces.retain(|id, _| interfaces.iter().any(|interface| interface.id == *id));
-        Ok(Reading { reader: Reader::Metadata, interfaces, interface_room: on_first_card < limits.interfaces })
+        Ok(Reading { reader: Reader::Metadata, interfaces, interface_room: attached < limits.interfaces })
     }
 
     async fn read_api(&self) -> Result<Reading, Failure> {
         let limits = self.limits().await?;
-        let found = self.describe_own().await?;
+        let mut found = self.describe_own().await?;
+        found.retain(|interface| interface.place().is_some_and(|(card, _)| card == 0));
+        if found.first().and_then(NetworkInterface::place) != Some((0, 0)) {
+            return Err(Failure::other(
+                "DescribeNetworkInterfaces lists no primary interface of this instance: is the endpoint of its region?",
+            ));
+        }
         self.learn_subnets(found.iter().map(|interface| interface.subnet_id.as_str())).await?;
         let mut memory = self.memory();
-        let attached_first = found.iter().filter(|interface| interface.place().is_some_and(|(card, _)| card == 0)).count() as u64;
+        let attached = found.len() as u64;
         let is_attached = |interface: &&NetworkInterface| interface.attachment.as_ref().is_some_and(|held| held.status == "attached");
         let interfaces = found.iter().filter(is_attached).map(|found| {
             let said = |error: MetadataError| Failure::other(error);
@@ -221,10 +236,12 @@ impl Aws {
             let mac = mac(url, &found.mac_address).map_err(said)?;
             let v4 = found.private_ip_addresses_set.item.len() + found.ipv4_prefix_set.item.len();
             let v6 = found.ipv6_addresses_set.item.len() + found.ipv6_prefix_set.item.len();
-            Ok(memory.interface(found.network_interface_id.clone(), mac, &found.subnet_id, blocks, limits, [v4, v6]))
+            let own = found.private_ip_addresses_set.item.iter().find(|address| address.primary);
+            let own = own.map(|own| block(url, &own.private_ip_address)).transpose().map_err(said)?.as_ref().map(IpNetwork::ip);
+            Ok(memory.interface(found.network_interface_id.clone(), mac, own, &found.subnet_id, blocks, limits, [v4, v6]))
         });
         let interfaces = interfaces.collect::<Result<Vec<_>, Failure>>()?;
-        Ok(Reading { reader: Reader::Api, interfaces, interface_room: attached_first < limits.interfaces })
+        Ok(Reading { reader: Reader::Api, interfaces, interface_room: attached < limits.interfaces })
     }
 
     /// What the instance is limited to. Where EC2 does not say, a little is asked for: see [`Limits::UNKNOWN`].
@@ -374,10 +391,12 @@ impl Aws {
 
 impl Memory {
     /// An interface of a reading; `taken` places of it are taken, by family.
+    #[expect(clippy::too_many_arguments, reason = "what the two readers have in common, each of its own type")]
     fn interface(
         &mut self,
         id: String,
         mac: [u8; 6],
+        address: Option<IpAddr>,
         subnet: &str,
         blocks: BTreeSet<IpNetwork>,
         limits: Limits,
@@ -388,7 +407,7 @@ impl Memory {
         let gateways = known.and_then(|subnet| subnet.cidr).and_then(first_address).into_iter().collect();
         let room = [limits.room(Family::V4, taken[0]), if has_ipv6 { limits.room(Family::V6, taken[1]) } else { 0 }];
         self.interfaces.insert(id.clone(), Known { subnet: subnet.to_owned(), room });
-        Interface { id, mac, gateways, blocks, room }
+        Interface { id, mac, address, gateways, blocks, room }
     }
 }
 
