@@ -164,6 +164,8 @@ fn an_attached_interface_is_a_device_that_comes_late_and_goes() {
     assert!(begun.elapsed() >= late, "after {:?}", begun.elapsed());
     assert_ne!(name, "eth1", "it was to have another name");
 
+    // A node that forwards takes no advertisement else.
+    node.run(&["sysctl", "-qw", &format!("net.ipv6.conf.{name}.accept_ra=2")]).unwrap();
     // What the node's network daemon would do with it: packets of its addresses leave by it.
     let address = interface.ipv4_prefixes[0].nth(5).unwrap().to_string();
     for line in [
@@ -177,6 +179,11 @@ fn an_attached_interface_is_a_device_that_comes_late_and_goes() {
     let reached = || if answers(peer, &[&address]) { Ok(()) } else { Err(format!("{address} is not reached")) };
     // The kernel takes a moment from `up` to the first packet.
     wait_until("the first packet", LIMIT, reached).unwrap();
+    wait_until("the way out by IPv6", LIMIT, || {
+        let route = node.run(&["ip", "-6", "route", "show", "default", "dev", &name]).unwrap();
+        if route.contains("via fe80::1 ") { Ok(()) } else { Err(route) }
+    })
+    .unwrap();
     let received = node.run(&["cat", &format!("/sys/class/net/{name}/statistics/rx_packets")]).unwrap();
     assert_ne!(received.trim(), "0", "not by {name}");
 

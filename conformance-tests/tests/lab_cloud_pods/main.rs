@@ -81,7 +81,9 @@ fn main() -> ExitCode {
     };
     let mut harness = Harness::default();
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.name().contains(&filter)).collect();
-    match harness::require_programs(&["containerd", "ctr", "runc", "ip", "nft", "nsenter", "ping", "busybox"]).and_then(|()| Ok(barewire_binaries()?)) {
+    match harness::require_programs(&["containerd", "ctr", "runc", "ip", "nft", "nsenter", "ping", "busybox"])
+        .and_then(|()| Ok(barewire_binaries()?))
+    {
         Ok(_) if kinds.is_empty() => harness.fail("lab_cloud_pods", &format!("no cloud is called {filter:?}"), 1),
         Ok(_) => run(&mut harness, &kinds),
         Err(error) => harness.skip("lab_cloud_pods", &format!("{error:#}"), kinds.len() * CASES.len()),

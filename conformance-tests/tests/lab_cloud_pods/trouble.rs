@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cloudsim::cloud::{Action, Request};
+use cloudsim::cloud::Request;
 use cloudsim::faults::{ApiFaults, Faults, MetadataFaults, ReadFaults, Refusal, Storm};
 use cloudsim::time::Millis;
 
@@ -26,7 +26,8 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
     let is_on_it = |site: &Site, address| Ok::<_, anyhow::Error>(site.device_index_of(address)? == 1);
     ensure!(is_on_it(site, lost_pod.v4().context("an IPv4 address")?)?, "{:?} is not on the second interface", lost_pod.addresses);
 
-    let staying: Vec<_> = site.pods.iter().filter(|pod| pod.v4().is_some_and(|address| !is_on_it(site, address).unwrap_or(true))).cloned().collect();
+    let staying: Vec<_> =
+        site.pods.iter().filter(|pod| pod.v4().is_some_and(|address| !is_on_it(site, address).unwrap_or(true))).cloned().collect();
     ensure!(!staying.is_empty(), "no pod is on the first interface");
     let streams = staying.iter().map(|pod| site.stream(pod, 4)).collect::<Result<Vec<_>>>()?;
     thread::sleep(Duration::from_millis(500));

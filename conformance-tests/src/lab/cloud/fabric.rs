@@ -44,7 +44,8 @@ impl VpcFabric {
         let (near, far, netns) = (end_of(*mac), &device.name, guest.init().pid);
         let ip = |line: String| self.vpc.run_in_network(&[&["ip"], &line.split(' ').collect::<Vec<_>>()[..]].concat());
         ip(format!("link add {near} mtu {MTU} type veth peer name {far} address {mac} mtu {MTU} netns /proc/{netns}/ns/net"))?;
-        ip(format!("link set {near} up"))?;
+        // The gateway's address is the only one that it speaks from.
+        ip(format!("link set {near} addrgenmode none up"))?;
         let plugged = Attachment {
             interface: near.clone(),
             primary_v4: *primary,
@@ -134,6 +135,8 @@ fn configure(guest: &Node, device: &str, interface: &Interface) -> Result<()> {
         format!("route add default via {GATEWAY_V4} dev {device} src {primary}"),
     ];
     if let Some(address) = interface.ipv6.first() {
+        // As a network daemon does, which takes advertisements itself.
+        guest.run_in_network(&["sysctl", "-qw", &format!("net.ipv6.conf.{device}.accept_ra=0")])?;
         lines.push(format!("-6 address add {address}/128 dev {device} nodad"));
         lines.push(format!("-6 route add default via {GATEWAY_V6} dev {device} src {address}"));
     }

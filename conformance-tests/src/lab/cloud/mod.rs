@@ -6,6 +6,7 @@
 //! The services are addresses of the fabric, which nodes reach by their default routes. A cloud's metadata listener takes connections
 //! of one interface only: whose metadata to serve is in the wire, as in a cloud, not in the source address.
 
+mod advertiser;
 mod fabric;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use super::error::{Context, Error, Result};
 use super::network::Network;
 use super::node::Node;
 use super::topology::{self, NodeSpec, Topology};
+use advertiser::Advertiser;
 use fabric::{Complaints, VpcFabric, end_of};
 
 /// Label of a node that is an instance: `aws`, `azure` or `gcp`.
@@ -93,6 +95,7 @@ pub struct LabCloud {
     pub server: Server,
     instances: BTreeMap<String, InstanceId>,
     complaints: Complaints,
+    _advertiser: Advertiser,
 }
 
 impl LabCloud {
@@ -121,6 +124,7 @@ impl LabCloud {
         }
 
         let network = Network::of(&vpc)?;
+        let advertiser = Advertiser::start(&network)?;
         let complaints = Complaints::default();
         let fabric = VpcFabric::new(vpc.clone(), guests, Arc::clone(&complaints));
         let server = Server::start(cloud, Box::new(fabric)).context(|| "start the cloud".to_owned())?;
@@ -144,7 +148,7 @@ impl LabCloud {
         }
         serve(Role::Api, SocketAddrV4::new(API, HTTP), None)?;
         serve(Role::Control, CONTROL, None)?;
-        Ok(Self { server, instances, complaints })
+        Ok(Self { server, instances, complaints, _advertiser: advertiser })
     }
 
     /// The instance that a node is.
