@@ -27,7 +27,7 @@ fn undisturbed(site: &mut Site, end: fn(Daemon) -> lab::Result<Stopped>) -> Resu
     let stopped = end(site.worker.daemon.take().context("it has no daemon")?)?;
     site.worker.daemon = Some(stopped.start()?);
     for stream in streams {
-        stream.is_unbroken()?;
+        stream.ends_unbroken()?;
     }
     // It knows what is whose: nothing is asked for that it has, and a new pod gets an address of its own.
     ensure!(changes(site) == calls, "the new daemon changed what the old one had: {} calls, then {}", calls, changes(site));

@@ -20,8 +20,10 @@ use conformance_tests::lab::init;
 
 use site::{CloudLab, Kind, Site};
 
-/// A case by name, in the order of a node's life.
-const CASES: [(&str, fn(&mut Site) -> Result<()>); 9] = [
+type Work = fn(&mut Site) -> Result<()>;
+
+/// The cases by name, in the order of a node's life.
+const CASES: [(&str, Work); 9] = [
     ("a_new_node_has_addresses_for_its_first_pods", growth::first_pods),
     ("pods_go_to_a_second_interface_when_the_first_is_full", growth::second_interface),
     ("a_full_node_says_so_in_time_and_recovers", growth::exhaustion),
@@ -55,7 +57,7 @@ fn run(harness: &mut Harness, kinds: &[Kind]) {
     harness.case("take_the_lab_down", || lab.down());
 }
 
-fn run_case(harness: &mut Harness, case: &str, work: fn(&mut Site) -> Result<()>, sites: &mut [Site]) {
+fn run_case(harness: &mut Harness, case: &str, work: Work, sites: &mut [Site]) {
     let ended: Vec<Ended> = thread::scope(|scope| {
         let running: Vec<_> = sites.iter_mut().map(|site| scope.spawn(|| Ended::of(|| work(site)))).collect();
         running.into_iter().map(|case| case.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()

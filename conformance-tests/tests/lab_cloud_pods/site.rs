@@ -272,7 +272,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// That all were answered.
-    pub(crate) fn is_unbroken(self) -> Result<()> {
+    pub(crate) fn ends_unbroken(self) -> Result<()> {
         for ping in self.pings {
             let said = ping.wait(COMMAND)?;
             ensure!(said.stdout.contains(&format!("{} received", self.count)), "{}: {}: {}", self.of, said.command, said.stdout);

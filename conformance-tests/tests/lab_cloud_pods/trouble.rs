@@ -35,7 +35,7 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
     site.apply(&Request::DetachNetworkInterface { attachment, force: false })?;
     site.wait_until_quarantined(lost_pod.v4().context("an IPv4 address")?)?;
     for stream in streams {
-        stream.is_unbroken()?;
+        stream.ends_unbroken()?;
     }
     let gone = |address| lost.networks().any(|network| network.contains(address));
     for _ in 0..2 {
@@ -74,7 +74,7 @@ pub(crate) fn misbehaviour(site: &mut Site) -> Result<()> {
     }
     site.cloud.server.with(|cloud, _| cloud.set_faults(Faults::default()));
     for stream in streams {
-        stream.is_unbroken()?;
+        stream.ends_unbroken()?;
     }
     ensure!(started > 0, "no pod was started, {refused} were refused");
     site.start_pod_within(2 * SETTLES)?;
@@ -86,7 +86,7 @@ pub(crate) fn misbehaviour(site: &mut Site) -> Result<()> {
         of_nobody.map(|interface| interface.id.to_string()).collect::<Vec<_>>()
     });
     ensure!(interfaces.len() <= 3, "{interfaces:?}");
-    println!("{}: {started} {refused} {strays:?}", site.kind.name());
+    ensure!(strays.is_empty(), "{strays:?}");
     Ok(())
 }
 
