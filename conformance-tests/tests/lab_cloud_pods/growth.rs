@@ -122,7 +122,7 @@ fn taken(site: &mut Site) -> Result<()> {
     let IpNetwork::V4(network) = block else { anyhow::bail!("{block} is not of IPv4") };
     let (addresses, prefixes) = if network.prefix() == 32 { (vec![network.ip()], Vec::new()) } else { (Vec::new(), vec![network]) };
     site.apply(&Request::UnassignPrivateIpAddresses { interface, addresses, prefixes })?;
-    site.wait_until_doubted(&block)?;
+    site.wait_until_doubted(block)?;
     for _ in 0..5 {
         let address = site.join()?;
         ensure!(!block.contains(address), "{address} was given to a pod after the cloud took {block}");

@@ -20,7 +20,7 @@ use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::worker::Worker;
 use conformance_tests::lab::{Lab, Options};
 use ipnetwork::IpNetwork;
-use serde_json::Value;
+use serde::Deserialize;
 
 /// Limit of one command in a pod or node.
 const COMMAND: Duration = Duration::from_secs(30);
@@ -234,21 +234,31 @@ impl<'lab> Site<'lab> {
     }
 
     /// What the daemon says of its supply.
-    fn supply(&self) -> Result<Value> {
+    fn supply(&self) -> Result<Supply> {
         let page = telemetry::get(&Network::of(&self.worker.node)?, "/debug/supply")?;
-        serde_json::from_str(&page).with_context(|| format!("not JSON: {page}"))
+        serde_json::from_str(&page).with_context(|| format!("not a supply: {page}"))
     }
 
-    /// Waits until the daemon says that `block` is not to be used, or only when there is no other.
-    pub(crate) fn wait_until_doubted(&self, block: &IpNetwork) -> Result<()> {
-        let _ = block;
-        let _ = self.supply()?;
-        Ok(())
+    /// Waits until the daemon gives out addresses of `block` no more, or only where it has no other.
+    pub(crate) fn wait_until_doubted(&self, block: IpNetwork) -> Result<()> {
+        Ok(wait_until(&format!("doubts of {block}"), SETTLES, || {
+            let supply = self.supply().map_err(|error| format!("{error:#}"))?;
+            if supply.blocks.iter().any(|known| known.block == block && known.usage == "open") {
+                Err(format!("{supply:?}"))
+            } else {
+                Ok(())
+            }
+        })?)
     }
 
+    /// Waits until the daemon gives out addresses of the block no more that `address` is of, and says so.
     pub(crate) fn wait_until_quarantined(&self, address: IpAddr) -> Result<()> {
-        let _ = address;
-        Ok(())
+        Ok(wait_until(&format!("quarantine of {address}"), SETTLES, || {
+            let supply = self.supply().map_err(|error| format!("{error:#}"))?;
+            let closed = supply.blocks.iter().find(|known| known.block.contains(address) && known.usage == "closed");
+            let told = closed.is_some_and(|known| supply.troubles.iter().any(|trouble| trouble.contains(&known.block.to_string())));
+            if told { Ok(()) } else { Err(format!("{supply:?}")) }
+        })?)
     }
 
     /// Streams of a hundred pings a second from a pod to each of its peers.
@@ -261,6 +271,19 @@ impl<'lab> Site<'lab> {
         }
         Ok(Stream { of: format!("{} {:?}", pod.name, pod.addresses), count, pings })
     }
+}
+
+/// What `/debug/supply` says, as far as it is looked at.
+#[derive(Debug, Deserialize)]
+struct Supply {
+    troubles: Vec<String>,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Block {
+    block: IpNetwork,
+    usage: String,
 }
 
 /// Pings that are under way.
