@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cloudsim::cloud::{Interface, Request};
+use conformance_tests::cri::pod::Pod;
 use conformance_tests::lab::Error;
 use conformance_tests::lab::command::wait_until;
 use ipnetwork::IpNetwork;
@@ -32,24 +33,28 @@ pub(crate) fn second_interface(site: &mut Site) -> Result<()> {
     if site.kind != Kind::Aws {
         site.attach_another()?;
     }
-    crowd_reaches_second_interface(site)?;
-    let pod = site.start_pod_within(FIRST)?;
-    let address = pod.v4().context("an IPv4 address")?;
-    ensure!(site.device_index_of(address)? == 1, "{address} of a new pod is not on the second interface");
+    pod_on(site, |device_index| device_index == 1)?;
     site.every_pod_pings()
 }
 
-/// Pods come until one of them is on the second interface.
-pub(crate) fn crowd_reaches_second_interface(site: &mut Site) -> Result<IpAddr> {
-    let what = format!("a pod on the second interface of {}", site.kind.name());
-    Ok(wait_until(&what, SETTLES, || {
+/// A crowd comes until one of it is on an interface that is wanted, by its place; then a pod of the runtime comes there as well.
+pub(crate) fn pod_on(site: &mut Site, is_wanted: fn(u32) -> bool) -> Result<Pod> {
+    let last = wait_until(&format!("a pod on another interface of {}", site.kind.name()), SETTLES, || {
         let address = site.join().map_err(|error| error.to_string())?;
-        match site.device_index_of(address) {
-            Ok(1) => Ok(address),
-            Ok(other) => Err(format!("{} pods, the last on interface {other}", site.crowd.len())),
-            Err(error) => Err(format!("{error:#}")),
+        let device_index = site.device_index_of(address).map_err(|error| format!("{error:#}"))?;
+        if is_wanted(device_index) { Ok(address) } else { Err(format!("{} pods, the last on {device_index}", site.crowd.len())) }
+    })?;
+    // Its address, which is free again, or another one there.
+    site.leave(last)?;
+    for _ in 0..16 * site.blocks()? {
+        let pod = site.start_pod_within(COOLED)?;
+        if is_wanted(site.device_index_of(pod.v4().context("an IPv4 address")?)?) {
+            return Ok(pod);
         }
-    })?)
+        site.remove_pod(site.pods.len() - 1)?;
+        site.join_within(COOLED)?;
+    }
+    anyhow::bail!("no pod of the runtime is on the wanted interface of {}", site.kind.name())
 }
 
 pub(crate) fn exhaustion(site: &mut Site) -> Result<()> {
@@ -73,7 +78,8 @@ pub(crate) fn exhaustion(site: &mut Site) -> Result<()> {
     let gone = site.crowd.pop().context("a full node without a crowd")?;
     gone.remove(&site.worker.node)?;
     site.start_pod_within(COOLED)?;
-    site.every_pod_pings()
+    site.every_pod_pings()?;
+    site.remove_pod(site.pods.len() - 1)
 }
 
 /// Whether every address that the node can have is some pod's.
@@ -98,7 +104,7 @@ pub(crate) fn shrinking(site: &mut Site) -> Result<()> {
 
 /// The node gives back all but what it keeps in reserve.
 fn given_back(site: &Site) -> Result<()> {
-    /// Of the lab's configuration: at most a block and a half free, beside the few pods.
+    /// Of the lab's configuration: at most a block and a half free, beside the few pods. These are in no more blocks than that.
     const KEPT: usize = 2;
     wait_until("prefixes given back", SETTLES, || match site.blocks() {
         Ok(blocks) if blocks <= KEPT => Ok(()),

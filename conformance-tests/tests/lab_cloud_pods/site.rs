@@ -107,6 +107,8 @@ impl<'lab> Site<'lab> {
         };
         let others: Result<Vec<IpAddr>> = Kind::ALL.iter().filter(|other| **other != kind).map(primary).collect();
         let worker = Worker::start(lab.lab()?, kind.name(), NodeCni::Barewire).with_context(|| kind.name().to_owned())?;
+        // The first use of `ip netns` mounts over the directory, and a runtime cannot remove what it made there before (ip-netns(8)).
+        worker.node.run(&["sh", "-c", "ip netns add first && ip netns delete first"])?;
         let peers = [others?, vec![INTERNET]].concat();
         Ok(Self { kind, cloud, worker, pods: Vec::new(), crowd: Vec::new(), peers, made: 0 })
     }
@@ -153,6 +155,18 @@ impl<'lab> Site<'lab> {
         Ok(address)
     }
 
+    /// As a kubelet does, which tries again.
+    pub(crate) fn join_within(&mut self, limit: Duration) -> Result<IpAddr> {
+        let what = format!("a pod on {}", self.kind.name());
+        Ok(wait_until(&what, limit, || self.join().map_err(|error| error.to_string()))?)
+    }
+
+    /// Whoever of the crowd has `address` leaves it.
+    pub(crate) fn leave(&mut self, address: IpAddr) -> Result<()> {
+        let index = self.crowd.iter().position(|pod| pod.addresses.contains(&address)).context("nobody has it")?;
+        Ok(self.crowd.remove(index).remove(&self.worker.node)?)
+    }
+
     pub(crate) fn disperse(&mut self) -> Result<()> {
         for pod in std::mem::take(&mut self.crowd) {
             pod.remove(&self.worker.node)?;
@@ -195,7 +209,7 @@ impl<'lab> Site<'lab> {
         let first = interfaces.first().context("no interface")?;
         let spec = match self.kind {
             Kind::Azure => InterfaceSpec { secondary_count: 8, ..InterfaceSpec::new(first.subnet) },
-            Kind::Aws | Kind::Gcp => InterfaceSpec { ipv4_prefix_count: 1, ..InterfaceSpec::new(first.subnet) },
+            Kind::Aws | Kind::Gcp => InterfaceSpec { ipv4_prefix_count: 2, ..InterfaceSpec::new(first.subnet) },
         };
         let Response::CreateNetworkInterface { interface, .. } =
             self.apply(&Request::CreateNetworkInterface { spec, client_token: None })?
