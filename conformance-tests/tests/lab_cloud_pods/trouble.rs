@@ -10,7 +10,7 @@ use cloudsim::time::Millis;
 use conformance_tests::cri::pod::Pod;
 
 use crate::growth::pod_on;
-use crate::site::{SETTLES, Site};
+use crate::site::{Kind, SETTLES, Site};
 
 /// How long the cloud misbehaves.
 const TROUBLE: Duration = Duration::from_secs(12);
@@ -24,8 +24,10 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
     }
     pod_on(site, |device_index| device_index != 1)?;
     let cut_off = pod_on(site, |device_index| device_index == 1)?.v4().context("an IPv4 address")?;
-    // Room for those that come later.
-    site.disperse()?;
+    // Room for those that come later; on AWS the node sees to it itself.
+    if site.kind != Kind::Aws {
+        site.disperse()?;
+    }
     let lost = site.interfaces()?.into_iter().nth(1).context("no second interface")?;
     let is_lost = |pod: &Pod| pod.addresses.iter().any(|address| lost.networks().any(|network| network.contains(*address)));
     let staying = site.pods.iter().filter(|pod| !is_lost(pod));
@@ -46,6 +48,7 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
     while let Some(index) = site.pods.iter().position(is_lost) {
         site.remove_pod(index)?;
     }
+    site.disperse()?;
     site.apply(&Request::DeleteNetworkInterface { interface: lost.id })?;
     site.every_pod_pings()
 }
