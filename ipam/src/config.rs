@@ -60,7 +60,7 @@ pub enum Source {
     /// `kind = "fixed"`: these ranges and no others, exclusions taken out. They do not overlap.
     Fixed(Vec<UplinkRange>),
     /// `kind = "aws"`, `"azure"` or `"gcp"`: what the cloud assigns to the node.
-    Cloud(CloudSource),
+    Cloud(Box<CloudSource>),
 }
 
 impl Source {
@@ -81,7 +81,7 @@ impl Source {
 
     /// The cloud, where addresses come from one.
     #[must_use]
-    pub const fn cloud(&self) -> Option<&CloudSource> {
+    pub fn cloud(&self) -> Option<&CloudSource> {
         match self {
             Self::Fixed(_) => None,
             Self::Cloud(cloud) => Some(cloud),
@@ -217,9 +217,9 @@ fn source(reader: &mut Reader) -> (Vec<UplinkChoice>, Option<Source>) {
             let (uplinks, ranges) = fixed::read(reader);
             (uplinks, ranges.map(Source::Fixed))
         }
-        Some("aws") => (Vec::new(), Some(Source::Cloud(cloud::aws(reader)))),
-        Some("azure") => (Vec::new(), Some(Source::Cloud(cloud::azure(reader)))),
-        Some("gcp") => (Vec::new(), Some(Source::Cloud(cloud::gcp(reader)))),
+        Some("aws") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::aws(reader))))),
+        Some("azure") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::azure(reader))))),
+        Some("gcp") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::gcp(reader))))),
         other => {
             let fault = other.map_or_else(|| "is missing".to_owned(), |other| format!("{other:?} is unknown"));
             reader.fault("source.kind", &format!("{fault}; use \"aws\", \"azure\", \"gcp\" or \"fixed\""));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use cni_spec::IfName;
-use datapath::UplinkChoice;
+use datapath::{UplinkChoice, UplinkName};
 use ipnetwork::IpNetwork;
 
 use super::reader::Reader;
@@ -28,11 +28,11 @@ fn uplinks(reader: &mut Reader) -> (Vec<UplinkChoice>, Vec<(String, UplinkRange)
     for section in reader.sections("uplink.further") {
         let index = u16::try_from(uplinks.len()).unwrap_or(u16::MAX);
         let choice = UplinkChoice { index, interface: interface(reader, &section), gateways: gateways(reader, &section) };
-        if choice.interface.is_none() {
+        if choice.interface == UplinkName::DefaultRoute {
             reader.fault(&format!("{section}.interface"), "is missing or wrong; name the interface");
         } else if uplinks.iter().any(|other| other.interface == choice.interface) {
             reader.fault(&format!("{section}.interface"), "is an uplink already");
-        } else if uplinks[0].interface.is_none() {
+        } else if uplinks[0].interface == UplinkName::DefaultRoute {
             reader.fault("uplink.interface", "is missing; with further uplinks, name the node's own");
         }
         for (text, range) in ranges_or_empty(reader, &format!("{section}.ranges")) {
@@ -46,8 +46,9 @@ fn uplinks(reader: &mut Reader) -> (Vec<UplinkChoice>, Vec<(String, UplinkRange)
     (uplinks, owned)
 }
 
-fn interface(reader: &mut Reader, section: &str) -> Option<String> {
-    reader.parsed::<IfName>(&format!("{section}.interface")).map(|name| name.to_string())
+fn interface(reader: &mut Reader, section: &str) -> UplinkName {
+    let name = reader.parsed::<IfName>(&format!("{section}.interface"));
+    name.map_or(UplinkName::DefaultRoute, |name| UplinkName::Interface(name.to_string()))
 }
 
 /// At most one of each family.

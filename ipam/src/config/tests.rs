@@ -82,7 +82,7 @@ fn exclusions_leave_holes() {
 fn a_further_uplink_owns_its_ranges() {
     let further = "[uplink]\ninterface = \"eth1\"\n[[uplink.further]]\ninterface = \"eth2\"\ngateways = [\"10.0.0.1\", \"fe80::1\"]\nranges = [\"10.0.1.48/28\"]\n";
     let config = Config::from_toml(&format!("{LEAST}{further}"), "host").unwrap();
-    assert_eq!(config.uplinks[1].interface.as_deref(), Some("eth2"));
+    assert_eq!(config.uplinks[1].interface, datapath::UplinkName::Interface("eth2".into()));
     assert_eq!(config.uplinks[1].gateways.len(), 2);
     assert_eq!(config.source.uplink_ranges().iter().map(|owned| owned.uplink).collect::<Vec<_>>(), [0, 1]);
     assert!(faults(&format!("{LEAST}{}", further.replace("eth2", "eth1")))[0].contains("uplink.further[0].interface"));
@@ -100,7 +100,7 @@ fn missing_source_is_told() {
 
 fn cloud(text: &str) -> CloudSource {
     match Config::from_toml(text, "host").unwrap().source {
-        Source::Cloud(source) => source,
+        Source::Cloud(source) => *source,
         other => panic!("{other:?}"),
     }
 }

@@ -144,8 +144,6 @@ pub enum Report {
     Overlap(IpNetwork),
     /// A call was refused for a reason that time alone may not heal.
     Refused(String),
-    /// More addresses are wanted, and neither interface nor subnet has room.
-    NoRoom(Family),
 }
 
 /// How freely the cloud is called.
@@ -264,7 +262,7 @@ impl Supply {
         self.tombstones.keys()
     }
 
-    /// The interfaces as they were read last.
+    /// The interfaces as they were read last, and those that were omitted then and have blocks.
     #[must_use]
     pub fn interfaces(&self) -> &[Interface] {
         &self.interfaces
@@ -332,7 +330,11 @@ impl Supply {
             }
             Outcome::Assigned(blocks) => {
                 self.backoff.succeeded();
-                if let Request::Assign { interface, .. } = request {
+                if let Request::Assign { interface, family, .. } = request {
+                    for known in self.interfaces.iter_mut().filter(|known| known.id == interface) {
+                        let room = &mut known.room[family as usize];
+                        *room = room.saturating_sub(blocks.len() as u64);
+                    }
                     for block in blocks {
                         self.tombstones.remove(&block);
                         self.take_up(block, &interface, pool, now, &mut reports);
@@ -403,14 +405,11 @@ impl Supply {
         }
         for (family, sizing) in Family::ALL.into_iter().zip(self.settings.sizing) {
             let Some(sizing) = sizing else { continue };
-            let counts = pool.counts(family, now);
-            let used = (counts.held + counts.cooling) as u64 + waiting;
-            let have = counts.size.saturating_sub(counts.quarantined).saturating_add(self.expected(family, now));
-            let least = sizing.at_least(used) * sizing.block;
-            if have < least {
+            let (have, used) = self.have_and_used(family, pool, waiting, now);
+            if have < sizing.at_least(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
-                if now >= self.no_room_until[family as usize] {
-                    return self.place_for(family, (least - have).div_ceil(sizing.block));
+                if let Some(request) = self.growth(family, sizing, pool, waiting, now) {
+                    return Some(request);
                 }
             } else if have <= sizing.at_most(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
@@ -423,6 +422,27 @@ impl Supply {
             }
         }
         None
+    }
+
+    /// Addresses that the node has or will have in a moment, and how many of them are used or asked for.
+    fn have_and_used(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> (u64, u64) {
+        let counts = pool.counts(family, now);
+        let have = counts.size.saturating_sub(counts.quarantined).saturating_add(self.expected(family, now));
+        (have, (counts.held + counts.cooling) as u64 + waiting)
+    }
+
+    fn growth(&self, family: Family, sizing: Sizing, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
+        let (have, used) = self.have_and_used(family, pool, waiting, now);
+        let missing = (sizing.at_least(used) * sizing.block).saturating_sub(have).div_ceil(sizing.block);
+        if missing == 0 || now < self.no_room_until[family as usize] { None } else { self.place_for(family, missing) }
+    }
+
+    /// Whether the node should have more addresses of a family, and nothing that it knows of has room for them.
+    #[must_use]
+    pub fn is_stuck(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> bool {
+        let Some(sizing) = self.settings.sizing[family as usize].filter(|_| !self.interfaces.is_empty()) else { return false };
+        let (have, used) = self.have_and_used(family, pool, waiting, now);
+        have < sizing.at_least(used) * sizing.block && self.growth(family, sizing, pool, waiting, now).is_none()
     }
 
     fn place_for(&self, family: Family, blocks: u64) -> Option<Request> {
@@ -465,7 +485,6 @@ impl Supply {
                     }
                     Request::Assign { family, .. } | Request::AddInterface { family, .. } => {
                         self.no_room_until[*family as usize] = now.plus(NO_ROOM);
-                        reports.push(Report::NoRoom(*family));
                     }
                     Request::Read(_) | Request::Unassign { .. } => {}
                 }
@@ -482,7 +501,7 @@ impl Supply {
     }
 
     fn read(&mut self, reading: Reading, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
-        let Reading { reader, interfaces, interface_room } = reading;
+        let Reading { reader, mut interfaces, interface_room } = reading;
         self.last_read[reader as usize] = Some(now);
         self.unsure.remove(&reader);
         self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
@@ -495,6 +514,13 @@ impl Supply {
             if !self.blocks.contains_key(&block) && !self.tombstones.contains_key(&block) {
                 self.take_up(block, &interface, pool, now, reports);
                 self.blocks.entry(block).and_modify(|known| known.evidence.note(reader, true, now));
+            }
+        }
+        // A reading may omit an interface: it is known as long as one of its blocks is.
+        for known in std::mem::take(&mut self.interfaces) {
+            let is_omitted = !interfaces.iter().any(|interface| interface.id == known.id);
+            if is_omitted && self.blocks.values().any(|block| block.interface == known.id) {
+                interfaces.push(Interface { blocks: BTreeSet::new(), room: [0; 2], ..known });
             }
         }
         self.interfaces = interfaces;

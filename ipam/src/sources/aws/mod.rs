@@ -121,6 +121,10 @@ impl Aws {
         Self { settings, imds, identity: OnceCell::new(), ec2: OnceCell::new(), memory: Mutex::default() }
     }
 
+    pub(super) const fn uses_api(&self) -> bool {
+        self.settings.api.is_some()
+    }
+
     pub(super) async fn call(&self, request: &Request) -> Outcome {
         match request {
             Request::Read(Reader::Metadata) => outcome_of_read(self.read_metadata().await.map(Outcome::Read)),
@@ -195,7 +199,8 @@ impl Aws {
         for MetadataInterface { subnet, subnet_cidr, has_ipv6_subnet, .. } in &found {
             let known = memory.subnets.entry(subnet.clone());
             let known = known.or_insert(Subnet { cidr: None, has_ipv6: false, availability_zone: None });
-            (known.cidr, known.has_ipv6) = (*subnet_cidr, *has_ipv6_subnet);
+            // What a subnet has, it has: a key that is not there for once takes away no gateway.
+            (known.cidr, known.has_ipv6) = (subnet_cidr.or(known.cidr), *has_ipv6_subnet || known.has_ipv6);
         }
         memory.vpc_cidrs = found.iter().flat_map(|interface| &interface.vpc_cidrs).copied().collect();
         let attached = found.len() as u64;
