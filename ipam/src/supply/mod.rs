@@ -187,6 +187,8 @@ struct Block {
     evidence: Evidence,
     /// It is being given back.
     leaving: bool,
+    /// The node's network carried it at some time: what it carries no more is lost, not late.
+    was_carried: bool,
 }
 
 /// The supply of one node.
@@ -276,6 +278,9 @@ impl Supply {
     /// Tells which blocks the node's network carries: their interfaces are there, and all that pods share knows them. Others are of
     /// no use until they are among these: a cloud attaches first and shows the device later. Whoever never tells has all carried.
     pub fn set_carried(&mut self, blocks: BTreeSet<IpNetwork>, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+        for block in &blocks {
+            self.blocks.entry(*block).and_modify(|known| known.was_carried = true);
+        }
         self.carried = Some(blocks);
         let mut reports = Vec::new();
         self.judge(pool, now, &mut reports);
@@ -288,7 +293,10 @@ impl Supply {
 
     /// Addresses that are assigned and will be of use when the node's network carries them.
     fn expected(&self, family: Family, now: BootMillis) -> u64 {
-        let late = self.blocks.iter().filter(|(block, known)| !self.is_carried(block) && now.since(known.evidence.learned()) < APPEARS);
+        let late = self
+            .blocks
+            .iter()
+            .filter(|(block, known)| !self.is_carried(block) && !known.was_carried && now.since(known.evidence.learned()) < APPEARS);
         let ranges = late.map(|(block, _)| AddressRange::from(*block)).filter(|range| range.family() == family);
         ranges.fold(0, |sum, range| sum.saturating_add(range.size()))
     }
@@ -535,7 +543,7 @@ impl Supply {
                     // Before anybody else sees the pool.
                     let _ = pool.set_use(&range, Use::Closed(NOT_CARRIED.to_owned()));
                 }
-                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: false };
+                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: false, was_carried: false };
                 self.blocks.entry(block).or_insert(known);
             }
             Err(_) => reports.push(Report::Overlap(block)),

@@ -262,6 +262,17 @@ fn what_is_news_waits_for_the_nodes_network_and_what_it_lost_is_closed_at_once()
 }
 
 #[test]
+fn what_a_detached_interface_took_along_is_replaced_at_once() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(1);
+    world.supply.set_carried(world.assigned.clone(), &mut world.pool, world.now);
+    assert_eq!(world.take(1).len(), 1);
+    world.supply.set_carried(BTreeSet::new(), &mut world.pool, world.now);
+    world.run(5);
+    assert_eq!(world.assigned.len(), 2, "{:?}", world.calls);
+}
+
+#[test]
 fn metadata_that_is_away_at_the_start_is_asked_again_soon_and_then_less_often() {
     let mut world = World::new(false, &["10.0.1.0/28"]);
     world.run_with(600, |_, _| Outcome::Refused(Refusal::Other("away".into())));
