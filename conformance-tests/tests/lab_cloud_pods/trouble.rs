@@ -23,11 +23,9 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
         site.attach_another()?;
     }
     pod_on(site, |device_index| device_index != 1)?;
+    site.disperse()?;
     let cut_off = pod_on(site, |device_index| device_index == 1)?.v4().context("an IPv4 address")?;
-    // Room for those that come later; on AWS the node sees to it itself.
-    if site.kind != Kind::Aws {
-        site.disperse()?;
-    }
+    site.disperse()?;
     let lost = site.interfaces()?.into_iter().nth(1).context("no second interface")?;
     let is_lost = |pod: &Pod| pod.addresses.iter().any(|address| lost.networks().any(|network| network.contains(*address)));
     let staying = site.pods.iter().filter(|pod| !is_lost(pod));
@@ -44,11 +42,18 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
         let pod = site.start_pod_within(SETTLES)?;
         ensure!(!is_lost(&pod), "{:?} is of an interface that is gone", pod.addresses);
     }
+    // On AWS the node asks for others, which more pods need than it has addresses left.
+    if site.kind == Kind::Aws {
+        for _ in 0..=16 * site.blocks()? {
+            let address = site.join_within(SETTLES)?;
+            ensure!(!lost.networks().any(|network| network.contains(address)), "{address} is of an interface that is gone");
+        }
+        site.disperse()?;
+    }
     // Pods of it are somebody's to replace.
     while let Some(index) = site.pods.iter().position(is_lost) {
         site.remove_pod(index)?;
     }
-    site.disperse()?;
     site.apply(&Request::DeleteNetworkInterface { interface: lost.id })?;
     site.every_pod_pings()
 }
