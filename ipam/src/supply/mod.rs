@@ -6,8 +6,8 @@
 //! - One request is in flight. What became of it is not guessed: without an answer, both readers are asked first (a request whose
 //!   reply was lost may have been granted).
 //! - A block is used when the cloud has granted it or a reader lists it; see [`evidence`] for when it is used no more.
-//! - A block is given back only when every address of it is free and every reader lists it. It is closed before the call, and what
-//!   was given back is remembered: a reader that lags does not bring it back.
+//! - A block is given back only when every address of it is free and every reader lists it. It is closed before the call, and stays
+//!   closed where a reader lists it afterwards: only what every reader lists, a good while after the call, has stayed with the node.
 
 pub mod budget;
 pub mod evidence;
@@ -159,6 +159,10 @@ pub enum Stance {
 
 /// Why a block is not used whose interface the node's kernel does not have.
 const ABSENT: &str = "its interface has not appeared on the node";
+/// Why a block is not used that every reader misses.
+const LOST: &str = "the cloud has taken it from this node";
+/// Why a block is not used that is given back.
+const LEAVING: &str = "it is being given back to the cloud";
 /// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
 const METADATA_EVERY: u64 = 30_000;
 const API_EVERY: u64 = 30 * 60_000;
@@ -168,8 +172,10 @@ const DOUBT_EVERY: u64 = 20_000;
 const APPEARS: u64 = 5 * 60_000;
 /// How old a word may be that a change rests on.
 const FRESH: u64 = 60_000;
-/// How long what was given back is not believed to be there.
+/// How long what was given back is not believed to be there; from then on, when every reader lists it.
 const TOMBSTONE: u64 = 15 * 60_000;
+/// When the last of two readers knows what became of a call: it takes seconds, and a reader lags for two minutes at most.
+const CALL_SETTLES: u64 = 3 * 60_000;
 /// How long a full or exhausted place is not asked again.
 const NO_ROOM: u64 = 10 * 60_000;
 const BACKOFF_BASE: u64 = 1_000;
@@ -185,8 +191,8 @@ const CALLS_PER_SECOND: u64 = 1;
 struct Block {
     interface: String,
     evidence: Evidence,
-    /// It is being given back.
-    leaving: bool,
+    /// It is being given back, or was: since when.
+    leaving: Option<BootMillis>,
 }
 
 /// The supply of one node.
@@ -275,7 +281,7 @@ impl Supply {
     }
 
     fn is_present(&self, interface: &str) -> bool {
-        self.present.as_ref().is_none_or(|present| present.contains(interface))
+        is_in(self.present.as_ref(), interface)
     }
 
     /// Addresses that are assigned and will be of use when their interface appears.
@@ -298,11 +304,11 @@ impl Supply {
             return None;
         }
         if let Request::Unassign { block, .. } = &request {
-            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed("it is being given back to the cloud".to_owned()));
+            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed(LEAVING.to_owned()));
             closed.ok()?;
             self.tombstones.insert(*block, now);
             if let Some(known) = self.blocks.get_mut(block) {
-                known.leaving = true;
+                known.leaving = Some(now);
             }
         }
         self.in_flight = Some(request.clone());
@@ -344,7 +350,7 @@ impl Supply {
                     }
                 }
             }
-            Outcome::Refused(refusal) => self.refused(&request, &refusal, pool, now, &mut reports),
+            Outcome::Refused(refusal) => self.refused(&request, &refusal, now, &mut reports),
             Outcome::Unknown => {
                 self.backoff.failed(now, None, &mut self.random);
                 if !matches!(request, Request::Read(_)) {
@@ -366,7 +372,8 @@ impl Supply {
 
     fn reading_to_make(&self, now: BootMillis) -> Option<Reader> {
         let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
-        let doubt = self.blocks.values().any(|block| block.leaving || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
+        let doubt =
+            self.blocks.values().any(|block| block.leaving.is_some() || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
         if due(Reader::Metadata, METADATA_EVERY)
             || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
         {
@@ -425,7 +432,10 @@ impl Supply {
         let is_free = |range: AddressRange| pool.counts_of(&range, now).is_ok_and(|counts| counts.free() == counts.size);
         let mut candidates = self.blocks.iter().rev().filter(|(block, known)| {
             let range = AddressRange::from(**block);
-            range.family() == family && !known.leaving && known.evidence.belief(self.readers(), now) == Belief::Assigned && is_free(range)
+            range.family() == family
+                && known.leaving.is_none()
+                && known.evidence.belief(self.readers(), now) == Belief::Assigned
+                && is_free(range)
         });
         let (block, known) = candidates.next()?;
         if known.evidence.all_list_it(self.readers(), FRESH, now) {
@@ -435,10 +445,11 @@ impl Supply {
         self.readers().iter().find(is_stale).map(|reader| Request::Read(*reader))
     }
 
-    fn refused(&mut self, request: &Request, refusal: &Refusal, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
+    fn refused(&mut self, request: &Request, refusal: &Refusal, now: BootMillis, reports: &mut Vec<Report>) {
         if let Request::Unassign { block, .. } = request {
             // Nothing was done: it is ours still.
-            self.reopen(*block, pool);
+            self.tombstones.remove(block);
+            self.blocks.entry(*block).and_modify(|known| known.leaving = None);
         }
         match refusal {
             Refusal::Throttled(retry_after) => self.backoff.failed(now, *retry_after, &mut self.random),
@@ -472,17 +483,30 @@ impl Supply {
         let Reading { reader, interfaces, interface_room } = reading;
         self.last_read[reader as usize] = Some(now);
         self.unsure.remove(&reader);
-        self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
         let listed: BTreeMap<_, _> =
             interfaces.iter().flat_map(|interface| interface.blocks.iter().map(|block| (*block, interface.id.clone()))).collect();
-        for (block, known) in &mut self.blocks {
-            known.evidence.note(reader, listed.contains_key(block), now);
+        let Self { blocks, present, .. } = self;
+        for (block, known) in blocks {
+            let interface = listed.get(block);
+            known.evidence.note(reader, interface.is_some(), now);
+            // A block can move; whether a reader is behind that says so, the kernel knows.
+            if let Some(interface) = interface.filter(|interface| is_in(present.as_ref(), interface)) {
+                known.interface.clone_from(interface);
+            }
         }
         for (block, interface) in listed {
-            if !self.blocks.contains_key(&block) && !self.tombstones.contains_key(&block) {
+            let given_back = self.tombstones.get(&block).copied();
+            if !self.blocks.contains_key(&block) && given_back.is_none_or(|at| now.since(at) >= TOMBSTONE) {
                 self.take_up(block, &interface, pool, now, reports);
-                self.blocks.entry(block).and_modify(|known| known.evidence.note(reader, true, now));
+                self.blocks.entry(block).and_modify(|known| {
+                    known.evidence.note(reader, true, now);
+                    known.leaving = given_back;
+                });
             }
+        }
+        // The reader that is read often has had its say about those that are due.
+        if reader == Reader::Metadata {
+            self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
         }
         self.interfaces = interfaces;
         self.interface_room = interface_room;
@@ -491,7 +515,7 @@ impl Supply {
     fn take_up(&mut self, block: IpNetwork, interface: &str, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
         match pool.add_range(AddressRange::from(block)) {
             Ok(()) => {
-                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: false };
+                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: None };
                 self.blocks.entry(block).or_insert(known);
             }
             Err(_) => reports.push(Report::Overlap(block)),
@@ -501,38 +525,36 @@ impl Supply {
     /// Follows what is believed of each block.
     fn judge(&mut self, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
         let readers = self.readers();
-        let mut back = Vec::new();
-        let Self { blocks, present, unsure, in_flight, .. } = self;
-        let is_present = |interface: &String| present.as_ref().is_none_or(|present| present.contains(interface));
+        let Self { blocks, present, tombstones, .. } = self;
         blocks.retain(|block, known| {
             let range = AddressRange::from(*block);
             let belief = known.evidence.belief(readers, now);
-            if known.leaving {
-                // A call without an answer: readers tell what became of it.
+            if let Some(since) = known.leaving {
+                let settled = now.since(since).checked_sub(CALL_SETTLES);
                 if belief == Belief::Gone {
                     return pool.remove_range(&range, now).is_err();
                 }
-                if known.evidence.all_list_it(readers, FRESH, now) && unsure.is_empty() && in_flight.is_none() {
-                    back.push(*block);
+                if !settled.is_some_and(|age| known.evidence.all_list_it(readers, age, now)) {
+                    let _ = pool.set_use(&range, Use::Closed(LEAVING.to_owned()));
+                    return true;
                 }
-                return true;
+                tombstones.remove(block);
+                known.leaving = None;
             }
             let was = pool.ranges().find(|(other, _)| **other == range).map(|(_, may_be_used)| may_be_used.clone());
             let held = pool.counts_of(&range, now).map_or(0, |counts| counts.held);
             let next = match belief {
-                Belief::Assigned if !is_present(&known.interface) => Use::Closed(ABSENT.to_owned()),
+                // What was lost is found when nobody doubts it.
+                Belief::Doubtful if was == Some(Use::Closed(LOST.to_owned())) => Use::Closed(LOST.to_owned()),
+                Belief::Assigned | Belief::Doubtful if !is_in(present.as_ref(), &known.interface) => Use::Closed(ABSENT.to_owned()),
                 Belief::Assigned => Use::Open,
-                Belief::Doubtful => match &was {
-                    // What was lost is found when nobody doubts it.
-                    Some(Use::Closed(why)) => Use::Closed(why.clone()),
-                    _ => Use::LastResort,
-                },
-                Belief::Gone => Use::Closed("the cloud has taken it from this node".to_owned()),
+                Belief::Doubtful => Use::LastResort,
+                Belief::Gone => Use::Closed(LOST.to_owned()),
             };
             if was.as_ref() != Some(&next) {
                 match (&was, &next) {
-                    (_, Use::Closed(why)) if why != ABSENT || held > 0 => reports.push(Report::Lost { block: *block, held }),
-                    (Some(Use::Closed(why)), Use::Open) if why != ABSENT => reports.push(Report::Found(*block)),
+                    (_, Use::Closed(why)) if why == LOST || held > 0 => reports.push(Report::Lost { block: *block, held }),
+                    (Some(Use::Closed(why)), Use::Open) if why == LOST => reports.push(Report::Found(*block)),
                     _ => {}
                 }
             }
@@ -540,18 +562,12 @@ impl Supply {
             // Gone, and nobody has any of it: there is nothing to remember.
             belief != Belief::Gone || pool.remove_range(&range, now).is_err()
         });
-        for block in back {
-            self.reopen(block, pool);
-        }
     }
+}
 
-    fn reopen(&mut self, block: IpNetwork, pool: &mut Pool) {
-        self.tombstones.remove(&block);
-        if let Some(known) = self.blocks.get_mut(&block) {
-            known.leaving = false;
-        }
-        let _ = pool.set_use(&AddressRange::from(block), Use::Open);
-    }
+/// Where the kernel has not told, every interface is taken to be there.
+fn is_in(present: Option<&BTreeSet<String>>, interface: &str) -> bool {
+    present.is_none_or(|present| present.contains(interface))
 }
 
 #[cfg(test)]

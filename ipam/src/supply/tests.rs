@@ -212,6 +212,48 @@ fn an_unassignment_without_an_answer_is_settled_by_the_readers() {
 }
 
 #[test]
+fn readers_that_both_lag_do_not_bring_back_what_was_given_back() {
+    let four = ["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"];
+    let mut world = World::new(true, &four);
+    let mut gone = None;
+    for _ in 0..1200 {
+        world.run_with(1, |world, request| match request {
+            Request::Unassign { block, .. } => {
+                world.serve(request);
+                gone = Some((*block, world.now));
+                Outcome::Unknown
+            }
+            Request::Read(reader) => {
+                let lags = gone.is_some_and(|(_, at)| world.now.since(at) < 110 * SECOND);
+                let seen = if lags { four.iter().map(|text| text.parse().unwrap()).collect() } else { world.assigned.clone() };
+                Outcome::Read(Reading { reader: *reader, interfaces: vec![eni(seen, [10, 0])], interface_room: false })
+            }
+            other => world.serve(other),
+        });
+        let is_used = |block: IpNetwork| world.pool.ranges().any(|range| range == (&AddressRange::from(block), &Use::Open));
+        assert!(gone.is_none_or(|(block, _)| !is_used(block)), "used again at {:?}", world.now);
+    }
+    assert!(gone.is_some());
+    assert_eq!(world.pool.ranges().count(), 3);
+}
+
+#[test]
+fn a_reader_that_never_forgets_does_not_bring_back_what_was_given_back() {
+    let four = ["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"];
+    let mut world = World::new(true, &four);
+    world.run(1200);
+    let all: BTreeSet<_> = four.iter().map(|text| text.parse().unwrap()).collect();
+    world.run_with(4 * 3600, |world, request| match request {
+        Request::Read(Reader::Metadata) => {
+            let interface = eni(all.clone(), [10, 0]);
+            Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    });
+    assert_eq!(world.pool.counts(Family::V4, world.now).free(), 48);
+}
+
+#[test]
 fn throttling_slows_down_and_stops_releases_first() {
     let mut world = World::new(true, &[]);
     world.run_with(3600, |world, request| match request {
@@ -235,4 +277,39 @@ fn a_block_is_of_use_when_its_interface_is_there() {
     world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
     assert_eq!(world.take(1).len(), 1);
     assert_eq!(world.reports, []);
+}
+
+#[test]
+fn a_block_that_moves_to_another_interface_is_used_there() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    world.supply.set_present(["eni-2".to_owned()].into(), &mut world.pool, world.now);
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    world.run_with(60, |world, request| match request {
+        Request::Read(reader) => {
+            let interface = Interface { id: "eni-2".into(), ..eni(world.assigned.clone(), [13, 0]) };
+            Outcome::Read(Reading { reader: *reader, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    });
+    assert_eq!(world.supply.interface_of(&"10.0.1.0/28".parse().unwrap()), Some("eni-2"));
+    assert_eq!(world.take(1).len(), 1);
+}
+
+#[test]
+fn a_block_of_which_there_is_doubt_is_of_no_use_either_without_its_interface() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    world.supply.set_present(BTreeSet::new(), &mut world.pool, world.now);
+    let unseen = |world: &mut World, request: &Request| match request {
+        Request::Read(Reader::Metadata) => {
+            let interface = eni(BTreeSet::new(), [14, 0]);
+            Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    };
+    world.run_with(60, unseen);
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
+    assert_eq!(world.take(1).len(), 1, "for want of a better one");
 }
