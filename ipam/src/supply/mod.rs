@@ -212,6 +212,8 @@ pub struct Supply {
     unsure: BTreeSet<Reader>,
     surplus_since: [Option<BootMillis>; 2],
     no_room_until: [BootMillis; 2],
+    /// The most blocks that are asked for in one call: fewer where a subnet had room for fewer, for it gives all or nothing.
+    at_once: [u64; 2],
     bucket: TokenBucket,
     backoff: Backoff,
     random: Random,
@@ -236,6 +238,7 @@ impl Supply {
             unsure: BTreeSet::new(),
             surplus_since: [None; 2],
             no_room_until: [BootMillis(0); 2],
+            at_once: [u64::MAX; 2],
             bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP),
             random,
@@ -403,7 +406,8 @@ impl Supply {
             if have < least {
                 self.surplus_since[family as usize] = None;
                 if now >= self.no_room_until[family as usize] {
-                    return self.place_for(family, (least - have).div_ceil(sizing.block));
+                    let blocks = (least - have).div_ceil(sizing.block);
+                    return self.place_for(family, blocks.min(self.at_once[family as usize]));
                 }
             } else if have <= sizing.at_most(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
@@ -460,7 +464,13 @@ impl Supply {
                         let known = self.interfaces.iter_mut().find(|known| known.id == *interface);
                         known.into_iter().for_each(|known| known.room[*family as usize] = 0);
                     }
+                    Request::Assign { family, blocks, .. } | Request::AddInterface { family, blocks }
+                        if *refusal == Refusal::Exhausted && *blocks > 1 =>
+                    {
+                        self.at_once[*family as usize] = blocks / 2;
+                    }
                     Request::Assign { family, .. } | Request::AddInterface { family, .. } => {
+                        self.at_once[*family as usize] = u64::MAX;
                         self.no_room_until[*family as usize] = now.plus(NO_ROOM);
                         reports.push(Report::NoRoom(*family));
                     }

@@ -313,3 +313,20 @@ fn a_block_of_which_there_is_doubt_is_of_no_use_either_without_its_interface() {
     world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
     assert_eq!(world.take(1).len(), 1, "for want of a better one");
 }
+
+#[test]
+fn a_subnet_that_has_fewer_blocks_than_are_wanted_gives_what_it_has() {
+    let mut world = World::new(true, &[]);
+    world.supply.settings.sizing[0] = Some(Sizing { min_free: 5000, max_free: 9000, ..Sizing::of_blocks(16) });
+    let mut left = 4;
+    world.run_with(60, |world, request| match request {
+        Request::Assign { blocks, .. } if *blocks > left => Outcome::Refused(Refusal::Exhausted),
+        Request::Assign { blocks, .. } => {
+            left -= blocks;
+            world.serve(request)
+        }
+        other => world.serve(other),
+    });
+    assert_eq!((world.assigned.len(), left), (4, 0), "{:?}", world.changes());
+    assert_eq!(world.reports, [Report::NoRoom(Family::V4)]);
+}
