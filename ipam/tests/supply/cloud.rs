@@ -13,7 +13,8 @@ use crate::step::{Fate, METADATA_LAG, NODES};
 
 /// Addresses of a block.
 pub(crate) const BLOCK: u64 = 4;
-const SUBNET_BLOCKS: u8 = 16;
+/// Fewer than two busy nodes want.
+const SUBNET_BLOCKS: u8 = 13;
 const NIC_BLOCKS: usize = 4;
 const NICS: usize = 3;
 

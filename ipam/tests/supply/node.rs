@@ -14,6 +14,7 @@ use node_api::BootMillis;
 use crate::cloud::BLOCK;
 
 pub(crate) const COOLDOWN: u64 = 30_000;
+pub(crate) const READERS: [Reader; 2] = [Reader::Metadata, Reader::Api];
 
 /// What the node has been told of a block, kept by the test itself.
 #[derive(Debug, Default, Clone, Copy)]
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     /// Pods whose ADD found no address. They try again.
     pub(crate) waiting: BTreeSet<u8>,
     words: BTreeMap<(IpNetwork, usize), Word>,
+    /// A change had no answer: who has not been asked since.
+    pub(crate) unsure: Vec<Reader>,
 }
 
 pub(crate) fn sizing() -> Sizing {
@@ -56,6 +59,7 @@ impl Node {
             given_back: BTreeMap::new(),
             waiting: BTreeSet::new(),
             words: BTreeMap::new(),
+            unsure: Vec::new(),
         };
         node.start(now);
         node
@@ -69,6 +73,7 @@ impl Node {
         self.pool.restore_freed(self.freed.iter().map(|(address, at)| (*address, *at)).collect());
         self.out = None;
         self.words.clear();
+        self.unsure.clear();
     }
 
     /// The kernel starts anew: pods and the run directory are gone.
@@ -101,8 +106,10 @@ impl Node {
             (_, Outcome::Read(reading)) => {
                 let listed: BTreeSet<IpNetwork> =
                     reading.interfaces.iter().flat_map(|interface| interface.blocks.iter().copied()).collect();
+                self.unsure.retain(|reader| *reader != reading.reader);
                 self.note(reading.reader, &listed, now);
             }
+            (_, Outcome::Unknown) => self.unsure = READERS.to_vec(),
             _ => {}
         }
         self.supply.done(outcome, &mut self.pool, now);
@@ -136,7 +143,7 @@ impl Node {
     }
 
     fn both(&self, block: &IpNetwork, says: impl Fn(&Word) -> bool) -> bool {
-        [Reader::Metadata, Reader::Api].iter().all(|reader| self.words.get(&(*block, *reader as usize)).is_some_and(&says))
+        READERS.iter().all(|reader| self.words.get(&(*block, *reader as usize)).is_some_and(&says))
     }
 
     pub(crate) fn add(&mut self, pod: u8, now: BootMillis) -> Result<IpAddr, PoolError> {

@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use ipam::pool::PoolError;
 use ipam::range::Family;
-use ipam::supply::evidence::Reader;
 use ipam::supply::{Outcome, Request};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 
 use crate::cloud::{BLOCK, Cloud, Sight};
-use crate::node::{Node, sizing};
+use crate::node::{Node, READERS, sizing};
 use crate::step::{Fate, NODES, Step};
 
 /// How often a daemon asks for a call.
@@ -127,6 +126,8 @@ impl World {
         let was_out = node.out.is_some();
         let Some(request) = node.ask(self.now) else { return Ok(()) };
         must(!was_out, "one request is in flight", || format!("node {number} asked for {request:?} too"))?;
+        let is_sure = node.unsure.is_empty() || !node.has_change_out();
+        must(is_sure, "what had no answer is asked after before anything else is changed", || format!("node {number}: {request:?}"))?;
         if let Request::Unassign { block, .. } = &request {
             must(node.both_list(block, self.now), "I2: two readers agree on what is given back", || format!("node {number}, {block}"))?;
             must(!node.is_used(block), "I2: what is given back is closed", || format!("node {number}, {block}"))?;
@@ -225,7 +226,7 @@ impl World {
     /// Nothing goes wrong any more.
     fn settle(&mut self) -> Holds {
         for node in 0..NODES {
-            for reader in [Reader::Metadata, Reader::Api] {
+            for reader in READERS {
                 *self.cloud.sight(node, reader) = Sight::default();
             }
         }
