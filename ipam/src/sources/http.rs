@@ -75,7 +75,7 @@ type Sockets = HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
 /// Keeps connections alive between exchanges.
 #[derive(Debug, Clone)]
 pub(crate) enum Client {
-    Sockets(Sockets),
+    Sockets(Box<Sockets>),
     InProcess(Arc<dyn InProcess>),
 }
 
@@ -109,7 +109,7 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = HttpsConnectorBuilder::new().with_tls_config(trust(config)).https_or_http().enable_http1().wrap_connector(tcp);
-        Self::Sockets(HyperClient::builder(TokioExecutor::new()).build(connector))
+        Self::Sockets(Box::new(HyperClient::builder(TokioExecutor::new()).build(connector)))
     }
 
     /// Sends `request` and reads all of the reply.
