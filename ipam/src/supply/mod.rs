@@ -395,8 +395,10 @@ impl Supply {
             let least = sizing.at_least(used) * sizing.block;
             if have < least {
                 self.surplus_since[family as usize] = None;
-                if now >= self.no_room_until[family as usize] {
-                    return self.place_for(family, (least - have).div_ceil(sizing.block));
+                if now >= self.no_room_until[family as usize]
+                    && let Some(request) = self.place_for(family, (least - have).div_ceil(sizing.block), now)
+                {
+                    return Some(request);
                 }
             } else if have <= sizing.at_most(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
@@ -411,13 +413,19 @@ impl Supply {
         None
     }
 
-    fn place_for(&self, family: Family, blocks: u64) -> Option<Request> {
+    fn place_for(&self, family: Family, blocks: u64, now: BootMillis) -> Option<Request> {
         let roomy = self.interfaces.iter().find(|interface| interface.room[family as usize] > 0);
         if let Some(interface) = roomy {
             let blocks = blocks.min(interface.room[family as usize]);
             return Some(Request::Assign { interface: interface.id.clone(), family, blocks });
         }
-        self.interface_room.then_some(Request::AddInterface { family, blocks })
+        if self.interface_room {
+            return Some(Request::AddInterface { family, blocks });
+        }
+        // Metadata does not tell limits: before the API was asked, a node that was launched with all that is granted to an unknown one
+        // has no room that anybody knows of.
+        let is_old = self.last_read[Reader::Api as usize].is_none_or(|last| now.since(last) >= NO_ROOM);
+        is_old.then_some(Request::Read(Reader::Api))
     }
 
     /// The highest block that is free. Before it is given back, every reader has to list it.
