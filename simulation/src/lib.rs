@@ -22,6 +22,7 @@
 mod clock;
 mod ledger;
 mod node;
+pub mod scale;
 mod services;
 mod world;
 

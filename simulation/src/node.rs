@@ -40,14 +40,16 @@ pub struct NodeSettings {
     pub prefixes: u32,
     /// Whether its daemon may call the API.
     pub api: bool,
+    /// From its launch to its daemon's start.
+    pub boot: Duration,
     /// Nodes of the cluster, as its configuration says.
     pub cluster_nodes: u64,
 }
 
 impl Default for NodeSettings {
-    /// An m5.xlarge without prefixes, alone in its cluster.
+    /// An m5.xlarge without prefixes, alone in its cluster, whose daemon runs at once.
     fn default() -> Self {
-        Self { instance_type: "m5.xlarge".to_owned(), prefixes: 0, api: true, cluster_nodes: 0 }
+        Self { instance_type: "m5.xlarge".to_owned(), prefixes: 0, api: true, boot: Duration::ZERO, cluster_nodes: 0 }
     }
 }
 
@@ -110,6 +112,7 @@ pub struct Node {
     waiting: VecDeque<(PodId, BootMillis)>,
     waits: Waits,
     reports: Vec<(BootMillis, Report)>,
+    started_at: Option<BootMillis>,
     ready_at: Option<BootMillis>,
     news: Rc<Notify>,
 }
@@ -128,6 +131,7 @@ impl Node {
             waiting: VecDeque::new(),
             waits: Waits::default(),
             reports: Vec::new(),
+            started_at: None,
             ready_at: None,
             news: Rc::default(),
         }
@@ -137,6 +141,12 @@ impl Node {
     #[must_use]
     pub const fn instance(&self) -> InstanceId {
         self.instance
+    }
+
+    /// The present, by its clock.
+    #[must_use]
+    pub fn now(&self) -> BootMillis {
+        self.shared.clock.node()
     }
 
     /// The daemon's pool, while there is a daemon.
@@ -171,7 +181,7 @@ impl Node {
     /// How long pods have waited, those that wait still included.
     #[must_use]
     pub fn waits(&self) -> Waits {
-        let now = self.shared.clock.node();
+        let now = self.now();
         let longest = self.waiting.iter().map(|(_, since)| now.since(*since)).max().unwrap_or(0).max(self.waits.longest);
         Waits { longest, ..self.waits }
     }
@@ -182,6 +192,12 @@ impl Node {
         &self.reports
     }
 
+    /// When its daemon was started first.
+    #[must_use]
+    pub const fn started_at(&self) -> Option<BootMillis> {
+        self.started_at
+    }
+
     /// When a pod could first have had an address.
     #[must_use]
     pub const fn ready_at(&self) -> Option<BootMillis> {
@@ -190,7 +206,8 @@ impl Node {
 
     /// Starts the daemon, from what is durable; `task` drives it.
     pub(crate) fn start(&mut self, task: AbortHandle) {
-        let now = self.shared.clock.node();
+        let now = self.now();
+        self.started_at.get_or_insert(now);
         let mut pool = Pool::new(&[], COOLDOWN);
         pool.want(Family::V4);
         self.pods.values().for_each(|address| pool.restore_held(*address));
@@ -215,14 +232,14 @@ impl Node {
 
     /// A pod asks for an address.
     pub(crate) fn ask(&mut self, pod: PodId) {
-        self.waiting.push_back((pod, self.shared.clock.node()));
+        self.waiting.push_back((pod, self.now()));
         self.serve();
         self.news.notify_one();
     }
 
     /// A pod has ended, whether it has an address by now or not.
     pub(crate) fn end(&mut self, pod: PodId) {
-        let now = self.shared.clock.node();
+        let now = self.now();
         self.waiting.retain(|(waiting, _)| *waiting != pod);
         let Some(address) = self.pods.remove(&pod) else { return };
         self.shared.lock().ledger.end(address);
@@ -238,7 +255,7 @@ impl Node {
 
     /// Gives addresses to pods that wait.
     fn serve(&mut self) {
-        let now = self.shared.clock.node();
+        let now = self.now();
         let Some(Daemon { pool, .. }) = &mut self.daemon else { return };
         if self.ready_at.is_none() && pool.lacking(now).is_none() {
             self.ready_at = Some(now);
@@ -255,7 +272,7 @@ impl Node {
 
     /// Tells the supply of interfaces that have come or gone.
     fn look(&mut self) {
-        let now = self.shared.clock.node();
+        let now = self.now();
         let Some(Daemon { pool, supply, present, .. }) = &mut self.daemon else { return };
         let attached: BTreeSet<_> = {
             let state = self.shared.lock();
@@ -271,7 +288,7 @@ impl Node {
 
     fn next(&mut self) -> Option<(Rc<Source>, Request)> {
         self.serve();
-        let now = self.shared.clock.node();
+        let now = self.now();
         let Daemon { pool, supply, source, .. } = self.daemon.as_mut()?;
         let request = supply.next(pool, self.waiting.len() as u64, now)?;
         if let Request::Unassign { block, .. } = &request {
@@ -281,7 +298,7 @@ impl Node {
     }
 
     fn done(&mut self, request: &Request, outcome: Outcome) {
-        let now = self.shared.clock.node();
+        let now = self.now();
         if let (Request::Unassign { block, .. }, Outcome::Refused(_)) = (request, &outcome) {
             self.given_back.remove(block);
         }
@@ -293,8 +310,14 @@ impl Node {
     }
 }
 
+/// Starts the daemon of a node, anew where there is one.
+pub(crate) fn start(node: &Rc<RefCell<Node>>) {
+    let task = tokio::task::spawn_local(drive(Rc::clone(node))).abort_handle();
+    node.borrow_mut().start(task);
+}
+
 /// The daemon's loop: what is due, then what has happened or the next tick.
-pub(crate) async fn drive(node: Rc<RefCell<Node>>) {
+async fn drive(node: Rc<RefCell<Node>>) {
     let news = Rc::clone(&node.borrow().news);
     loop {
         let call = node.borrow_mut().next();

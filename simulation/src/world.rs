@@ -11,7 +11,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::clock::Clock;
 use crate::ledger::Violation;
-use crate::node::{Node, NodeSettings, PodId, Waits, drive};
+use crate::node::{Node, NodeSettings, PodId, Waits, start};
 use crate::services::Shared;
 
 /// What a world is made with.
@@ -90,11 +90,12 @@ impl World {
         self.shared.with(act)
     }
 
-    /// Launches an instance and starts its daemon.
+    /// Launches an instance, whose daemon starts when it has booted.
     ///
     /// # Panics
     /// Where the cloud refuses it: for want of addresses, or for settings that no instance has.
     pub fn launch(&self, settings: NodeSettings) -> NodeHandle {
+        let boot = settings.boot;
         let number = self.launched.replace(self.launched.get() + 1);
         let subnet = self.subnets[number as usize % self.subnets.len()];
         let interface = InterfaceSpec { ipv4_prefix_count: settings.prefixes, ..InterfaceSpec::new(subnet) };
@@ -104,14 +105,21 @@ impl World {
         let node = Node::new(format!("node-{}-{number}", self.seed), settings, instance, self.shared.clone());
         let node = Rc::new(RefCell::new(node));
         self.nodes.borrow_mut().push(Rc::clone(&node));
-        self.start(&node);
+        if boot.is_zero() {
+            start(&node);
+        } else {
+            let booting = Rc::clone(&node);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(boot).await;
+                start(&booting);
+            });
+        }
         node
     }
 
     /// Starts the daemon of a node anew, from what is durable.
     pub fn start(&self, node: &NodeHandle) {
-        let task = tokio::task::spawn_local(drive(Rc::clone(node))).abort_handle();
-        node.borrow_mut().start(task);
+        start(node);
     }
 
     /// Ends the daemon of a node in the midst of whatever it does. Its pods live on.
