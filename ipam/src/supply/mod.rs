@@ -173,6 +173,7 @@ const TOMBSTONE: u64 = 15 * 60_000;
 /// How long a full or exhausted place is not asked again.
 const NO_ROOM: u64 = 10 * 60_000;
 const BACKOFF_BASE: u64 = 1_000;
+/// At least; in a large cluster as long as the account's bucket takes to serve everybody once.
 const BACKOFF_CAP: u64 = 5 * 60_000;
 /// Failures in a row that make a node stop giving back, and stop calling.
 const FEW_FAILURES: u32 = 3;
@@ -217,7 +218,8 @@ impl Supply {
     /// A supply that knows nothing yet but what was given back before a restart.
     #[must_use]
     pub fn new(settings: Settings, tombstones: BTreeMap<IpNetwork, BootMillis>, now: BootMillis) -> Self {
-        let delay = budget::start_delay(&settings.node, settings.cluster_nodes, settings.account_calls_per_second);
+        let window = budget::window(settings.cluster_nodes, settings.account_calls_per_second);
+        let delay = budget::start_delay(&settings.node, window);
         let random = Random::of_name(&settings.node);
         Self {
             blocks: BTreeMap::new(),
@@ -231,7 +233,7 @@ impl Supply {
             surplus_since: [None; 2],
             no_room_until: [BootMillis(0); 2],
             bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
-            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP),
+            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP.max(window)),
             random,
             calls_from: now.plus(delay),
             settings,
