@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::supply::{Outcome, Refusal, Request};
+pub use http::{Answer, InProcess};
 use metadata::MetadataError;
 
 /// A cloud.

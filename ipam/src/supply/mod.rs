@@ -179,6 +179,7 @@ const CALL_SETTLES: u64 = 3 * 60_000;
 /// How long a full or exhausted place is not asked again.
 const NO_ROOM: u64 = 10 * 60_000;
 const BACKOFF_BASE: u64 = 1_000;
+/// At least; in a large cluster as long as the account's bucket takes to serve everybody once.
 const BACKOFF_CAP: u64 = 5 * 60_000;
 /// Failures in a row that make a node stop giving back, and stop calling.
 const FEW_FAILURES: u32 = 3;
@@ -225,7 +226,8 @@ impl Supply {
     /// A supply that knows nothing yet but what was given back before a restart.
     #[must_use]
     pub fn new(settings: Settings, tombstones: BTreeMap<IpNetwork, BootMillis>, now: BootMillis) -> Self {
-        let delay = budget::start_delay(&settings.node, settings.cluster_nodes, settings.account_calls_per_second);
+        let window = budget::window(settings.cluster_nodes, settings.account_calls_per_second);
+        let delay = budget::start_delay(&settings.node, window);
         let random = Random::of_name(&settings.node);
         Self {
             blocks: BTreeMap::new(),
@@ -240,7 +242,7 @@ impl Supply {
             no_room_until: [BootMillis(0); 2],
             at_once: [u64::MAX; 2],
             bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
-            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP),
+            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP.max(window)),
             random,
             calls_from: now.plus(delay),
             settings,
@@ -405,9 +407,11 @@ impl Supply {
             let least = sizing.at_least(used) * sizing.block;
             if have < least {
                 self.surplus_since[family as usize] = None;
-                if now >= self.no_room_until[family as usize] {
-                    let blocks = (least - have).div_ceil(sizing.block);
-                    return self.place_for(family, blocks.min(self.at_once[family as usize]));
+                let blocks = (least - have).div_ceil(sizing.block).min(self.at_once[family as usize]);
+                if now >= self.no_room_until[family as usize]
+                    && let Some(request) = self.place_for(family, blocks, now)
+                {
+                    return Some(request);
                 }
             } else if have <= sizing.at_most(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
@@ -422,13 +426,19 @@ impl Supply {
         None
     }
 
-    fn place_for(&self, family: Family, blocks: u64) -> Option<Request> {
+    fn place_for(&self, family: Family, blocks: u64, now: BootMillis) -> Option<Request> {
         let roomy = self.interfaces.iter().find(|interface| interface.room[family as usize] > 0);
         if let Some(interface) = roomy {
             let blocks = blocks.min(interface.room[family as usize]);
             return Some(Request::Assign { interface: interface.id.clone(), family, blocks });
         }
-        self.interface_room.then_some(Request::AddInterface { family, blocks })
+        if self.interface_room {
+            return Some(Request::AddInterface { family, blocks });
+        }
+        // Metadata does not tell limits: before the API was asked, a node that was launched with all that is granted to an unknown one
+        // has no room that anybody knows of.
+        let is_old = self.last_read[Reader::Api as usize].is_none_or(|last| now.since(last) >= NO_ROOM);
+        is_old.then_some(Request::Read(Reader::Api))
     }
 
     /// The highest block that is free. Before it is given back, every reader has to list it.

@@ -330,3 +330,24 @@ fn a_subnet_that_has_fewer_blocks_than_are_wanted_gives_what_it_has() {
     assert_eq!((world.assigned.len(), left), (4, 0), "{:?}", world.changes());
     assert_eq!(world.reports, [Report::NoRoom(Family::V4)]);
 }
+
+#[test]
+fn a_node_that_knows_of_no_room_asks_the_api_for_its_limits() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    let limits_are_known = std::cell::Cell::new(false);
+    let serve = |world: &mut World, request: &Request| {
+        limits_are_known.set(limits_are_known.get() || *request == Request::Read(Reader::Api));
+        match world.serve(request) {
+            Outcome::Read(mut reading) if !limits_are_known.get() => {
+                reading.interfaces.iter_mut().for_each(|interface| interface.room = [0, 0]);
+                Outcome::Read(reading)
+            }
+            other => other,
+        }
+    };
+    world.run_with(60, serve);
+    assert!(world.calls.iter().all(|request| *request == Request::Read(Reader::Metadata)), "nothing is wanted: {:?}", world.calls);
+    world.take(16);
+    world.run_with(60, serve);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 32, "{:?}", world.calls);
+}
