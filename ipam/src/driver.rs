@@ -118,7 +118,9 @@ impl<K: Kernel> Driver<K> {
         };
         attachments.set_trouble(Some("the cloud's metadata has not been read yet".to_owned()));
         let state = Mutex::new(state);
-        Self { attachments, source, clock, state, stopping: AtomicBool::new(false), stirred: Notify::new() }
+        let driver = Self { attachments, source, clock, state, stopping: AtomicBool::new(false), stirred: Notify::new() };
+        driver.set_network(BTreeSet::new(), BTreeSet::new());
+        driver
     }
 
     /// Makes calls as they are due until [`Driver::stop`]; `look` is called after each and brings the node's network up to date.
@@ -154,11 +156,12 @@ impl<K: Kernel> Driver<K> {
         })
     }
 
-    /// Tells which blocks the node's network carries: pods are given addresses of these alone.
-    pub fn set_carried(&self, blocks: BTreeSet<IpNetwork>) {
+    /// Tells which interfaces are ready, and for which blocks the node's network is set up: pods are given addresses of these alone.
+    pub fn set_network(&self, interfaces: BTreeSet<String>, blocks: BTreeSet<IpNetwork>) {
         let now = (self.clock)();
         self.with_pool(|state, pool, _| {
-            let reports = state.supply.set_carried(blocks, pool, now);
+            let mut reports = state.supply.set_carried(blocks, pool, now);
+            reports.extend(state.supply.set_present(interfaces, pool, now));
             state.hear(reports);
         });
     }
@@ -284,8 +287,8 @@ impl State {
                     Topic::Overlap(block),
                     format!("{block} overlaps another block and is left alone; see to it that the two are not assigned together"),
                 ),
-                // Told with the call that was refused.
-                Report::Refused(_) => {}
+                // Told as the call that was refused, and as long as it is so.
+                Report::Refused(_) | Report::NoRoom(_) => {}
             }
         }
     }
