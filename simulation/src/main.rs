@@ -1,23 +1,37 @@
-//! tmp
-use simulation::scale::*;
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let seed: u64 = a[2].parse().unwrap();
-    let nodes: u64 = a[3].parse().unwrap();
-    let scale = Scale { nodes, pods: nodes * 80 / 3, seed };
-    let t = std::time::Instant::now();
-    match a[1].as_str() {
-        "join" => {
-            let j = join::join(scale, 0);
-            println!("{j:?} ratio {}", j.seconds / scale.bucket_limit());
-        }
-        "pjoin" => {
-            let j = join::join(scale, 1);
-            println!("{j:?} ratio {}", j.seconds / scale.bucket_limit());
-        }
-        "churn" => println!("{:#?}", churn::churn(scale)),
-        "outage" => println!("{:#?}", outage::outage(scale)),
-        _ => {}
+//! `barewire-scale`: how far Barewire scales, on a virtual clock.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a command-line program: its results are what it prints")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use simulation::scale::{Scale, report};
+
+/// Simulate a cluster: the real pool, supply and clients, a simulated cloud and clock
+///
+/// The exit code is 1 where a promise was missed. The same seed is the same history.
+#[derive(Parser)]
+#[command(name = "barewire-scale", version)]
+struct Cli {
+    /// One line of JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Which history
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Nodes of the cluster; pods are 80 for every 3 nodes
+    #[arg(long, default_value_t = 7500, value_parser = clap::value_parser!(u64).range(101..=50_000))]
+    nodes: u64,
+}
+
+fn main() -> Result<ExitCode> {
+    let Cli { json, seed, nodes } = Cli::parse();
+    let report = report::run(Scale { nodes, pods: nodes * 80 / 3, seed })?;
+    if json {
+        println!("{}", report.json());
+    } else {
+        print!("{report}");
     }
-    println!("{:?}", t.elapsed());
+    Ok(if report.has_missed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use crate::services::{Services, Shared};
 
 /// How long a freed address cools down.
-const COOLDOWN: u64 = 30_000;
+pub(crate) const COOLDOWN: u64 = 30_000;
 /// How often a daemon looks at what is due when nothing has happened.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -213,9 +213,7 @@ impl Node {
         self.pods.values().for_each(|address| pool.restore_held(*address));
         pool.restore_freed(self.freed.iter().copied().collect());
         let NodeSettings { api, cluster_nodes, .. } = self.settings;
-        let sizing = [Some(Sizing::of_blocks(16)), None];
-        let settings = Settings { node: self.name.clone(), api, sizing, cluster_nodes, account_calls_per_second: 5 };
-        let supply = Supply::new(settings, self.given_back.clone(), now);
+        let supply = Supply::new(supply_settings(&self.name, api, cluster_nodes), self.given_back.clone(), now);
         // Its region's own endpoint.
         let keys = SharedCredentialsProvider::new(Credentials::from_keys("AKIDSIMULATION", "secret", None));
         let api = api.then(|| ApiSettings { credentials: Some(keys), ..ApiSettings::default() });
@@ -234,7 +232,9 @@ impl Node {
     pub(crate) fn ask(&mut self, pod: PodId) {
         self.waiting.push_back((pod, self.now()));
         self.serve();
-        self.news.notify_one();
+        if !self.waiting.is_empty() {
+            self.news.notify_one();
+        }
     }
 
     /// A pod has ended, whether it has an address by now or not.
@@ -250,7 +250,6 @@ impl Node {
         if let Some(daemon) = &mut self.daemon {
             daemon.pool.release(address, now);
         }
-        self.news.notify_one();
     }
 
     /// Gives addresses to pods that wait.
@@ -308,6 +307,11 @@ impl Node {
         self.look();
         self.serve();
     }
+}
+
+pub(crate) fn supply_settings(node: &str, api: bool, cluster_nodes: u64) -> Settings {
+    let sizing = [Some(Sizing::of_blocks(16)), None];
+    Settings { node: node.to_owned(), api, sizing, cluster_nodes, account_calls_per_second: 5 }
 }
 
 /// Starts the daemon of a node, anew where there is one.

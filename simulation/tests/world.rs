@@ -1,5 +1,4 @@
 //! The harness itself: that it sees what goes wrong, that crashes lose what crashes lose, and that a seed is a history.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 

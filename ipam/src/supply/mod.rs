@@ -226,8 +226,10 @@ pub struct Supply {
     /// Of metadata alone: it is another service, and asking it costs the account nothing.
     metadata_backoff: Backoff,
     random: Random,
-    /// Before this, no call that changes anything.
+    /// Its turn: before this, no call that changes anything…
     calls_from: BootMillis,
+    /// …but where pods wait that came after others had addresses. Whoever is throttled then waits for its turn.
+    may_be_early: bool,
 }
 
 impl Supply {
@@ -255,6 +257,7 @@ impl Supply {
             metadata_backoff: Backoff::new(BACKOFF_BASE, METADATA_EVERY),
             random,
             calls_from: now.plus(delay),
+            may_be_early: true,
             settings,
         }
     }
@@ -428,8 +431,9 @@ impl Supply {
     }
 
     fn change_to_make(&mut self, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
+        let is_early = self.may_be_early && waiting > 0 && !self.blocks.is_empty();
         if !self.settings.api
-            || now < self.calls_from
+            || now < self.calls_from && !is_early
             || !self.unsure.is_empty()
             || self.stance() == Stance::NoCalls && now < self.backoff.until()
         {
@@ -520,7 +524,10 @@ impl Supply {
             self.blocks.entry(*block).and_modify(|known| known.leaving = None);
         }
         match refusal {
-            Refusal::Throttled(retry_after) => self.backoff.failed(now, *retry_after, &mut self.random),
+            Refusal::Throttled(retry_after) => {
+                self.may_be_early = false;
+                self.backoff.failed(now, *retry_after, &mut self.random);
+            }
             Refusal::Full | Refusal::Exhausted => {
                 self.backoff.succeeded();
                 match request {

@@ -386,3 +386,23 @@ fn a_node_that_knows_of_no_room_asks_the_api_for_its_limits() {
     world.run_with(60, serve);
     assert_eq!(world.pool.counts(Family::V4, world.now).size, 32, "{:?}", world.calls);
 }
+
+#[test]
+fn a_node_whose_pods_wait_does_not_wait_for_its_turn_unless_all_do() {
+    for (throttled, waiting, early) in [(false, 1, 1), (true, 1, 1), (false, 0, 0)] {
+        let mut world = World::new(true, &["10.0.1.0/28"]);
+        world.supply = Supply::new(Settings { cluster_nodes: 7500, ..settings(true) }, BTreeMap::new(), world.now);
+        world.run(1);
+        world.take(16);
+        for _ in 0..60 {
+            while let Some(request) = world.supply.next(&mut world.pool, waiting, world.now) {
+                let is_read = matches!(request, Request::Read(_));
+                let outcome = if throttled && !is_read { Outcome::Refused(Refusal::Throttled(None)) } else { world.serve(&request) };
+                world.supply.done(outcome, &mut world.pool, world.now);
+                world.calls.push(request);
+            }
+            world.now = world.now.plus(SECOND);
+        }
+        assert_eq!(world.changes().len(), early, "throttled: {throttled}, waiting: {waiting}");
+    }
+}

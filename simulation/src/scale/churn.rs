@@ -15,7 +15,7 @@ const NODES_PERCENT: u64 = 1;
 pub(super) const FILLING: Duration = Duration::from_secs(120);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Until nothing is in flight any more.
-const QUIET: Duration = Duration::from_secs(300);
+pub(super) const QUIET: Duration = Duration::from_secs(300);
 /// Prefixes of a node at its launch: what its share of the pods takes.
 const PREFIXES: u32 = 3;
 

@@ -3,8 +3,11 @@
 
 pub mod churn;
 pub mod join;
+pub mod memory;
 pub mod outage;
+pub mod peers;
 mod pods;
+pub mod report;
 
 use std::time::Duration;
 
@@ -41,11 +44,14 @@ impl Scale {
         self.nodes.saturating_sub(BURST) as f64 / CALLS_PER_SECOND as f64
     }
 
+    /// How many /16 subnets it takes. One has 4,096 blocks; a node takes up to five, and its own address spoils another.
+    fn subnets(&self) -> u8 {
+        u8::try_from(self.nodes.div_ceil(600)).unwrap_or(u8::MAX)
+    }
+
     /// An empty cloud with room for all of it, that answers as clouds do on a good day.
     fn world(&self) -> World {
-        // A /16 has 4,096 blocks; a node takes up to five, and its own address spoils another.
-        let subnets = u8::try_from(self.nodes.div_ceil(600)).unwrap_or(u8::MAX);
-        let world = World::new(WorldSettings { seed: self.seed, subnets });
+        let world = World::new(WorldSettings { seed: self.seed, subnets: self.subnets() });
         world.with_cloud(|cloud, _| cloud.set_faults(good_day()));
         world
     }

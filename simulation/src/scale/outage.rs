@@ -7,7 +7,7 @@ use cloudsim::faults::Interval;
 use ipam::supply::sizing::Sizing;
 use ipam::supply::{Report, Stance};
 
-use super::churn::{FILLING, PODS_PERCENT};
+use super::churn::{FILLING, PODS_PERCENT, QUIET};
 use super::pods::Pods;
 use super::{Scale, counts, good_day};
 use crate::node::Node;
@@ -35,9 +35,11 @@ pub struct Outage {
     pub waiting: u64,
     /// Seconds until each of those nodes had what it wanted.
     pub recovery: f64,
-    /// Nodes that had not recovered when this was given up.
+    /// Those of them that had not when this was given up.
     pub unrecovered: u64,
-    /// Calls until then.
+    /// What nobody will give back, when all is quiet.
+    pub leaks: u64,
+    /// Calls from the API's return to the recovery.
     pub calls: Tally,
     /// The most calls in ten seconds, a second.
     pub peak_calls_per_second: f64,
@@ -93,7 +95,9 @@ pub fn outage(scale: Scale) -> Outage {
                 node.reports().iter().filter_map(|(_, report)| if let Report::Lost { held, .. } = report { Some(*held) } else { None });
             held.sum::<usize>() as u64
         };
+        world.pass(QUIET).await;
         Outage {
+            leaks: world.leaks().len() as u64,
             affected: world.violations().len() as u64 + world.nodes().iter().map(|node| lost(&node.borrow())).sum::<u64>(),
             unheard,
             short: at_first,
