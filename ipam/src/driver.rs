@@ -162,7 +162,7 @@ impl<K: Kernel> Driver<K> {
         self.with_pool(|state, pool, _| {
             let mut reports = state.supply.set_carried(blocks, pool, now);
             reports.extend(state.supply.set_present(interfaces, pool, now));
-            state.hear(reports);
+            state.hear(reports, pool);
         });
     }
 
@@ -182,7 +182,7 @@ impl<K: Kernel> Driver<K> {
             state.calls.note(Call::of(&request), &outcome);
             state.troubles.note(Call::of(&request), &outcome);
             let reports = state.supply.done(outcome, pool, now);
-            state.hear(reports);
+            state.hear(reports, pool);
             for family in Family::ALL {
                 state.troubles.set_stuck(family, state.supply.is_stuck(family, pool, waiting, now));
             }
@@ -270,19 +270,18 @@ impl<K: Kernel> Driver<K> {
 }
 
 impl State {
-    fn hear(&mut self, reports: Vec<Report>) {
+    fn hear(&mut self, reports: Vec<Report>, pool: &Pool) {
         let Self { supply, troubles, .. } = self;
-        let lost_no_more = |block: &IpNetwork| !supply.blocks().any(|(known, _)| known == block);
-        troubles.forget_lost(lost_no_more);
+        troubles.end_lost(|block| supply.interface_of(block).is_none() || use_of(pool, *block).1.is_none());
         for report in reports {
             match report {
-                Report::Lost { block, held } => troubles.set(
-                    Topic::Lost(block),
-                    format!(
-                        "{block} is lost: no pod gets an address of it, and the {held} that have one may be cut off; delete these pods"
-                    ),
-                ),
-                Report::Found(block) => troubles.clear(&Topic::Lost(block)),
+                Report::Lost { block, held } => {
+                    let why = use_of(pool, block).1.unwrap_or_default();
+                    let fate = format!("no pod gets an address of it, and the {held} that have one may be cut off: delete these pods");
+                    troubles.set(Topic::Lost(block), format!("{block} is lost ({why}): {fate}"));
+                }
+                // Ended above.
+                Report::Found(_) => {}
                 Report::Overlap(block) => troubles.set(
                     Topic::Overlap(block),
                     format!("{block} overlaps another block and is left alone; see to it that the two are not assigned together"),
