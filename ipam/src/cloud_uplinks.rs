@@ -59,13 +59,15 @@ impl UplinkNumbers {
         known.blocks.iter().filter_map(range).collect()
     }
 
-    /// The blocks whose uplinks run.
-    pub(crate) fn carried(&self, known: &Known, uplinks: &[Uplink]) -> BTreeSet<IpNetwork> {
-        let runs = |interface: &String| {
-            let number = self.0.get(interface);
-            uplinks.iter().any(|uplink| uplink.running && Some(&uplink.index) == number)
-        };
-        known.blocks.iter().filter(|(_, interface)| runs(interface)).map(|(block, _)| *block).collect()
+    /// The blocks that [`UplinkNumbers::pods`] has.
+    pub(crate) fn carried(&self, known: &Known) -> BTreeSet<IpNetwork> {
+        known.blocks.iter().filter(|(_, interface)| self.0.contains_key(interface)).map(|(block, _)| *block).collect()
+    }
+
+    /// The interfaces that are there and run.
+    pub(crate) fn present(&self, uplinks: &[Uplink]) -> BTreeSet<String> {
+        let runs = |number: &u16| uplinks.iter().any(|uplink| uplink.running && uplink.index == *number);
+        self.0.iter().filter(|(_, number)| runs(number)).map(|(id, _)| id.clone()).collect()
     }
 }
 
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_belong_to_their_interfaces_and_are_carried_while_these_run() {
+    fn blocks_belong_to_their_interfaces_which_are_present_while_they_run() {
         let blocks = [("10.0.0.16/28", "a"), ("10.0.9.16/28", "b")].map(|(block, id)| (block.parse().unwrap(), id.to_owned()));
         let known = Known { interfaces: interfaces(&["a", "b"]), blocks: blocks.into(), native: Vec::new() };
         let mut numbers = UplinkNumbers::default();
@@ -133,9 +135,10 @@ mod tests {
             gateways: Vec::new(),
             addresses: Vec::new(),
         };
-        let carried = |uplinks: &[Uplink]| numbers.carried(&known, uplinks).len();
+        assert_eq!(numbers.carried(&known).len(), 2);
+        let present = |uplinks: &[Uplink]| numbers.present(uplinks).len();
         assert_eq!(
-            [carried(&[uplink(0, true)]), carried(&[uplink(0, true), uplink(1, false)]), carried(&[uplink(0, true), uplink(1, true)])],
+            [present(&[uplink(0, true)]), present(&[uplink(0, true), uplink(1, false)]), present(&[uplink(0, true), uplink(1, true)])],
             [1, 1, 2]
         );
         assert_eq!(not_native(&known, &["10.0.0.0/24".parse().unwrap()]), Some("10.0.9.16/28".parse().unwrap()));

@@ -118,7 +118,9 @@ impl<K: Kernel> Driver<K> {
         };
         attachments.set_trouble(Some("the cloud's metadata has not been read yet".to_owned()));
         let state = Mutex::new(state);
-        Self { attachments, source, clock, state, stopping: AtomicBool::new(false), stirred: Notify::new() }
+        let driver = Self { attachments, source, clock, state, stopping: AtomicBool::new(false), stirred: Notify::new() };
+        driver.set_network(BTreeSet::new(), BTreeSet::new());
+        driver
     }
 
     /// Makes calls as they are due until [`Driver::stop`]; `look` is called after each and brings the node's network up to date.
@@ -154,12 +156,13 @@ impl<K: Kernel> Driver<K> {
         })
     }
 
-    /// Tells which blocks the node's network carries: pods are given addresses of these alone.
-    pub fn set_carried(&self, blocks: BTreeSet<IpNetwork>) {
+    /// Tells which interfaces are ready, and for which blocks the node's network is set up: pods are given addresses of these alone.
+    pub fn set_network(&self, interfaces: BTreeSet<String>, blocks: BTreeSet<IpNetwork>) {
         let now = (self.clock)();
         self.with_pool(|state, pool, _| {
-            let reports = state.supply.set_carried(blocks, pool, now);
-            state.hear(reports);
+            let mut reports = state.supply.set_carried(blocks, pool, now);
+            reports.extend(state.supply.set_present(interfaces, pool, now));
+            state.hear(reports, pool);
         });
     }
 
@@ -179,7 +182,7 @@ impl<K: Kernel> Driver<K> {
             state.calls.note(Call::of(&request), &outcome);
             state.troubles.note(Call::of(&request), &outcome);
             let reports = state.supply.done(outcome, pool, now);
-            state.hear(reports);
+            state.hear(reports, pool);
             for family in Family::ALL {
                 state.troubles.set_stuck(family, state.supply.is_stuck(family, pool, waiting, now));
             }
@@ -267,25 +270,24 @@ impl<K: Kernel> Driver<K> {
 }
 
 impl State {
-    fn hear(&mut self, reports: Vec<Report>) {
+    fn hear(&mut self, reports: Vec<Report>, pool: &Pool) {
         let Self { supply, troubles, .. } = self;
-        let lost_no_more = |block: &IpNetwork| !supply.blocks().any(|(known, _)| known == block);
-        troubles.forget_lost(lost_no_more);
+        troubles.end_lost(|block| supply.interface_of(block).is_none() || use_of(pool, *block).1.is_none());
         for report in reports {
             match report {
-                Report::Lost { block, held } => troubles.set(
-                    Topic::Lost(block),
-                    format!(
-                        "{block} is lost: no pod gets an address of it, and the {held} that have one may be cut off; delete these pods"
-                    ),
-                ),
-                Report::Found(block) => troubles.clear(&Topic::Lost(block)),
+                Report::Lost { block, held } => {
+                    let why = use_of(pool, block).1.unwrap_or_default();
+                    let fate = format!("no pod gets an address of it, and the {held} that have one may be cut off: delete these pods");
+                    troubles.set(Topic::Lost(block), format!("{block} is lost ({why}): {fate}"));
+                }
+                // Ended above.
+                Report::Found(_) => {}
                 Report::Overlap(block) => troubles.set(
                     Topic::Overlap(block),
                     format!("{block} overlaps another block and is left alone; see to it that the two are not assigned together"),
                 ),
-                // Told with the call that was refused.
-                Report::Refused(_) => {}
+                // Told as the call that was refused, and as long as it is so.
+                Report::Refused(_) | Report::NoRoom(_) => {}
             }
         }
     }

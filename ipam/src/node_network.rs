@@ -90,7 +90,8 @@ impl Keeper {
             }
         };
         self.attachments.set_uplinks(&usable(&uplinks, known.is_some()));
-        let carried = self.cloud.as_ref().zip(known.as_ref()).map(|(cloud, known)| cloud.numbers.carried(known, &uplinks));
+        let told = self.cloud.as_ref().zip(known.as_ref());
+        let told = told.map(|(cloud, known)| (cloud.numbers.present(&uplinks), cloud.numbers.carried(known)));
         let network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, ..network };
         let mut outcome = Ok(());
         if self.applied.as_ref() != Some(&network) {
@@ -102,12 +103,12 @@ impl Keeper {
                 Err(_) => return outcome,
             }
         }
-        if let Some((cloud, carried)) = self.cloud.as_mut().zip(carried) {
+        if let Some((cloud, (present, carried))) = self.cloud.as_mut().zip(told) {
             if !cloud.has_adopted {
                 self.attachments.adopt()?;
                 cloud.has_adopted = true;
             }
-            cloud.driver.set_carried(carried);
+            cloud.driver.set_network(present, carried);
         }
         outcome
     }

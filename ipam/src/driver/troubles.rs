@@ -64,10 +64,9 @@ impl Troubles {
         self.set(topic, format!("there is no room for more {family} addresses: {what}; {remedy}"));
     }
 
-    /// Ends the troubles of blocks that nobody knows any more.
-    pub(super) fn forget_lost(&mut self, is_unknown: impl Fn(&IpNetwork) -> bool) {
-        let gone = |topic: &&Topic| matches!(topic, Topic::Lost(block) if is_unknown(block));
-        let over: Vec<_> = self.0.keys().filter(gone).copied().collect();
+    /// Ends the troubles of blocks that are lost no more.
+    pub(super) fn end_lost(&mut self, is_over: impl Fn(&IpNetwork) -> bool) {
+        let over: Vec<_> = self.0.keys().filter(|topic| matches!(topic, Topic::Lost(block) if is_over(block))).copied().collect();
         over.iter().for_each(|topic| self.clear(topic));
     }
 
@@ -99,7 +98,7 @@ mod tests {
         troubles.note(Call::Assign, &Outcome::Assigned(Vec::new()));
         troubles.set_stuck(Family::V6, false);
         assert_eq!(troubles.told().unwrap(), "read_metadata: away");
-        troubles.forget_lost(|_| true);
+        troubles.end_lost(|_| true);
         assert_eq!(troubles.all(), ["read_metadata: away"]);
     }
 }

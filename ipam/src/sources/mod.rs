@@ -19,6 +19,7 @@ use ipnetwork::IpNetwork;
 
 use crate::config::{AwsApi, Cloud};
 use crate::supply::{Outcome, Refusal, Request};
+pub use http::{Answer, InProcess};
 use metadata::MetadataError;
 
 impl From<&Cloud> for Source {

@@ -21,14 +21,16 @@ mod reply;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use axum::http::Uri;
 use ipnetwork::IpNetwork;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
+use super::http::{Client, InProcess};
 use super::metadata::{MetadataError, block, mac};
 use super::{Failure, first_address, outcome_of_change, outcome_of_read};
 use crate::range::Family;
@@ -79,6 +81,8 @@ impl Default for AwsSettings {
 #[derive(Debug)]
 pub struct Aws {
     settings: AwsSettings,
+    /// Instead of sockets.
+    services: Option<Arc<dyn InProcess>>,
     imds: Imds,
     identity: OnceCell<Identity>,
     ec2: OnceCell<Ec2>,
@@ -117,8 +121,19 @@ impl Aws {
     /// A source that has asked nothing yet.
     #[must_use]
     pub fn new(settings: AwsSettings) -> Self {
-        let imds = Imds::new(settings.metadata.clone());
-        Self { settings, imds, identity: OnceCell::new(), ec2: OnceCell::new(), memory: Mutex::default() }
+        Self::over(settings, None)
+    }
+
+    /// A source that calls services of the same process. It needs credentials in its settings: AWS's own chain has a client of its own.
+    #[must_use]
+    pub fn in_process(settings: AwsSettings, services: Arc<dyn InProcess>) -> Self {
+        Self::over(settings, Some(services))
+    }
+
+    fn over(settings: AwsSettings, services: Option<Arc<dyn InProcess>>) -> Self {
+        let client = services.clone().map_or_else(Client::plain, Client::InProcess);
+        let imds = Imds::new(client, settings.metadata.clone());
+        Self { settings, services, imds, identity: OnceCell::new(), ec2: OnceCell::new(), memory: Mutex::default() }
     }
 
     pub(super) const fn uses_api(&self) -> bool {
@@ -181,7 +196,10 @@ impl Aws {
                 Some(credentials) => credentials.clone(),
                 None => ec2::default_chain(region, &self.settings.metadata).await?,
             };
-            Ok(Ec2::new(endpoint, region, credentials)?)
+            match self.services.clone() {
+                Some(services) => Ok(Ec2::over(Client::InProcess(services), endpoint, region, credentials)),
+                None => Ok(Ec2::new(endpoint, region, credentials)?),
+            }
         };
         self.ec2.get_or_try_init(make).await
     }
