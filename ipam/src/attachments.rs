@@ -17,14 +17,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cni_spec::{AddResult, Code, Error};
+use datapath::netlink::NetlinkError;
 use datapath::{FoundLink, Ifindex, PodLink, PodState, Uplink, WiringError, host_ifname};
 use node_api::{AddRequest, BootMillis, CheckRequest, DelRequest, GcRequest};
+use tokio::sync::Notify;
 
 use crate::failure;
 use crate::kernel::Kernel;
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
-use crate::pool::{Counts, Pool};
+use crate::pool::{Counts, Pool, PoolError};
 use crate::range::Family;
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 use crate::recovery::Plan;
@@ -48,6 +50,8 @@ pub struct Attachments<K: Kernel> {
     turn_over: Condvar,
     /// The pool may have more than before.
     pool_changed: Condvar,
+    /// An ADD has begun to wait for an address.
+    shortage: Notify,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,8 @@ struct State {
     patience: Option<Duration>,
     /// ADDs that wait.
     waiting: u64,
+    /// Why there are no more addresses, where somebody knows.
+    trouble: Option<String>,
     /// Attachments whose link is gone, and since when.
     dead_since: HashMap<AttachmentKey, BootMillis>,
     /// None where one that is asked for is not there.
@@ -110,8 +116,6 @@ impl<K: Kernel> Attachments<K> {
             }
         }
         plan.remove.iter().for_each(|link| kernel.remove_soon(*link));
-        let living = records.values().filter(|record| plan.numbers.contains(&Ifindex(record.host_ifindex)));
-        kernel.adopt(&living.filter_map(Record::link).collect::<Vec<_>>());
         let state = State {
             pool,
             records,
@@ -119,11 +123,34 @@ impl<K: Kernel> Attachments<K> {
             uncommitted: Vec::new(),
             patience: None,
             waiting: 0,
+            trouble: None,
             dead_since: HashMap::new(),
             uplinks: Vec::new(),
             draining: false,
         };
-        Ok(Self { kernel, store, numbers, metrics, state: Mutex::new(state), turn_over: Condvar::new(), pool_changed: Condvar::new() })
+        Ok(Self {
+            kernel,
+            store,
+            numbers,
+            metrics,
+            state: Mutex::new(state),
+            turn_over: Condvar::new(),
+            pool_changed: Condvar::new(),
+            shortage: Notify::new(),
+        })
+    }
+
+    /// Has the kernel take up the pods that run already. Once, before any ADD, and when the kernel knows the node's network: that
+    /// tells which uplink is a pod's.
+    ///
+    /// # Errors
+    /// Where the kernel's tables cannot be read.
+    pub fn adopt(&self) -> Result<(), NetlinkError> {
+        let links = self.kernel.links()?;
+        let living = |record: &&Record| links.iter().any(|link| owns(record, link));
+        let adopted: Vec<_> = self.lock().records.values().filter(living).filter_map(Record::link).collect();
+        self.kernel.adopt(&adopted);
+        Ok(())
     }
 
     /// The kernel underneath.
@@ -243,16 +270,17 @@ impl<K: Kernel> Attachments<K> {
                 return Err(Error::new(Code::NotAvailable, "barewired is shutting down; try again when it is back"));
             }
             if state.uplinks.is_empty() {
-                return Err(Error::new(
-                    Code::LimitedConnectivity,
-                    "the node has no uplink, or lacks a further one; set uplink.interface or a default route",
-                ));
+                let why = state.trouble.as_ref().map_or_else(
+                    || "the node has no uplink, or lacks a further one; set uplink.interface or a default route".to_owned(),
+                    |trouble| format!("the node has no uplink: {trouble}"),
+                );
+                return Err(Error::new(Code::LimitedConnectivity, why));
             }
             if let Some(uplink) = state.uplinks.iter().find(|uplink| !uplink.running) {
                 return Err(Error::new(Code::LimitedConnectivity, format!("the uplink {} is down; bring it up", uplink.ifname)));
             }
             if let Some(lack) = state.pool.lacking(now) {
-                return Err(Error::new(Code::NotAvailable, failure::pool(&lack).msg));
+                return Err(Error::new(Code::NotAvailable, state.failure(&lack).msg));
             }
         }
         self.store.probe().map_err(|error| Error::new(Code::NotAvailable, failure::store(&error).msg))
@@ -265,6 +293,16 @@ impl<K: Kernel> Attachments<K> {
             tracing::info!(?uplinks, "uplinks");
             uplinks.clone_into(&mut state.uplinks);
         }
+    }
+
+    /// Says why there are no more addresses, to those who ask in vain.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.lock().trouble = trouble;
+    }
+
+    /// Ends when an ADD has begun to wait for an address, perhaps since this was called last.
+    pub async fn shortage(&self) {
+        self.shortage.notified().await;
     }
 
     /// From now on an ADD waits that long for an address, where the pool has none: somebody gets more.
@@ -447,6 +485,7 @@ impl<K: Kernel> Attachments<K> {
         let begun = Instant::now();
         let clock = || now.plus(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
         state.waiting += 1;
+        self.shortage.notify_one();
         while let Some(left) = patience.checked_sub(begun.elapsed())
             && state.pool.lacking(clock()).is_some()
             && !state.draining
@@ -464,7 +503,8 @@ impl<K: Kernel> Attachments<K> {
             return Err(Error::new(Code::TryAgainLater, "barewired is shutting down; try again when it is back"));
         }
         let Some(mtu) = state.uplinks.iter().map(|uplink| uplink.mtu).min() else {
-            return Err(Error::new(Code::TryAgainLater, "the node has no uplink yet; try again later"));
+            let why = state.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
+            return Err(Error::new(Code::TryAgainLater, format!("the node has no uplink yet{why}; try again later")));
         };
         let mut taken = Vec::new();
         let mut outcome = Ok(());
@@ -477,7 +517,7 @@ impl<K: Kernel> Attachments<K> {
             match state.pool.take_this(*address, now) {
                 Ok(()) => taken.push(*address),
                 Err(error) => {
-                    outcome = Err(failure::pool(&error));
+                    outcome = Err(state.failure(&error));
                     break;
                 }
             }
@@ -489,7 +529,7 @@ impl<K: Kernel> Attachments<K> {
                 match state.pool.take(family, now) {
                     Ok(address) => taken.push(address),
                     Err(error) => {
-                        outcome = Err(failure::pool(&error));
+                        outcome = Err(state.failure(&error));
                         break;
                     }
                 }
@@ -529,7 +569,11 @@ impl<K: Kernel> Attachments<K> {
         tracing::info!(attachment = %record.key, addresses = ?record.addresses, "detached");
     }
 
-    fn commit(&self, change: &Change<'_>) -> Result<(), StoreError> {
+    /// Makes a change durable.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit(&self, change: &Change<'_>) -> Result<(), StoreError> {
         let begun = Instant::now();
         let outcome = self.store.commit(change);
         self.metrics.commit(begun.elapsed(), outcome.is_ok());
@@ -539,6 +583,17 @@ impl<K: Kernel> Attachments<K> {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held left at worst an address held that nobody has; going on beats refusing all pods.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What a pod is told that gets no address.
+    fn failure(&self, error: &PoolError) -> Error {
+        let mut told = failure::pool(error);
+        if let (PoolError::Exhausted { .. }, Some(trouble)) = (error, &self.trouble) {
+            told.msg = format!("{} ({trouble})", told.msg);
+        }
+        told
     }
 }
 

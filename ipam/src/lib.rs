@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod attachments;
+mod cloud_uplinks;
 pub mod config;
 pub mod conflist;
 pub mod daemon;
+pub mod driver;
 mod failure;
 mod housekeeping;
 pub mod kernel;

@@ -31,7 +31,10 @@ fn launch(instance_type: &str, secondary: u32, prefixes: u32) -> (Server, Instan
         let id = interface.mac.to_string();
         let bytes: Vec<_> = id.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
         let gateways = vec!["10.0.0.1".parse().unwrap()];
-        (instance, Interface { id, mac: bytes.try_into().unwrap(), gateways, blocks, room: [0, 0] })
+        (
+            instance,
+            Interface { id, mac: bytes.try_into().unwrap(), address: Some(interface.primary.into()), gateways, blocks, room: [0, 0] },
+        )
     });
     (server, instance, expected)
 }

@@ -156,6 +156,10 @@ impl Cloud {
         }
     }
 
+    pub(crate) fn subnet(&self, id: SubnetId) -> Option<DescribedSubnet> {
+        self.subnets.get(&id).map(|subnet| self.described_subnet(id, subnet))
+    }
+
     /// All subnets.
     pub fn subnets(&self) -> impl Iterator<Item = DescribedSubnet> {
         self.subnets.iter().map(|(id, subnet)| self.described_subnet(*id, subnet))

@@ -53,6 +53,7 @@ pub const INSTANCE_TYPES: &[InstanceType] = &[
     xen("m4.large", 2, 2, 10),
     xen("m4.xlarge", 4, 4, 15),
     xen("i3.large", 2, 3, 10),
+    x86("t3.micro", 2, 2, 2),
     x86("t3.small", 2, 3, 4),
     x86("t3.medium", 2, 3, 6),
     x86("t3.large", 2, 3, 12),

@@ -155,7 +155,9 @@ impl Shared {
     }
 }
 
-fn now() -> Millis {
+/// The time by the wall clock.
+#[must_use]
+pub fn now() -> Millis {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

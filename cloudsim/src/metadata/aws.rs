@@ -31,7 +31,7 @@ pub(super) fn answer<B>(document: &Document, now: Millis, request: &Request<B>, 
     Exchange::now(match path.trim_start_matches('/').split_once('/') {
         _ if request.method() != Method::GET => error(StatusCode::METHOD_NOT_ALLOWED),
         _ if !valid => error(StatusCode::UNAUTHORIZED),
-        Some((version, rest)) if is_version(version) => find(&leaves(document, now), rest),
+        Some((version, rest)) if is_version(version) => find(&leaves(document, now, rest.trim_end_matches('/')), rest),
         _ => error(StatusCode::NOT_FOUND),
     })
 }
@@ -83,67 +83,72 @@ fn error(status: StatusCode) -> HttpReply {
     exchange::reply(status, HTML, page)
 }
 
-fn leaves(document: &Document, now: Millis) -> BTreeMap<String, String> {
+/// The keys that begin with `path`, with their texts. No other text is written: a request asks for one of dozens.
+fn leaves(document: &Document, now: Millis, path: &str) -> BTreeMap<String, String> {
     let Document { instance, region, .. } = document;
     let mut leaves = BTreeMap::new();
-    let mut add = |key: &str, text: String| leaves.insert(key.to_owned(), text);
-    add("dynamic/instance-identity/document", identity(document));
-    add("meta-data/ami-id", IMAGE.to_owned());
-    add("meta-data/instance-id", instance.id.to_string());
-    add("meta-data/instance-type", instance.instance_type.clone());
-    add("meta-data/instance-life-cycle", "on-demand".to_owned());
-    add("meta-data/placement/availability-zone", instance.availability_zone.clone());
-    add("meta-data/placement/region", region.clone());
-    add("meta-data/services/domain", "amazonaws.com".to_owned());
-    add("meta-data/services/partition", "aws".to_owned());
+    let mut add = |key: &str, text: &dyn Fn() -> String| {
+        if key.starts_with(path) {
+            leaves.insert(key.to_owned(), text());
+        }
+    };
+    add("dynamic/instance-identity/document", &|| identity(document));
+    add("meta-data/ami-id", &|| IMAGE.to_owned());
+    add("meta-data/instance-id", &|| instance.id.to_string());
+    add("meta-data/instance-type", &|| instance.instance_type.clone());
+    add("meta-data/instance-life-cycle", &|| "on-demand".to_owned());
+    add("meta-data/placement/availability-zone", &|| instance.availability_zone.clone());
+    add("meta-data/placement/region", &|| region.clone());
+    add("meta-data/services/domain", &|| "amazonaws.com".to_owned());
+    add("meta-data/services/partition", &|| "aws".to_owned());
     if let Some(primary) = document.primary() {
-        add("meta-data/mac", primary.interface.mac.to_string());
-        add("meta-data/local-ipv4", primary.interface.primary.to_string());
+        add("meta-data/mac", &|| primary.interface.mac.to_string());
+        add("meta-data/local-ipv4", &|| primary.interface.primary.to_string());
         if let Some(address) = primary.ipv6().first() {
-            add("meta-data/ipv6", address.to_string());
+            add("meta-data/ipv6", &|| address.to_string());
         }
     }
     if let Some(role) = &instance.role {
-        add(&format!("meta-data/iam/security-credentials/{role}"), credentials(document, now));
+        add(&format!("meta-data/iam/security-credentials/{role}"), &|| credentials(document, now));
     }
     for nic in &document.nics {
-        let folder = format!("meta-data/network/interfaces/macs/{}", nic.interface.mac);
-        for (key, text) in interface(document, nic) {
-            add(&format!("{folder}/{key}"), text);
+        let folder = format!("meta-data/network/interfaces/macs/{}/", nic.interface.mac);
+        if folder.starts_with(path) || path.starts_with(&folder) {
+            interface(document, nic, |key, text| add(&format!("{folder}{key}"), text));
         }
     }
     leaves
 }
 
-fn interface(document: &Document, nic: &Nic) -> Vec<(&'static str, String)> {
+fn interface(document: &Document, nic: &Nic, mut add: impl FnMut(&str, &dyn Fn() -> String)) {
     let Nic { interface, index, cidr, ipv6_cidr } = nic;
-    let mut leaves = vec![
-        ("device-number", index.to_string()),
-        ("interface-id", interface.id.to_string()),
-        ("local-ipv4s", lines(interface.ipv4())),
-        ("mac", interface.mac.to_string()),
-        ("owner-id", document.account.clone()),
-        ("security-group-ids", lines(&interface.security_groups)),
-        ("security-groups", lines(&interface.security_groups)),
-        ("subnet-id", interface.subnet.to_string()),
-        ("subnet-ipv4-cidr-block", cidr.to_string()),
-        ("vpc-id", document.vpc.clone()),
-        ("vpc-ipv4-cidr-block", lines(document.vpc_cidrs.first())),
-        ("vpc-ipv4-cidr-blocks", lines(&document.vpc_cidrs)),
-    ];
-    let lists = [
-        ("ipv4-prefix", lines(&interface.ipv4_prefixes)),
-        ("ipv6-prefix", lines(&interface.ipv6_prefixes)),
-        ("ipv6s", lines(&interface.ipv6)),
-        ("subnet-ipv6-cidr-blocks", lines(ipv6_cidr)),
-        ("vpc-ipv6-cidr-blocks", lines(&document.vpc_ipv6_cidrs)),
-    ];
-    leaves.extend(lists.into_iter().filter(|(_, text)| !text.is_empty()));
+    add("device-number", &|| index.to_string());
+    add("interface-id", &|| interface.id.to_string());
+    add("local-ipv4s", &|| lines(interface.ipv4()));
+    add("mac", &|| interface.mac.to_string());
+    add("owner-id", &|| document.account.clone());
+    add("security-group-ids", &|| lines(&interface.security_groups));
+    add("security-groups", &|| lines(&interface.security_groups));
+    add("subnet-id", &|| interface.subnet.to_string());
+    add("subnet-ipv4-cidr-block", &|| cidr.to_string());
+    add("vpc-id", &|| document.vpc.clone());
+    add("vpc-ipv4-cidr-block", &|| lines(document.vpc_cidrs.first()));
+    add("vpc-ipv4-cidr-blocks", &|| lines(&document.vpc_cidrs));
+    // What it does not have has no key.
+    let mut add_list = |key, is_empty: bool, text: &dyn Fn() -> String| {
+        if !is_empty {
+            add(key, text);
+        }
+    };
+    add_list("ipv4-prefix", interface.ipv4_prefixes.is_empty(), &|| lines(&interface.ipv4_prefixes));
+    add_list("ipv6-prefix", interface.ipv6_prefixes.is_empty(), &|| lines(&interface.ipv6_prefixes));
+    add_list("ipv6s", interface.ipv6.is_empty(), &|| lines(&interface.ipv6));
+    add_list("subnet-ipv6-cidr-blocks", ipv6_cidr.is_none(), &|| lines(ipv6_cidr));
+    add_list("vpc-ipv6-cidr-blocks", document.vpc_ipv6_cidrs.is_empty(), &|| lines(&document.vpc_ipv6_cidrs));
     let card = interface.attachment.as_ref().map_or(0, |attachment| attachment.network_card);
     if document.instance.limits().cards > 1 {
-        leaves.push(("network-card", card.to_string()));
+        add("network-card", &|| card.to_string());
     }
-    leaves
 }
 
 fn identity(document: &Document) -> String {

@@ -131,7 +131,7 @@ impl Document {
     fn of(cloud: &mut Cloud, now: Millis, instance: Instance, faults: &MetadataFaults) -> Self {
         let interfaces = cloud.shown_by_metadata(now, instance.id, faults);
         let nic = |interface: Interface| {
-            let subnet = cloud.subnets().find(|subnet| subnet.id == interface.subnet)?;
+            let subnet = cloud.subnet(interface.subnet)?;
             let index = interface.device()?.index;
             Some(Nic { index, interface, cidr: subnet.cidr, ipv6_cidr: subnet.ipv6_cidr })
         };

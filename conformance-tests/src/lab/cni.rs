@@ -242,7 +242,7 @@ impl Stopped {
     }
 }
 
-/// What a node's `barewired.toml` says of addresses: the one place where the lab keeps it.
+/// What a node's `barewired.toml` says of addresses: the one place where the lab keeps it. Empty where a cloud says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Ranges of the node's pods.
@@ -265,15 +265,18 @@ impl Plan {
     fn parse(text: &str) -> std::result::Result<Self, String> {
         #[derive(Deserialize)]
         struct Config {
+            #[serde(default)]
             network: Network,
             source: Source,
         }
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
         struct Network {
             native_cidrs: Vec<IpNetwork>,
         }
         #[derive(Deserialize)]
         struct Source {
+            #[serde(default)]
             ranges: Vec<IpNetwork>,
         }
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;

@@ -124,8 +124,9 @@ fn from_metadata(url: &str, body: &str) -> Result<Reading, MetadataError> {
     let interfaces = network.interface.iter().map(|nic| {
         let subnet = nic.ipv4.subnet.first().map(|subnet| cidr(url, &format!("{}/{}", subnet.address, subnet.prefix))).transpose()?;
         // The first is the primary.
-        let further = nic.ipv4.ip_address.iter().skip(1).map(|configuration| address(url, &configuration.private_ip_address));
-        Ok(interface(mac(url, &nic.mac_address)?, subnet, further.collect::<Result<_, _>>()?))
+        let mut addresses = nic.ipv4.ip_address.iter().map(|configuration| address(url, &configuration.private_ip_address));
+        let own = addresses.next().transpose()?;
+        Ok(interface(mac(url, &nic.mac_address)?, own, subnet, addresses.collect::<Result<_, _>>()?))
     });
     Ok(Reading { reader: Reader::Metadata, interfaces: interfaces.collect::<Result<_, _>>()?, interface_room: false })
 }
@@ -166,17 +167,18 @@ fn from_wireserver(url: &str, body: &str) -> Result<Reading, MetadataError> {
     let interfaces = interfaces.iter().map(|nic| {
         let subnet = nic.subnets.first().map(|subnet| cidr(url, &subnet.prefix)).transpose()?;
         let addresses = nic.subnets.iter().flat_map(|subnet| &subnet.addresses);
-        let further = addresses.filter(|address| !address.is_primary.eq_ignore_ascii_case("true"));
-        let further = further.map(|further| address(url, &further.address)).collect::<Result<_, _>>()?;
-        Ok(interface(mac(url, &nic.mac)?, subnet, further))
+        let (own, further): (Vec<_>, Vec<_>) = addresses.partition(|address| address.is_primary.eq_ignore_ascii_case("true"));
+        let own = own.first().map(|own| address(url, &own.address)).transpose()?;
+        let further = further.into_iter().map(|further| address(url, &further.address)).collect::<Result<_, _>>()?;
+        Ok(interface(mac(url, &nic.mac)?, own, subnet, further))
     });
     Ok(Reading { reader: Reader::Api, interfaces: interfaces.collect::<Result<_, _>>()?, interface_room: false })
 }
 
 /// Azure has no name for an interface that both documents know but its MAC address.
-fn interface(mac: [u8; 6], subnet: Option<IpNetwork>, blocks: BTreeSet<IpNetwork>) -> Interface {
+fn interface(mac: [u8; 6], own: Option<IpNetwork>, subnet: Option<IpNetwork>, blocks: BTreeSet<IpNetwork>) -> Interface {
     let gateways = subnet.and_then(first_address).into_iter().collect();
-    Interface { id: colons(mac), mac, gateways, blocks, room: [0, 0] }
+    Interface { id: colons(mac), mac, address: own.as_ref().map(IpNetwork::ip), gateways, blocks, room: [0, 0] }
 }
 
 fn cidr(url: &str, value: &str) -> Result<IpNetwork, MetadataError> {

@@ -136,6 +136,8 @@ fn explanation(local: &[IpNetwork]) -> Option<String> {
 struct Nic {
     mac: String,
     #[serde(default)]
+    ip: Option<String>,
+    #[serde(default)]
     ip_aliases: Vec<String>,
     #[serde(default)]
     gateway: Option<String>,
@@ -155,7 +157,9 @@ fn interface(url: &str, nic: &Nic) -> Result<Interface, MetadataError> {
     let blocks = nic.ip_aliases.iter().map(|alias| alias_range(url, alias)).collect::<Result<BTreeSet<_>, _>>()?;
     let gateways = [&nic.gateway, &nic.gateway_ipv6].into_iter().flatten().filter(|text| !text.is_empty());
     let gateways = gateways.map(|text| text.parse().map_err(|_| MetadataError::malformed(url, text, "the address of a gateway")));
-    Ok(Interface { id: colons(mac), mac, gateways: gateways.collect::<Result<_, _>>()?, blocks, room: [0, 0] })
+    let address = nic.ip.as_ref().map(|text| text.parse().map_err(|_| MetadataError::malformed(url, text, "an interface's address")));
+    let gateways = gateways.collect::<Result<_, _>>()?;
+    Ok(Interface { id: colons(mac), mac, address: address.transpose()?, gateways, blocks, room: [0, 0] })
 }
 
 fn alias_range(url: &str, alias: &str) -> Result<IpNetwork, MetadataError> {

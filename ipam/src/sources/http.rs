@@ -1,10 +1,13 @@
 //! One HTTP exchange, bounded in time and size, that tells what a caller has to know when it fails: whether anything was sent.
+//!
+//! Over sockets; or, in a simulation, by calling services of the same process. All but the way there is the same code.
 
+use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
@@ -50,9 +53,31 @@ pub(crate) fn excerpt(text: &str) -> String {
     if words.chars().count() <= LONG { words } else { words.chars().take(LONG).chain(['…']).collect() }
 }
 
+/// Services of the same process in place of the network and of the wall clock. Spans are tokio's: with its time paused they pass at once.
+pub trait InProcess: Debug + Send + Sync {
+    /// Answers a request.
+    fn answer(&self, request: Request<Bytes>) -> Answer;
+    /// What the wall clock shows: signatures and tags carry it.
+    fn wall_clock(&self) -> SystemTime;
+}
+
+/// What a service of the same process does with a request.
+#[derive(Debug)]
+pub struct Answer {
+    /// So long after the request…
+    pub after: Duration,
+    /// …this reply comes; none, and the connection ends.
+    pub reply: Option<Response<Bytes>>,
+}
+
+type Sockets = HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// Keeps connections alive between exchanges.
 #[derive(Debug, Clone)]
-pub(crate) struct Client(HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) enum Client {
+    Sockets(Box<Sockets>),
+    InProcess(Arc<dyn InProcess>),
+}
 
 impl Client {
     /// A client that trusts no certificate: for services on the node's own link, which speak plain HTTP.
@@ -84,23 +109,47 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = HttpsConnectorBuilder::new().with_tls_config(trust(config)).https_or_http().enable_http1().wrap_connector(tcp);
-        Self(HyperClient::builder(TokioExecutor::new()).build(connector))
+        Self::Sockets(Box::new(HyperClient::builder(TokioExecutor::new()).build(connector)))
     }
 
     /// Sends `request` and reads all of the reply.
     pub(crate) async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Reply, HttpError> {
         let exchange = async {
-            let response = self.0.request(request.map(Full::new)).await.map_err(|error| {
-                let why = chain(&error);
-                if error.is_connect() { HttpError::NotSent(why) } else { HttpError::NoReply(why) }
-            })?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| HttpError::NoReply(error.to_string()))?;
-            Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes() })
+            match self {
+                Self::Sockets(sockets) => over_sockets(sockets, request).await,
+                Self::InProcess(services) => in_process(services.as_ref(), request).await,
+            }
         };
         let late = |_| HttpError::NoReply(format!("nothing within {} s", timeout.as_secs()));
         tokio::time::timeout(timeout, exchange).await.map_err(late)?
     }
+
+    /// The time that requests carry.
+    pub(crate) fn wall_clock(&self) -> SystemTime {
+        match self {
+            Self::Sockets(_) => SystemTime::now(),
+            Self::InProcess(services) => services.wall_clock(),
+        }
+    }
+}
+
+async fn over_sockets(sockets: &Sockets, request: Request<Bytes>) -> Result<Reply, HttpError> {
+    let response = sockets.request(request.map(Full::new)).await.map_err(|error| {
+        let why = chain(&error);
+        if error.is_connect() { HttpError::NotSent(why) } else { HttpError::NoReply(why) }
+    })?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| HttpError::NoReply(error.to_string()))?;
+    Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes() })
+}
+
+async fn in_process(services: &dyn InProcess, request: Request<Bytes>) -> Result<Reply, HttpError> {
+    let Answer { after, reply } = services.answer(request);
+    if !after.is_zero() {
+        tokio::time::sleep(after).await;
+    }
+    let (head, body) = reply.ok_or_else(|| HttpError::NoReply("the connection ended".to_owned()))?.into_parts();
+    Ok(Reply { status: head.status, headers: head.headers, body })
 }
 
 /// An error and what caused it: hyper's own words are only the last link.

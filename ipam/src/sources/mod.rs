@@ -13,11 +13,43 @@ mod metadata;
 mod xml;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use crate::config::{AwsApi, Cloud};
 use crate::supply::{Outcome, Refusal, Request};
+pub use http::{Answer, InProcess};
 use metadata::MetadataError;
+
+impl From<&Cloud> for Source {
+    /// A source that has asked nothing yet.
+    fn from(cloud: &Cloud) -> Self {
+        match cloud {
+            Cloud::Aws { metadata, api } => {
+                let default = aws::AwsSettings::default();
+                let api = api.as_ref().map(|AwsApi { endpoint, subnets, security_groups }| aws::ApiSettings {
+                    endpoint: endpoint.clone(),
+                    subnets: subnets.clone(),
+                    security_groups: security_groups.clone(),
+                    credentials: None,
+                });
+                let settings = aws::AwsSettings { metadata: metadata.clone().unwrap_or(default.metadata), api };
+                Self::Aws(Box::new(aws::Aws::new(settings)))
+            }
+            Cloud::Azure { metadata, wireserver } => {
+                let default = azure::AzureSettings::default();
+                let metadata = metadata.clone().unwrap_or(default.metadata);
+                let wireserver = wireserver.clone().unwrap_or(default.wireserver);
+                Self::Azure(azure::Azure::new(azure::AzureSettings { metadata, wireserver }))
+            }
+            Cloud::Gcp { metadata } => {
+                let default = gcp::GcpSettings::default();
+                Self::Gcp(gcp::Gcp::new(gcp::GcpSettings { metadata: metadata.clone().unwrap_or(default.metadata) }))
+            }
+        }
+    }
+}
 
 /// A cloud.
 #[derive(Debug)]
@@ -37,6 +69,17 @@ impl Source {
             Self::Aws(aws) => aws.call(request).await,
             Self::Azure(azure) => azure.call(request).await,
             Self::Gcp(gcp) => gcp.call(request).await,
+        }
+    }
+
+    /// Deletes what a node has made and never attached, where this cloud has such things and they are that old.
+    ///
+    /// # Errors
+    /// Why not all were deleted.
+    pub async fn sweep_leaked(&self, age: Duration) -> Result<usize, Refusal> {
+        match self {
+            Self::Aws(aws) if aws.uses_api() => aws.sweep_leaked(age).await,
+            Self::Aws(_) | Self::Azure(_) | Self::Gcp(_) => Ok(0),
         }
     }
 

@@ -1,5 +1,6 @@
 //! How often a node may call the cloud: a token bucket for each kind of call, full-jitter backoff after a failure, and a delay at
-//! the start that spreads a cluster's nodes over the time that the cloud needs for all of them.
+//! the start that spreads a cluster's nodes over the time that the cloud needs for all of them. While the cloud is away they spread
+//! likewise, since they will all want something when it is back.
 //!
 //! A cloud's own bucket is shared by the whole account. A node that calls when the bucket is empty is refused, and every refused
 //! call is one more: so nodes that start together must not call together (amazon-vpc-cni-k8s #405).
@@ -69,6 +70,8 @@ impl TokenBucket {
 }
 
 /// How long to wait after failures in a row: up to twice as long each time, and anywhere between nothing and that ("full jitter").
+/// After a few of them the cloud is away, perhaps for everybody: then up to the cap once, and the cap each time from then on. So nodes
+/// that have failed together call evenly over the cap, and do so still when the cloud comes back.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     base: u64,
@@ -86,9 +89,15 @@ impl Backoff {
 
     /// Notes a failure. `at_least` is what the other side asked for (`Retry-After`), in milliseconds.
     pub fn failed(&mut self, now: BootMillis, at_least: Option<u64>, random: &mut Random) {
-        let ceiling = self.base.checked_shl(self.failures).filter(|longer| *longer >= self.base).unwrap_or(self.cap).min(self.cap);
+        /// With a base of a second, the last of them is two minutes, and four are over on average.
+        const DOUBLINGS: u32 = 8;
+        let wait = match self.failures {
+            few if few < DOUBLINGS => random.below((self.base << few).min(self.cap) + 1),
+            DOUBLINGS => random.below(self.cap + 1),
+            _ => self.cap,
+        };
         self.failures = self.failures.saturating_add(1);
-        self.until = now.plus(random.below(ceiling + 1).max(at_least.unwrap_or(0)));
+        self.until = now.plus(wait.max(at_least.unwrap_or(0)));
     }
 
     /// Notes a success.
@@ -110,13 +119,18 @@ impl Backoff {
     }
 }
 
-/// How long a node waits before its first call, in milliseconds: the same at every start of a node, and over a cluster spread evenly
-/// over the time that the account's bucket needs to serve everybody once.
+/// How long the account's bucket takes to serve each node of a cluster once, in milliseconds.
 #[must_use]
-pub fn start_delay(node: &str, cluster_nodes: u64, calls_per_second: u64) -> u64 {
+pub fn window(cluster_nodes: u64, calls_per_second: u64) -> u64 {
     /// A bucket that is asked at its very rate runs dry by chance now and then.
     const SLACK_PERCENT: u64 = 2;
-    let window = cluster_nodes * 1000 * (100 + SLACK_PERCENT) / (100 * calls_per_second.max(1));
+    cluster_nodes * 1000 * (100 + SLACK_PERCENT) / (100 * calls_per_second.max(1))
+}
+
+/// How long a node waits before its first call, in milliseconds: the same at every start of a node, and over a cluster spread evenly
+/// over the [`window`].
+#[must_use]
+pub fn start_delay(node: &str, window: u64) -> u64 {
     Random::of_name(node).below(window + 1)
 }
 
@@ -141,10 +155,14 @@ mod tests {
         let mut random = Random::of_name("node");
         let mut backoff = Backoff::new(1000, 60_000);
         let mut ceiling = 1000;
-        for _ in 0..100 {
+        for _ in 0..9 {
             backoff.failed(BootMillis(0), None, &mut random);
             assert!(backoff.until().0 <= ceiling.min(60_000));
             ceiling = (ceiling * 2).min(60_000);
+        }
+        for _ in 0..100 {
+            backoff.failed(BootMillis(0), None, &mut random);
+            assert_eq!(backoff.until().0, 60_000);
         }
         backoff.failed(BootMillis(0), Some(90_000), &mut random);
         assert!(backoff.until().0 >= 90_000);
@@ -153,12 +171,29 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_failed_together_call_evenly_over_the_cap() {
+        const CAP: u64 = 1_530_000;
+        // Of 7500 nodes that fail from one moment on, those that call in each tenth of a cap, half an hour later.
+        let mut tenths = [0; 10];
+        for node in 0..7500 {
+            let mut random = Random::of_name(&format!("node-{node}"));
+            let mut backoff = Backoff::new(1000, CAP);
+            while backoff.until().0 < 1_800_000 {
+                let now = backoff.until();
+                backoff.failed(now, None, &mut random);
+            }
+            tenths[((backoff.until().0 - 1_800_000) * 10 / CAP) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|nodes| (600..900).contains(nodes)), "{tenths:?}");
+    }
+
+    #[test]
     fn a_cluster_is_spread_over_the_buckets_own_time() {
-        let delays: Vec<_> = (0..7500).map(|node| start_delay(&format!("node-{node}"), 7500, 5)).collect();
+        let delays: Vec<_> = (0..7500).map(|node| start_delay(&format!("node-{node}"), window(7500, 5))).collect();
         assert!(delays.iter().all(|delay| *delay <= 1_530_000));
         let in_a_tenth = |tenth: u64| delays.iter().filter(|delay| *delay / 153_001 == tenth).count();
         assert!((0..10).all(|tenth| (600..900).contains(&in_a_tenth(tenth))));
-        assert_eq!(start_delay("node-7", 7500, 5), delays[7]);
-        assert_eq!(start_delay("alone", 0, 5), 0);
+        assert_eq!(start_delay("node-7", window(7500, 5)), delays[7]);
+        assert_eq!(start_delay("alone", window(0, 5)), 0);
     }
 }

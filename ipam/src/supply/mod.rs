@@ -6,8 +6,8 @@
 //! - One request is in flight. What became of it is not guessed: without an answer, both readers are asked first (a request whose
 //!   reply was lost may have been granted).
 //! - A block is used when the cloud has granted it or a reader lists it; see [`evidence`] for when it is used no more.
-//! - A block is given back only when every address of it is free and every reader lists it. It is closed before the call, and what
-//!   was given back is remembered: a reader that lags does not bring it back.
+//! - A block is given back only when every address of it is free and every reader lists it. It is closed before the call, and stays
+//!   closed where a reader lists it afterwards: only what every reader lists, a good while after the call, has stayed with the node.
 
 pub mod budget;
 pub mod evidence;
@@ -47,6 +47,8 @@ pub struct Interface {
     pub id: String,
     /// Its MAC address, by which the kernel's interface is found.
     pub mac: [u8; 6],
+    /// Its own address, which no pod gets.
+    pub address: Option<IpAddr>,
     /// Its subnet's gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
     /// What is assigned to it for pods.
@@ -60,7 +62,7 @@ pub struct Interface {
 pub struct Reading {
     /// Who.
     pub reader: Reader,
-    /// All interfaces, in the order of their attachment.
+    /// All interfaces, in the order of their attachment: the first is the node's own.
     pub interfaces: Vec<Interface>,
     /// Whether the instance can have another interface.
     pub interface_room: bool,
@@ -159,20 +161,29 @@ pub enum Stance {
 
 /// Why a block is not used whose interface the node's kernel does not have.
 const ABSENT: &str = "its interface has not appeared on the node";
+/// Why a block is not used that the node's network does not know.
+const NOT_CARRIED: &str = "the node's network is not set up for it yet";
+/// Why a block is not used that every reader misses.
+const LOST: &str = "the cloud has taken it from this node";
+/// Why a block is not used that is given back.
+const LEAVING: &str = "it is being given back to the cloud";
 /// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
 const METADATA_EVERY: u64 = 30_000;
 const API_EVERY: u64 = 30 * 60_000;
 /// How soon a doubtful block is asked after.
 const DOUBT_EVERY: u64 = 20_000;
-/// How long an interface that is attached may take to appear.
+/// How long a block may take to be carried: an interface that is attached appears later.
 const APPEARS: u64 = 5 * 60_000;
 /// How old a word may be that a change rests on.
 const FRESH: u64 = 60_000;
-/// How long what was given back is not believed to be there.
+/// How long what was given back is not believed to be there; from then on, when every reader lists it.
 const TOMBSTONE: u64 = 15 * 60_000;
+/// When the last of two readers knows what became of a call: it takes seconds, and a reader lags for two minutes at most.
+const CALL_SETTLES: u64 = 3 * 60_000;
 /// How long a full or exhausted place is not asked again.
 const NO_ROOM: u64 = 10 * 60_000;
 const BACKOFF_BASE: u64 = 1_000;
+/// At least; in a large cluster as long as the account's bucket takes to serve everybody once.
 const BACKOFF_CAP: u64 = 5 * 60_000;
 /// Failures in a row that make a node stop giving back, and stop calling.
 const FEW_FAILURES: u32 = 3;
@@ -185,8 +196,10 @@ const CALLS_PER_SECOND: u64 = 1;
 struct Block {
     interface: String,
     evidence: Evidence,
-    /// It is being given back.
-    leaving: bool,
+    /// It is being given back, or was: since when.
+    leaving: Option<BootMillis>,
+    /// The node's network carried it at some time: what it carries no more is lost, not late.
+    was_carried: bool,
 }
 
 /// The supply of one node.
@@ -198,6 +211,8 @@ pub struct Supply {
     interface_room: bool,
     /// Interfaces that the node's kernel has; none where that was not told.
     present: Option<BTreeSet<String>>,
+    /// Blocks that the node's network is set up for; none where that was not told.
+    carried: Option<BTreeSet<IpNetwork>>,
     /// What was given back, and when.
     tombstones: BTreeMap<IpNetwork, BootMillis>,
     in_flight: Option<Request>,
@@ -206,34 +221,45 @@ pub struct Supply {
     unsure: BTreeSet<Reader>,
     surplus_since: [Option<BootMillis>; 2],
     no_room_until: [BootMillis; 2],
+    /// The most blocks that are asked for in one call: fewer where a subnet had room for fewer, for it gives all or nothing.
+    at_once: [u64; 2],
     bucket: TokenBucket,
     backoff: Backoff,
+    /// Of metadata alone: it is another service, and asking it costs the account nothing.
+    metadata_backoff: Backoff,
     random: Random,
-    /// Before this, no call that changes anything.
+    /// Its turn: before this, no call that changes anything…
     calls_from: BootMillis,
+    /// …but where pods wait that came after others had addresses. Whoever is throttled then waits for its turn.
+    may_be_early: bool,
 }
 
 impl Supply {
     /// A supply that knows nothing yet but what was given back before a restart.
     #[must_use]
     pub fn new(settings: Settings, tombstones: BTreeMap<IpNetwork, BootMillis>, now: BootMillis) -> Self {
-        let delay = budget::start_delay(&settings.node, settings.cluster_nodes, settings.account_calls_per_second);
+        let window = budget::window(settings.cluster_nodes, settings.account_calls_per_second);
+        let delay = budget::start_delay(&settings.node, window);
         let random = Random::of_name(&settings.node);
         Self {
             blocks: BTreeMap::new(),
             interfaces: Vec::new(),
             interface_room: false,
             present: None,
+            carried: None,
             tombstones,
             in_flight: None,
             last_read: [None; 2],
             unsure: BTreeSet::new(),
             surplus_since: [None; 2],
             no_room_until: [BootMillis(0); 2],
+            at_once: [u64::MAX; 2],
             bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
-            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP),
+            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP.max(window)),
+            metadata_backoff: Backoff::new(BACKOFF_BASE, METADATA_EVERY),
             random,
             calls_from: now.plus(delay),
+            may_be_early: true,
             settings,
         }
     }
@@ -254,7 +280,12 @@ impl Supply {
         self.blocks.get(block).map(|block| block.interface.as_str())
     }
 
-    /// The interfaces as they were read last.
+    /// What was given back, or is about to be, and is not believed to be there yet.
+    pub fn given_back(&self) -> impl Iterator<Item = &IpNetwork> {
+        self.tombstones.keys()
+    }
+
+    /// The interfaces as they were read last, and those that were omitted then and have blocks.
     #[must_use]
     pub fn interfaces(&self) -> &[Interface] {
         &self.interfaces
@@ -274,14 +305,28 @@ impl Supply {
         reports
     }
 
-    fn is_present(&self, interface: &str) -> bool {
-        self.present.as_ref().is_none_or(|present| present.contains(interface))
+    /// Tells which blocks the node's network is set up for: pods are given addresses of these alone. Whoever never tells has it set
+    /// up for all.
+    pub fn set_carried(&mut self, blocks: BTreeSet<IpNetwork>, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+        for block in &blocks {
+            self.blocks.entry(*block).and_modify(|known| known.was_carried = true);
+        }
+        self.carried = Some(blocks);
+        let mut reports = Vec::new();
+        self.judge(pool, now, &mut reports);
+        reports
     }
 
-    /// Addresses that are assigned and will be of use when their interface appears.
+    /// Why a block is of no use to the node yet, or any more, though it is assigned.
+    fn obstacle(&self, block: &IpNetwork, interface: &str) -> Option<&'static str> {
+        obstacle(self.present.as_ref(), self.carried.as_ref(), block, interface)
+    }
+
+    /// Addresses that are assigned and will be of use when the node's network carries them.
     fn expected(&self, family: Family, now: BootMillis) -> u64 {
-        let late =
-            self.blocks.iter().filter(|(_, known)| !self.is_present(&known.interface) && now.since(known.evidence.learned()) < APPEARS);
+        let late = self.blocks.iter().filter(|(block, known)| {
+            self.obstacle(block, &known.interface).is_some() && !known.was_carried && now.since(known.evidence.learned()) < APPEARS
+        });
         let ranges = late.map(|(block, _)| AddressRange::from(*block)).filter(|range| range.family() == family);
         ranges.fold(0, |sum, range| sum.saturating_add(range.size()))
     }
@@ -298,11 +343,11 @@ impl Supply {
             return None;
         }
         if let Request::Unassign { block, .. } = &request {
-            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed("it is being given back to the cloud".to_owned()));
+            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed(LEAVING.to_owned()));
             closed.ok()?;
             self.tombstones.insert(*block, now);
             if let Some(known) = self.blocks.get_mut(block) {
-                known.leaving = true;
+                known.leaving = Some(now);
             }
         }
         self.in_flight = Some(request.clone());
@@ -315,14 +360,19 @@ impl Supply {
         let Some(request) = self.in_flight.take() else { return reports };
         match outcome {
             Outcome::Read(reading) => {
-                if reading.reader == Reader::Api {
-                    self.backoff.succeeded();
+                match reading.reader {
+                    Reader::Api => self.backoff.succeeded(),
+                    Reader::Metadata => self.metadata_backoff.succeeded(),
                 }
                 self.read(reading, pool, now, &mut reports);
             }
             Outcome::Assigned(blocks) => {
                 self.backoff.succeeded();
-                if let Request::Assign { interface, .. } = request {
+                if let Request::Assign { interface, family, .. } = request {
+                    for known in self.interfaces.iter_mut().filter(|known| known.id == interface) {
+                        let room = &mut known.room[family as usize];
+                        *room = room.saturating_sub(blocks.len() as u64);
+                    }
                     for block in blocks {
                         self.tombstones.remove(&block);
                         self.take_up(block, &interface, pool, now, &mut reports);
@@ -344,7 +394,7 @@ impl Supply {
                     }
                 }
             }
-            Outcome::Refused(refusal) => self.refused(&request, &refusal, pool, now, &mut reports),
+            Outcome::Refused(refusal) => self.refused(&request, &refusal, now, &mut reports),
             Outcome::Unknown => {
                 self.backoff.failed(now, None, &mut self.random);
                 if !matches!(request, Request::Read(_)) {
@@ -366,10 +416,15 @@ impl Supply {
 
     fn reading_to_make(&self, now: BootMillis) -> Option<Reader> {
         let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
-        let doubt = self.blocks.values().any(|block| block.leaving || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
-        if due(Reader::Metadata, METADATA_EVERY)
-            || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
-        {
+        let doubt =
+            self.blocks.values().any(|block| block.leaving.is_some() || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
+        let metadata_is_due = if self.metadata_backoff.failures() > 0 {
+            now >= self.metadata_backoff.until()
+        } else {
+            due(Reader::Metadata, METADATA_EVERY)
+                || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
+        };
+        if metadata_is_due {
             return Some(Reader::Metadata);
         }
         // Metadata alone is enough to start with.
@@ -380,8 +435,9 @@ impl Supply {
     }
 
     fn change_to_make(&mut self, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
+        let is_early = self.may_be_early && waiting > 0 && !self.blocks.is_empty();
         if !self.settings.api
-            || now < self.calls_from
+            || now < self.calls_from && !is_early
             || !self.unsure.is_empty()
             || self.stance() == Stance::NoCalls && now < self.backoff.until()
         {
@@ -389,14 +445,11 @@ impl Supply {
         }
         for (family, sizing) in Family::ALL.into_iter().zip(self.settings.sizing) {
             let Some(sizing) = sizing else { continue };
-            let counts = pool.counts(family, now);
-            let used = (counts.held + counts.cooling) as u64 + waiting;
-            let have = counts.size.saturating_sub(counts.quarantined).saturating_add(self.expected(family, now));
-            let least = sizing.at_least(used) * sizing.block;
-            if have < least {
+            let (have, used) = self.have_and_used(family, pool, waiting, now);
+            if have < sizing.at_least(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
-                if now >= self.no_room_until[family as usize] {
-                    return self.place_for(family, (least - have).div_ceil(sizing.block));
+                if let Some(request) = self.growth(family, sizing, pool, waiting, now) {
+                    return Some(request);
                 }
             } else if have <= sizing.at_most(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
@@ -411,13 +464,43 @@ impl Supply {
         None
     }
 
-    fn place_for(&self, family: Family, blocks: u64) -> Option<Request> {
+    /// Addresses that the node has or will have in a moment, and how many of them are used or asked for.
+    fn have_and_used(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> (u64, u64) {
+        let counts = pool.counts(family, now);
+        let have = counts.size.saturating_sub(counts.quarantined).saturating_add(self.expected(family, now));
+        (have, (counts.held + counts.cooling) as u64 + waiting)
+    }
+
+    fn growth(&self, family: Family, sizing: Sizing, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
+        let (have, used) = self.have_and_used(family, pool, waiting, now);
+        let missing = (sizing.at_least(used) * sizing.block).saturating_sub(have).div_ceil(sizing.block);
+        if missing == 0 || now < self.no_room_until[family as usize] {
+            return None;
+        }
+        self.place_for(family, missing.min(self.at_once[family as usize]), now)
+    }
+
+    /// Whether the node should have more addresses of a family, and nothing that it knows of has room for them.
+    #[must_use]
+    pub fn is_stuck(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> bool {
+        let Some(sizing) = self.settings.sizing[family as usize].filter(|_| !self.interfaces.is_empty()) else { return false };
+        let (have, used) = self.have_and_used(family, pool, waiting, now);
+        have < sizing.at_least(used) * sizing.block && self.growth(family, sizing, pool, waiting, now).is_none()
+    }
+
+    fn place_for(&self, family: Family, blocks: u64, now: BootMillis) -> Option<Request> {
         let roomy = self.interfaces.iter().find(|interface| interface.room[family as usize] > 0);
         if let Some(interface) = roomy {
             let blocks = blocks.min(interface.room[family as usize]);
             return Some(Request::Assign { interface: interface.id.clone(), family, blocks });
         }
-        self.interface_room.then_some(Request::AddInterface { family, blocks })
+        if self.interface_room {
+            return Some(Request::AddInterface { family, blocks });
+        }
+        // Metadata does not tell limits: before the API was asked, a node that was launched with all that is granted to an unknown one
+        // has no room that anybody knows of.
+        let is_old = self.last_read[Reader::Api as usize].is_none_or(|last| now.since(last) >= NO_ROOM);
+        is_old.then_some(Request::Read(Reader::Api))
     }
 
     /// The highest block that is free. Before it is given back, every reader has to list it.
@@ -425,7 +508,10 @@ impl Supply {
         let is_free = |range: AddressRange| pool.counts_of(&range, now).is_ok_and(|counts| counts.free() == counts.size);
         let mut candidates = self.blocks.iter().rev().filter(|(block, known)| {
             let range = AddressRange::from(**block);
-            range.family() == family && !known.leaving && known.evidence.belief(self.readers(), now) == Belief::Assigned && is_free(range)
+            range.family() == family
+                && known.leaving.is_none()
+                && known.evidence.belief(self.readers(), now) == Belief::Assigned
+                && is_free(range)
         });
         let (block, known) = candidates.next()?;
         if known.evidence.all_list_it(self.readers(), FRESH, now) {
@@ -435,13 +521,17 @@ impl Supply {
         self.readers().iter().find(is_stale).map(|reader| Request::Read(*reader))
     }
 
-    fn refused(&mut self, request: &Request, refusal: &Refusal, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
+    fn refused(&mut self, request: &Request, refusal: &Refusal, now: BootMillis, reports: &mut Vec<Report>) {
         if let Request::Unassign { block, .. } = request {
             // Nothing was done: it is ours still.
-            self.reopen(*block, pool);
+            self.tombstones.remove(block);
+            self.blocks.entry(*block).and_modify(|known| known.leaving = None);
         }
         match refusal {
-            Refusal::Throttled(retry_after) => self.backoff.failed(now, *retry_after, &mut self.random),
+            Refusal::Throttled(retry_after) => {
+                self.may_be_early = false;
+                self.backoff.failed(now, *retry_after, &mut self.random);
+            }
             Refusal::Full | Refusal::Exhausted => {
                 self.backoff.succeeded();
                 match request {
@@ -449,7 +539,13 @@ impl Supply {
                         let known = self.interfaces.iter_mut().find(|known| known.id == *interface);
                         known.into_iter().for_each(|known| known.room[*family as usize] = 0);
                     }
+                    Request::Assign { family, blocks, .. } | Request::AddInterface { family, blocks }
+                        if *refusal == Refusal::Exhausted && *blocks > 1 =>
+                    {
+                        self.at_once[*family as usize] = blocks / 2;
+                    }
                     Request::Assign { family, .. } | Request::AddInterface { family, .. } => {
+                        self.at_once[*family as usize] = u64::MAX;
                         self.no_room_until[*family as usize] = now.plus(NO_ROOM);
                         reports.push(Report::NoRoom(*family));
                     }
@@ -457,9 +553,8 @@ impl Supply {
                 }
             }
             Refusal::Other(why) => {
-                if *request != Request::Read(Reader::Metadata) {
-                    self.backoff.failed(now, None, &mut self.random);
-                }
+                let backoff = if *request == Request::Read(Reader::Metadata) { &mut self.metadata_backoff } else { &mut self.backoff };
+                backoff.failed(now, None, &mut self.random);
                 reports.push(Report::Refused(why.clone()));
             }
         }
@@ -469,19 +564,44 @@ impl Supply {
     }
 
     fn read(&mut self, reading: Reading, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
-        let Reading { reader, interfaces, interface_room } = reading;
+        let Reading { reader, mut interfaces, interface_room } = reading;
         self.last_read[reader as usize] = Some(now);
         self.unsure.remove(&reader);
-        self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
         let listed: BTreeMap<_, _> =
             interfaces.iter().flat_map(|interface| interface.blocks.iter().map(|block| (*block, interface.id.clone()))).collect();
-        for (block, known) in &mut self.blocks {
-            known.evidence.note(reader, listed.contains_key(block), now);
+        let Self { blocks, present, carried, .. } = self;
+        for (block, known) in blocks {
+            let interface = listed.get(block);
+            known.evidence.note(reader, interface.is_some(), now);
+            // A block can move; whether a reader is behind that says so, the kernel knows.
+            let elsewhere = interface.filter(|interface| **interface != known.interface && is_in(present.as_ref(), interface));
+            if let Some(interface) = elsewhere {
+                known.interface.clone_from(interface);
+                // The node's network has it where it was.
+                if let Some(carried) = carried {
+                    carried.remove(block);
+                }
+            }
         }
         for (block, interface) in listed {
-            if !self.blocks.contains_key(&block) && !self.tombstones.contains_key(&block) {
+            let given_back = self.tombstones.get(&block).copied();
+            if !self.blocks.contains_key(&block) && given_back.is_none_or(|at| now.since(at) >= TOMBSTONE) {
                 self.take_up(block, &interface, pool, now, reports);
-                self.blocks.entry(block).and_modify(|known| known.evidence.note(reader, true, now));
+                self.blocks.entry(block).and_modify(|known| {
+                    known.evidence.note(reader, true, now);
+                    known.leaving = given_back;
+                });
+            }
+        }
+        // The reader that is read often has had its say about those that are due.
+        if reader == Reader::Metadata {
+            self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
+        }
+        // A reading may omit an interface: it is known as long as one of its blocks is.
+        for known in std::mem::take(&mut self.interfaces) {
+            let is_omitted = !interfaces.iter().any(|interface| interface.id == known.id);
+            if is_omitted && self.blocks.values().any(|block| block.interface == known.id) {
+                interfaces.push(Interface { blocks: BTreeSet::new(), room: [0; 2], ..known });
             }
         }
         self.interfaces = interfaces;
@@ -489,9 +609,14 @@ impl Supply {
     }
 
     fn take_up(&mut self, block: IpNetwork, interface: &str, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
-        match pool.add_range(AddressRange::from(block)) {
+        let range = AddressRange::from(block);
+        match pool.add_range(range) {
             Ok(()) => {
-                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: false };
+                if let Some(obstacle) = self.obstacle(&block, interface) {
+                    // Before anybody else sees the pool.
+                    let _ = pool.set_use(&range, Use::Closed(obstacle.to_owned()));
+                }
+                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: None, was_carried: false };
                 self.blocks.entry(block).or_insert(known);
             }
             Err(_) => reports.push(Report::Overlap(block)),
@@ -501,38 +626,41 @@ impl Supply {
     /// Follows what is believed of each block.
     fn judge(&mut self, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
         let readers = self.readers();
-        let mut back = Vec::new();
-        let Self { blocks, present, unsure, in_flight, .. } = self;
-        let is_present = |interface: &String| present.as_ref().is_none_or(|present| present.contains(interface));
+        let Self { blocks, present, carried, tombstones, .. } = self;
         blocks.retain(|block, known| {
             let range = AddressRange::from(*block);
             let belief = known.evidence.belief(readers, now);
-            if known.leaving {
-                // A call without an answer: readers tell what became of it.
+            if let Some(since) = known.leaving {
+                let settled = now.since(since).checked_sub(CALL_SETTLES);
                 if belief == Belief::Gone {
                     return pool.remove_range(&range, now).is_err();
                 }
-                if known.evidence.all_list_it(readers, FRESH, now) && unsure.is_empty() && in_flight.is_none() {
-                    back.push(*block);
+                if !settled.is_some_and(|age| known.evidence.all_list_it(readers, age, now)) {
+                    let _ = pool.set_use(&range, Use::Closed(LEAVING.to_owned()));
+                    return true;
                 }
-                return true;
+                tombstones.remove(block);
+                known.leaving = None;
             }
             let was = pool.ranges().find(|(other, _)| **other == range).map(|(_, may_be_used)| may_be_used.clone());
             let held = pool.counts_of(&range, now).map_or(0, |counts| counts.held);
             let next = match belief {
-                Belief::Assigned if !is_present(&known.interface) => Use::Closed(ABSENT.to_owned()),
-                Belief::Assigned => Use::Open,
-                Belief::Doubtful => match &was {
-                    // What was lost is found when nobody doubts it.
-                    Some(Use::Closed(why)) => Use::Closed(why.clone()),
-                    _ => Use::LastResort,
+                Belief::Gone => Use::Closed(LOST.to_owned()),
+                // What was lost is found when nobody doubts it.
+                Belief::Doubtful if was == Some(Use::Closed(LOST.to_owned())) => Use::Closed(LOST.to_owned()),
+                Belief::Assigned | Belief::Doubtful => match obstacle(present.as_ref(), carried.as_ref(), block, &known.interface) {
+                    Some(obstacle) => Use::Closed(obstacle.to_owned()),
+                    None if belief == Belief::Assigned => Use::Open,
+                    None => Use::LastResort,
                 },
-                Belief::Gone => Use::Closed("the cloud has taken it from this node".to_owned()),
             };
             if was.as_ref() != Some(&next) {
                 match (&was, &next) {
-                    (_, Use::Closed(why)) if why != ABSENT || held > 0 => reports.push(Report::Lost { block: *block, held }),
-                    (Some(Use::Closed(why)), Use::Open) if why != ABSENT => reports.push(Report::Found(*block)),
+                    // Nobody has lost anything that the network was about to be set up for.
+                    (_, Use::Closed(why)) if why == LOST || (held > 0 && why == ABSENT) => {
+                        reports.push(Report::Lost { block: *block, held })
+                    }
+                    (Some(Use::Closed(why)), Use::Open) if why == LOST => reports.push(Report::Found(*block)),
                     _ => {}
                 }
             }
@@ -540,18 +668,24 @@ impl Supply {
             // Gone, and nobody has any of it: there is nothing to remember.
             belief != Belief::Gone || pool.remove_range(&range, now).is_err()
         });
-        for block in back {
-            self.reopen(block, pool);
-        }
     }
+}
 
-    fn reopen(&mut self, block: IpNetwork, pool: &mut Pool) {
-        self.tombstones.remove(&block);
-        if let Some(known) = self.blocks.get_mut(&block) {
-            known.leaving = false;
-        }
-        let _ = pool.set_use(&AddressRange::from(block), Use::Open);
+fn obstacle(
+    present: Option<&BTreeSet<String>>,
+    carried: Option<&BTreeSet<IpNetwork>>,
+    block: &IpNetwork,
+    interface: &str,
+) -> Option<&'static str> {
+    if !is_in(present, interface) {
+        return Some(ABSENT);
     }
+    carried.is_some_and(|carried| !carried.contains(block)).then_some(NOT_CARRIED)
+}
+
+/// Where the kernel has not told, every interface is taken to be there.
+fn is_in(present: Option<&BTreeSet<String>>, interface: &str) -> bool {
+    present.is_none_or(|present| present.contains(interface))
 }
 
 #[cfg(test)]

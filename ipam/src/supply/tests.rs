@@ -19,7 +19,7 @@ fn settings(api: bool) -> Settings {
 }
 
 fn eni(blocks: BTreeSet<IpNetwork>, room: [u64; 2]) -> Interface {
-    Interface { id: "eni-1".into(), mac: [2, 0, 0, 0, 0, 1], gateways: Vec::new(), blocks, room }
+    Interface { id: "eni-1".into(), mac: [2, 0, 0, 0, 0, 1], address: None, gateways: Vec::new(), blocks, room }
 }
 
 impl World {
@@ -212,6 +212,48 @@ fn an_unassignment_without_an_answer_is_settled_by_the_readers() {
 }
 
 #[test]
+fn readers_that_both_lag_do_not_bring_back_what_was_given_back() {
+    let four = ["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"];
+    let mut world = World::new(true, &four);
+    let mut gone = None;
+    for _ in 0..1200 {
+        world.run_with(1, |world, request| match request {
+            Request::Unassign { block, .. } => {
+                world.serve(request);
+                gone = Some((*block, world.now));
+                Outcome::Unknown
+            }
+            Request::Read(reader) => {
+                let lags = gone.is_some_and(|(_, at)| world.now.since(at) < 110 * SECOND);
+                let seen = if lags { four.iter().map(|text| text.parse().unwrap()).collect() } else { world.assigned.clone() };
+                Outcome::Read(Reading { reader: *reader, interfaces: vec![eni(seen, [10, 0])], interface_room: false })
+            }
+            other => world.serve(other),
+        });
+        let is_used = |block: IpNetwork| world.pool.ranges().any(|range| range == (&AddressRange::from(block), &Use::Open));
+        assert!(gone.is_none_or(|(block, _)| !is_used(block)), "used again at {:?}", world.now);
+    }
+    assert!(gone.is_some());
+    assert_eq!(world.pool.ranges().count(), 3);
+}
+
+#[test]
+fn a_reader_that_never_forgets_does_not_bring_back_what_was_given_back() {
+    let four = ["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"];
+    let mut world = World::new(true, &four);
+    world.run(1200);
+    let all: BTreeSet<_> = four.iter().map(|text| text.parse().unwrap()).collect();
+    world.run_with(4 * 3600, |world, request| match request {
+        Request::Read(Reader::Metadata) => {
+            let interface = eni(all.clone(), [10, 0]);
+            Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    });
+    assert_eq!(world.pool.counts(Family::V4, world.now).free(), 48);
+}
+
+#[test]
 fn throttling_slows_down_and_stops_releases_first() {
     let mut world = World::new(true, &[]);
     world.run_with(3600, |world, request| match request {
@@ -226,13 +268,152 @@ fn throttling_slows_down_and_stops_releases_first() {
 }
 
 #[test]
-fn a_block_is_of_use_when_its_interface_is_there() {
+fn a_block_is_of_use_when_the_nodes_network_carries_it() {
     let mut world = World::new(true, &["10.0.1.0/28"]);
-    world.supply.set_present(BTreeSet::new(), &mut world.pool, world.now);
+    world.supply.set_carried(BTreeSet::new(), &mut world.pool, world.now);
     world.run(120);
     assert!(world.pool.take(Family::V4, world.now).is_err());
     assert!(world.changes().is_empty(), "what is on its way is not asked for again: {:?}", world.changes());
-    world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
+    world.supply.set_carried(["10.0.1.0/28".parse().unwrap()].into(), &mut world.pool, world.now);
     assert_eq!(world.take(1).len(), 1);
     assert_eq!(world.reports, []);
+}
+
+#[test]
+fn what_is_news_waits_for_the_nodes_network_and_what_it_lost_is_closed_at_once() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    let block: IpNetwork = "10.0.1.0/28".parse().unwrap();
+    world.supply.set_carried([block].into(), &mut world.pool, world.now);
+    world.run(60);
+    let pods = world.take(9);
+    world.run(5);
+    assert_eq!(world.assigned.len(), 2, "the next block is asked for");
+    assert!(world.take(7).iter().all(|address| block.contains(*address)));
+    assert!(world.pool.take(Family::V4, world.now).is_err(), "the second block is not carried");
+    let all = world.assigned.clone();
+    world.supply.set_carried(all, &mut world.pool, world.now);
+    world.take(1);
+    // The interface is detached while metadata omits it: what is doubtful is no last resort then.
+    let lost = world.assigned.clone();
+    world.assigned.clear();
+    world.run(31);
+    let reports = world.supply.set_present(BTreeSet::new(), &mut world.pool, world.now);
+    assert_eq!(reports.len(), lost.len(), "{reports:?}");
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    assert_eq!(pods.len(), 9);
+}
+
+#[test]
+fn what_a_detached_interface_took_along_is_replaced_at_once() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(1);
+    world.supply.set_carried(world.assigned.clone(), &mut world.pool, world.now);
+    assert_eq!(world.take(1).len(), 1);
+    world.supply.set_carried(BTreeSet::new(), &mut world.pool, world.now);
+    world.run(5);
+    assert_eq!(world.assigned.len(), 2, "{:?}", world.calls);
+}
+
+#[test]
+fn metadata_that_is_away_at_the_start_is_asked_again_soon_and_then_less_often() {
+    let mut world = World::new(false, &["10.0.1.0/28"]);
+    world.run_with(600, |_, _| Outcome::Refused(Refusal::Other("away".into())));
+    let calls = world.calls.len();
+    assert!((20..150).contains(&calls), "{calls}");
+    world.run_with(1, |_, _| Outcome::Refused(Refusal::Other("away".into())));
+    world.run(30);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
+}
+
+#[test]
+fn a_block_that_moves_to_another_interface_is_used_there() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    world.supply.set_present(["eni-2".to_owned()].into(), &mut world.pool, world.now);
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    world.run_with(60, |world, request| match request {
+        Request::Read(reader) => {
+            let interface = Interface { id: "eni-2".into(), ..eni(world.assigned.clone(), [13, 0]) };
+            Outcome::Read(Reading { reader: *reader, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    });
+    assert_eq!(world.supply.interface_of(&"10.0.1.0/28".parse().unwrap()), Some("eni-2"));
+    assert_eq!(world.take(1).len(), 1);
+}
+
+#[test]
+fn a_block_of_which_there_is_doubt_is_of_no_use_either_without_its_interface() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    world.supply.set_present(BTreeSet::new(), &mut world.pool, world.now);
+    let unseen = |world: &mut World, request: &Request| match request {
+        Request::Read(Reader::Metadata) => {
+            let interface = eni(BTreeSet::new(), [14, 0]);
+            Outcome::Read(Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: false })
+        }
+        other => world.serve(other),
+    };
+    world.run_with(60, unseen);
+    assert!(world.pool.take(Family::V4, world.now).is_err());
+    world.supply.set_present(["eni-1".to_owned()].into(), &mut world.pool, world.now);
+    assert_eq!(world.take(1).len(), 1, "for want of a better one");
+}
+
+#[test]
+fn a_subnet_that_has_fewer_blocks_than_are_wanted_gives_what_it_has() {
+    let mut world = World::new(true, &[]);
+    world.supply.settings.sizing[0] = Some(Sizing { min_free: 5000, max_free: 9000, ..Sizing::of_blocks(16) });
+    let mut left = 4;
+    world.run_with(60, |world, request| match request {
+        Request::Assign { blocks, .. } if *blocks > left => Outcome::Refused(Refusal::Exhausted),
+        Request::Assign { blocks, .. } => {
+            left -= blocks;
+            world.serve(request)
+        }
+        other => world.serve(other),
+    });
+    assert_eq!((world.assigned.len(), left), (4, 0), "{:?}", world.changes());
+    assert_eq!(world.reports, [Report::NoRoom(Family::V4)]);
+}
+
+#[test]
+fn a_node_that_knows_of_no_room_asks_the_api_for_its_limits() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    let limits_are_known = std::cell::Cell::new(false);
+    let serve = |world: &mut World, request: &Request| {
+        limits_are_known.set(limits_are_known.get() || *request == Request::Read(Reader::Api));
+        match world.serve(request) {
+            Outcome::Read(mut reading) if !limits_are_known.get() => {
+                reading.interfaces.iter_mut().for_each(|interface| interface.room = [0, 0]);
+                Outcome::Read(reading)
+            }
+            other => other,
+        }
+    };
+    world.run_with(60, serve);
+    assert!(world.calls.iter().all(|request| *request == Request::Read(Reader::Metadata)), "nothing is wanted: {:?}", world.calls);
+    world.take(16);
+    world.run_with(60, serve);
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 32, "{:?}", world.calls);
+}
+
+#[test]
+fn a_node_whose_pods_wait_does_not_wait_for_its_turn_unless_all_do() {
+    for (throttled, waiting, early) in [(false, 1, 1), (true, 1, 1), (false, 0, 0)] {
+        let mut world = World::new(true, &["10.0.1.0/28"]);
+        world.supply = Supply::new(Settings { cluster_nodes: 7500, ..settings(true) }, BTreeMap::new(), world.now);
+        world.run(1);
+        world.take(16);
+        for _ in 0..60 {
+            while let Some(request) = world.supply.next(&mut world.pool, waiting, world.now) {
+                let is_read = matches!(request, Request::Read(_));
+                let outcome = if throttled && !is_read { Outcome::Refused(Refusal::Throttled(None)) } else { world.serve(&request) };
+                world.supply.done(outcome, &mut world.pool, world.now);
+                world.calls.push(request);
+            }
+            world.now = world.now.plus(SECOND);
+        }
+        assert_eq!(world.changes().len(), early, "throttled: {throttled}, waiting: {waiting}");
+    }
 }

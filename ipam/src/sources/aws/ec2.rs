@@ -129,14 +129,23 @@ impl Ec2 {
         let client = client.map_err(|error| {
             CallError::NotCalled(format!("no certificate authorities to trust for {endpoint} ({error}): install ca-certificates"))
         })?;
-        Ok(Self { client, endpoint, region: region.to_owned(), provider, credentials: Mutex::default() })
+        Ok(Self::over(client, endpoint, region, provider))
+    }
+
+    pub(super) fn over(client: Client, endpoint: Uri, region: &str, provider: SharedCredentialsProvider) -> Self {
+        Self { client, endpoint, region: region.to_owned(), provider, credentials: Mutex::default() }
+    }
+
+    /// The time that calls carry.
+    pub(super) fn wall_clock(&self) -> SystemTime {
+        self.client.wall_clock()
     }
 
     /// One call. The reply's root must be `<{action}Response>`.
     pub(super) async fn call<T: DeserializeOwned>(&self, action: &'static str, mut parameters: Parameters) -> Result<T, CallError> {
         parameters.extend([("Action", action), ("Version", VERSION)].map(|(name, value)| (name.to_owned(), value.to_owned())));
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(&parameters).finish();
-        let request = signed(&self.endpoint, body, &self.region, self.credentials().await?, SystemTime::now())
+        let request = signed(&self.endpoint, body, &self.region, self.credentials().await?, self.wall_clock())
             .map_err(|why| CallError::NotCalled(format!("{action} cannot be signed: {why}")))?;
         let reply = self.client.send(request, TIMEOUT).await.map_err(|error| match error {
             HttpError::NotSent(_) => CallError::NotCalled(format!(
@@ -185,7 +194,7 @@ impl Ec2 {
     async fn credentials(&self) -> Result<Credentials, CallError> {
         let known = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(known) = known
-            && known.expiry().is_some_and(|expiry| SystemTime::now() + MARGIN < expiry)
+            && known.expiry().is_some_and(|expiry| self.wall_clock() + MARGIN < expiry)
         {
             return Ok(known);
         }

@@ -2,11 +2,12 @@
 //! user guide). What an instance does not have has no key: 404 is "none", and everything else that is not a value is an error.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, Uri};
 use ipnetwork::IpNetwork;
+use tokio::time::Instant;
 
 use super::super::http::Client;
 use super::super::metadata::{MetadataError, block, fetch, get, mac, refused, text};
@@ -90,8 +91,8 @@ impl Value {
 }
 
 impl Imds {
-    pub(super) fn new(base: Uri) -> Self {
-        Self { client: Client::plain(), base, token: Mutex::default() }
+    pub(super) fn new(client: Client, base: Uri) -> Self {
+        Self { client, base, token: Mutex::default() }
     }
 
     /// Which instance this is.

@@ -4,7 +4,7 @@
 //! wrong between its making and its attachment leaves an interface that nobody uses. It is deleted at once where EC2 has refused to
 //! attach it. Where it is not known whether it is attached, it is left alone, and [`Aws::sweep_leaked`] finds it by its tags.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::ec2::{CallError, Ec2, Parameters};
 use super::reply::{AttachedInterface, CreatedInterface, Done, NetworkInterface};
@@ -35,7 +35,7 @@ impl Making<'_> {
     /// Asks again where no reply came: the token makes EC2 answer for the same interface instead of making another.
     async fn create(&self, subnet: &str, parameter: &str, count: u64) -> Result<String, CallError> {
         let Self { ec2, instance, groups, device } = self;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = ec2.wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut parameters = Parameters::from([
             ("SubnetId".to_owned(), subnet.to_owned()),
             ("Description".to_owned(), format!("barewire: pods of {instance}")),
@@ -200,12 +200,12 @@ impl Aws {
 
     async fn sweep(&self, age: Duration) -> Result<usize, Failure> {
         let leaked = self.describe(&[("tag-key", TAG_INSTANCE), ("status", "available")]).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ec2 = self.ec2().await?;
+        let now = ec2.wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_old = |interface: &&NetworkInterface| {
             let created = interface.tag(TAG_CREATED).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
             interface.attachment.is_none() && created.is_some_and(|created| now.saturating_sub(created) > age)
         };
-        let ec2 = self.ec2().await?;
         let mut deleted = 0;
         for interface in leaked.iter().filter(is_old).take(SWEPT) {
             let parameters = Parameters::from([("NetworkInterfaceId".to_owned(), interface.network_interface_id.clone())]);

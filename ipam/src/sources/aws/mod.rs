@@ -6,6 +6,8 @@
 //! DescribeSubnets, AssignPrivateIpAddresses, UnassignPrivateIpAddresses, AssignIpv6Addresses, UnassignIpv6Addresses,
 //! CreateNetworkInterface, CreateTags, AttachNetworkInterface, ModifyNetworkInterfaceAttribute and DeleteNetworkInterface.
 //!
+//! Interfaces of the first network card count. Those of further cards, on machines made for training, are for RDMA and not ours.
+//!
 //! An interface's first IPv4 address is its own and its IPv6 addresses are, so these are not for pods. The IPv4 gateway is the first
 //! address of the subnet ("Subnet CIDR blocks" in the Amazon VPC user guide). For IPv6 AWS gives no gateway's address: its routers
 //! advertise a link-local one, different for each interface, so none is told here and the kernel's own default route, by router
@@ -18,14 +20,17 @@ mod limits;
 mod reply;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use axum::http::Uri;
 use ipnetwork::IpNetwork;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
+use super::http::{Client, InProcess};
 use super::metadata::{MetadataError, block, mac};
 use super::{Failure, first_address, outcome_of_change, outcome_of_read};
 use crate::range::Family;
@@ -76,6 +81,8 @@ impl Default for AwsSettings {
 #[derive(Debug)]
 pub struct Aws {
     settings: AwsSettings,
+    /// Instead of sockets.
+    services: Option<Arc<dyn InProcess>>,
     imds: Imds,
     identity: OnceCell<Identity>,
     ec2: OnceCell<Ec2>,
@@ -114,8 +121,23 @@ impl Aws {
     /// A source that has asked nothing yet.
     #[must_use]
     pub fn new(settings: AwsSettings) -> Self {
-        let imds = Imds::new(settings.metadata.clone());
-        Self { settings, imds, identity: OnceCell::new(), ec2: OnceCell::new(), memory: Mutex::default() }
+        Self::over(settings, None)
+    }
+
+    /// A source that calls services of the same process. It needs credentials in its settings: AWS's own chain has a client of its own.
+    #[must_use]
+    pub fn in_process(settings: AwsSettings, services: Arc<dyn InProcess>) -> Self {
+        Self::over(settings, Some(services))
+    }
+
+    fn over(settings: AwsSettings, services: Option<Arc<dyn InProcess>>) -> Self {
+        let client = services.clone().map_or_else(Client::plain, Client::InProcess);
+        let imds = Imds::new(client, settings.metadata.clone());
+        Self { settings, services, imds, identity: OnceCell::new(), ec2: OnceCell::new(), memory: Mutex::default() }
+    }
+
+    pub(super) const fn uses_api(&self) -> bool {
+        self.settings.api.is_some()
     }
 
     pub(super) async fn call(&self, request: &Request) -> Outcome {
@@ -174,41 +196,57 @@ impl Aws {
                 Some(credentials) => credentials.clone(),
                 None => ec2::default_chain(region, &self.settings.metadata).await?,
             };
-            Ok(Ec2::new(endpoint, region, credentials)?)
+            match self.services.clone() {
+                Some(services) => Ok(Ec2::over(Client::InProcess(services), endpoint, region, credentials)),
+                None => Ok(Ec2::new(endpoint, region, credentials)?),
+            }
         };
         self.ec2.get_or_try_init(make).await
     }
 
     async fn read_metadata(&self) -> Result<Reading, Failure> {
         self.identity().await?;
-        let found = self.imds.interfaces().await?;
+        let mut found = self.imds.interfaces().await?;
+        found.retain(|interface| interface.card == 0);
+        // The order tells which one is the node's own: a list without it tells nothing.
+        if found.first().is_none_or(|interface| interface.device != 0) {
+            return Err(Failure::other("instance metadata lists no primary interface; it is read again"));
+        }
         let mut memory = self.memory();
         let limits = memory.limits.unwrap_or(Limits::UNKNOWN);
         for MetadataInterface { subnet, subnet_cidr, has_ipv6_subnet, .. } in &found {
             let known = memory.subnets.entry(subnet.clone());
             let known = known.or_insert(Subnet { cidr: None, has_ipv6: false, availability_zone: None });
-            (known.cidr, known.has_ipv6) = (*subnet_cidr, *has_ipv6_subnet);
+            // What a subnet has, it has: a key that is not there for once takes away no gateway.
+            (known.cidr, known.has_ipv6) = (subnet_cidr.or(known.cidr), *has_ipv6_subnet || known.has_ipv6);
         }
         memory.vpc_cidrs = found.iter().flat_map(|interface| &interface.vpc_cidrs).copied().collect();
-        let on_first_card = found.iter().filter(|interface| interface.card == 0).count() as u64;
+        let attached = found.len() as u64;
         let interfaces = found.into_iter().map(|found| {
             let further = found.addresses.iter().skip(1);
             let blocks: BTreeSet<_> = further.chain(&found.prefixes).copied().collect();
             let v4 = found.addresses.len() + found.prefixes.iter().filter(|block| block.is_ipv4()).count();
             let v6 = found.ipv6_addresses + found.prefixes.iter().filter(|block| block.is_ipv6()).count();
-            memory.interface(found.id, found.mac, &found.subnet, blocks, limits, [v4, v6])
+            let own = found.addresses.first().map(IpNetwork::ip);
+            memory.interface(found.id, found.mac, own, &found.subnet, blocks, limits, [v4, v6])
         });
         let interfaces: Vec<_> = interfaces.collect();
         memory.interfaces.retain(|id, _| interfaces.iter().any(|interface| interface.id == *id));
-        Ok(Reading { reader: Reader::Metadata, interfaces, interface_room: on_first_card < limits.interfaces })
+        Ok(Reading { reader: Reader::Metadata, interfaces, interface_room: attached < limits.interfaces })
     }
 
     async fn read_api(&self) -> Result<Reading, Failure> {
         let limits = self.limits().await?;
-        let found = self.describe_own().await?;
+        let mut found = self.describe_own().await?;
+        found.retain(|interface| interface.place().is_some_and(|(card, _)| card == 0));
+        if found.first().and_then(NetworkInterface::place) != Some((0, 0)) {
+            return Err(Failure::other(
+                "DescribeNetworkInterfaces lists no primary interface of this instance: is the endpoint of its region?",
+            ));
+        }
         self.learn_subnets(found.iter().map(|interface| interface.subnet_id.as_str())).await?;
         let mut memory = self.memory();
-        let attached_first = found.iter().filter(|interface| interface.place().is_some_and(|(card, _)| card == 0)).count() as u64;
+        let attached = found.len() as u64;
         let is_attached = |interface: &&NetworkInterface| interface.attachment.as_ref().is_some_and(|held| held.status == "attached");
         let interfaces = found.iter().filter(is_attached).map(|found| {
             let said = |error: MetadataError| Failure::other(error);
@@ -221,10 +259,12 @@ impl Aws {
             let mac = mac(url, &found.mac_address).map_err(said)?;
             let v4 = found.private_ip_addresses_set.item.len() + found.ipv4_prefix_set.item.len();
             let v6 = found.ipv6_addresses_set.item.len() + found.ipv6_prefix_set.item.len();
-            Ok(memory.interface(found.network_interface_id.clone(), mac, &found.subnet_id, blocks, limits, [v4, v6]))
+            let own = found.private_ip_addresses_set.item.iter().find(|address| address.primary);
+            let own = own.map(|own| block(url, &own.private_ip_address)).transpose().map_err(said)?.as_ref().map(IpNetwork::ip);
+            Ok(memory.interface(found.network_interface_id.clone(), mac, own, &found.subnet_id, blocks, limits, [v4, v6]))
         });
         let interfaces = interfaces.collect::<Result<Vec<_>, Failure>>()?;
-        Ok(Reading { reader: Reader::Api, interfaces, interface_room: attached_first < limits.interfaces })
+        Ok(Reading { reader: Reader::Api, interfaces, interface_room: attached < limits.interfaces })
     }
 
     /// What the instance is limited to. Where EC2 does not say, a little is asked for: see [`Limits::UNKNOWN`].
@@ -374,10 +414,12 @@ impl Aws {
 
 impl Memory {
     /// An interface of a reading; `taken` places of it are taken, by family.
+    #[expect(clippy::too_many_arguments, reason = "what the two readers have in common, each of its own type")]
     fn interface(
         &mut self,
         id: String,
         mac: [u8; 6],
+        address: Option<IpAddr>,
         subnet: &str,
         blocks: BTreeSet<IpNetwork>,
         limits: Limits,
@@ -388,7 +430,7 @@ impl Memory {
         let gateways = known.and_then(|subnet| subnet.cidr).and_then(first_address).into_iter().collect();
         let room = [limits.room(Family::V4, taken[0]), if has_ipv6 { limits.room(Family::V6, taken[1]) } else { 0 }];
         self.interfaces.insert(id.clone(), Known { subnet: subnet.to_owned(), room });
-        Interface { id, mac, gateways, blocks, room }
+        Interface { id, mac, address, gateways, blocks, room }
     }
 }
 

@@ -40,7 +40,7 @@ fn answer(keys: &BTreeMap<String, String>, asked: &Asked) -> Answer {
 
 async fn serving(keys: BTreeMap<String, String>) -> (TestServer, Imds) {
     let server = TestServer::start(move |asked| answer(&keys, asked)).await;
-    let imds = Imds::new(server.url());
+    let imds = Imds::new(Client::plain(), server.url());
     (server, imds)
 }
 
@@ -115,11 +115,11 @@ async fn a_token_that_is_refused_is_renewed_once() {
         if asked.headers[TOKEN_HEADER] == "token-1" { answer(&keys(), asked) } else { Answer::status(401, HTML) }
     })
     .await;
-    let imds = Imds::new(server.url());
+    let imds = Imds::new(Client::plain(), server.url());
     assert_eq!(imds.identity().await.unwrap().instance_type, "m5.large");
 
     let server = TestServer::start(|asked| if asked.method == Method::PUT { Answer::ok("t") } else { Answer::status(401, HTML) }).await;
-    let error = Imds::new(server.url()).identity().await.unwrap_err().to_string();
+    let error = Imds::new(Client::plain(), server.url()).identity().await.unwrap_err().to_string();
     assert!(error.contains("401"), "{error}");
     assert_eq!(server.asked().iter().map(|asked| asked.method.as_str()).collect::<Vec<_>>(), ["PUT", "GET", "PUT", "GET"]);
 }
@@ -131,26 +131,26 @@ async fn a_service_that_stumbles_is_asked_again() {
         if asked_before.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { Answer::status(503, "") } else { answer(&keys(), asked) }
     })
     .await;
-    assert!(Imds::new(server.url()).identity().await.is_ok());
+    assert!(Imds::new(Client::plain(), server.url()).identity().await.is_ok());
 }
 
 #[tokio::test]
 async fn a_hop_limit_that_is_too_low_is_said() {
     let server = TestServer::start(|_| Answer::Never).await;
     let began = Instant::now();
-    let error = Imds::new(server.url()).identity().await.unwrap_err().to_string();
+    let error = Imds::new(Client::plain(), server.url()).identity().await.unwrap_err().to_string();
     assert!(began.elapsed() < TIMEOUT * TRIES + Duration::from_secs(2), "{:?}", began.elapsed());
     for words in ["/latest/api/token", "nothing within 2 s", "HttpPutResponseHopLimit", "HttpEndpoint"] {
         assert!(error.contains(words), "{words}: {error}");
     }
     assert_eq!(server.asked().len(), TRIES as usize);
-    let error = Imds::new(nobody().await).identity().await.unwrap_err().to_string();
+    let error = Imds::new(Client::plain(), nobody().await).identity().await.unwrap_err().to_string();
     assert!(error.contains("cannot connect") && error.contains("HttpEndpoint"), "{error}");
 }
 
 #[tokio::test]
 async fn a_page_is_no_token() {
     let server = TestServer::start(|_| Answer::ok(HTML)).await;
-    let error = Imds::new(server.url()).identity().await.unwrap_err().to_string();
+    let error = Imds::new(Client::plain(), server.url()).identity().await.unwrap_err().to_string();
     assert!(error.contains("/latest/api/token answered \"<html><body>Please sign in"), "{error}");
 }

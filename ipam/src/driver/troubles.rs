@@ -1,0 +1,104 @@
+//! What is wrong now. Each trouble is logged when it begins, when it changes and when it ends, however often it is met.
+
+use std::collections::BTreeMap;
+
+use ipnetwork::IpNetwork;
+
+use super::report::Call;
+use crate::range::Family;
+use crate::supply::{Outcome, Refusal};
+
+/// What a trouble is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Topic {
+    /// Calls of one kind fail.
+    Call(Call),
+    /// More addresses are wanted, and there is no room for any.
+    NoRoom(Family),
+    /// The cloud has taken a block.
+    Lost(IpNetwork),
+    /// A block is in the way of another.
+    Overlap(IpNetwork),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Troubles(BTreeMap<Topic, String>);
+
+impl Troubles {
+    pub(super) fn set(&mut self, topic: Topic, what: String) {
+        if self.0.get(&topic) != Some(&what) {
+            tracing::error!("{what}");
+            self.0.insert(topic, what);
+        }
+    }
+
+    pub(super) fn clear(&mut self, topic: &Topic) {
+        if let Some(what) = self.0.remove(topic) {
+            tracing::info!(what, "is over");
+        }
+    }
+
+    /// Takes in what became of a call.
+    pub(super) fn note(&mut self, call: Call, outcome: &Outcome) {
+        let what = match outcome {
+            Outcome::Read(_) | Outcome::Assigned(_) | Outcome::Added | Outcome::Unassigned => return self.clear(&Topic::Call(call)),
+            // That there is no room is told as such.
+            Outcome::Refused(Refusal::Full | Refusal::Exhausted) => return,
+            Outcome::Refused(Refusal::Other(why)) => why.clone(),
+            Outcome::Refused(Refusal::Throttled(_)) => "the account makes too many calls; they are made less often".to_owned(),
+            Outcome::Unknown => "no answer, so it may have been done: the cloud is asked what became of it".to_owned(),
+        };
+        self.set(Topic::Call(call), format!("{call}: {what}"));
+    }
+
+    pub(super) fn set_stuck(&mut self, family: Family, is_stuck: bool) {
+        let topic = Topic::NoRoom(family);
+        if !is_stuck {
+            return self.clear(&topic);
+        }
+        let what = match family {
+            Family::V4 => "the interfaces have as many as the instance type allows, or their subnets have none left",
+            Family::V6 => "the interfaces have as many as the instance type allows, or their subnets have no IPv6 block",
+        };
+        let remedy = "name further subnets in source.subnets, or take a larger instance type";
+        self.set(topic, format!("there is no room for more {family} addresses: {what}; {remedy}"));
+    }
+
+    /// Ends the troubles of blocks that are lost no more.
+    pub(super) fn end_lost(&mut self, is_over: impl Fn(&IpNetwork) -> bool) {
+        let over: Vec<_> = self.0.keys().filter(|topic| matches!(topic, Topic::Lost(block) if is_over(block))).copied().collect();
+        over.iter().for_each(|topic| self.clear(topic));
+    }
+
+    /// Why there may be no addresses, for those who ask in vain.
+    pub(super) fn told(&self) -> Option<String> {
+        let reasons = self.0.iter().filter(|(topic, _)| matches!(topic, Topic::Call(_) | Topic::NoRoom(_)));
+        let reasons: Vec<_> = reasons.map(|(_, what)| what.as_str()).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    pub(super) fn all(&self) -> Vec<String> {
+        self.0.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_ends_with_what_it_is_about() {
+        let mut troubles = Troubles::default();
+        troubles.note(Call::Assign, &Outcome::Refused(Refusal::Other("AuthFailure".into())));
+        troubles.note(Call::ReadMetadata, &Outcome::Refused(Refusal::Other("away".into())));
+        troubles.set_stuck(Family::V6, true);
+        troubles.set(Topic::Lost("10.0.0.0/28".parse().unwrap()), "lost".into());
+        let told = troubles.told().unwrap();
+        assert!(told.contains("assign: AuthFailure") && told.contains("no room for more IPv6") && !told.contains("lost"), "{told}");
+        troubles.note(Call::Assign, &Outcome::Assigned(Vec::new()));
+        troubles.set_stuck(Family::V6, false);
+        assert_eq!(troubles.told().unwrap(), "read_metadata: away");
+        troubles.end_lost(|_| true);
+        assert_eq!(troubles.all(), ["read_metadata: away"]);
+    }
+}

@@ -1,0 +1,256 @@
+//! The driver with the real source, store and pool against a simulated EC2 on sockets; the kernel and the clock are models.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../model/kernel.rs"]
+#[expect(dead_code, reason = "nothing crashes in the midst of an ADD here")]
+mod kernel;
+mod node;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cloudsim::cloud::Action;
+use cloudsim::faults::{Faults, Latency};
+use cloudsim::time::Millis;
+use ipam::range::Family;
+use node::{Lab, Node, leap};
+
+#[tokio::test]
+async fn a_node_starts_from_nothing_grows_over_two_interfaces_and_gives_back() {
+    let lab = Lab::new("m5.large", "");
+    let node = Node::start(&lab);
+    assert!(node.status().contains("metadata has not been read yet"), "{}", node.status());
+    node.settle().await;
+    assert_eq!(node.status(), "ok");
+    assert_eq!(node.report().blocks.len(), 1);
+
+    // Nine places on the first interface; the tenth block takes another.
+    let mut pods = BTreeSet::new();
+    for pod in 0..150 {
+        pods.extend(node.add(pod).unwrap());
+        if pod % 7 == 0 {
+            leap(Duration::from_secs(25));
+            node.settle().await;
+        }
+    }
+    assert_eq!(pods.len(), 150, "each has an address of its own");
+    let report = node.report();
+    assert_eq!(report.interfaces.len(), 2, "{report:#?}");
+    assert_eq!(lab.networks(), report.blocks.iter().map(|block| block.block.parse().unwrap()).collect());
+    assert_eq!(report.troubles, Vec::<String>::new());
+
+    (3..150).for_each(|pod| node.del(pod));
+    let mut on_record = BTreeSet::new();
+    for _ in 0..80 {
+        leap(Duration::from_secs(30));
+        node.settle().await;
+        on_record.extend(node.stored());
+    }
+    let report = node.report();
+    let kept: BTreeSet<_> = report.blocks.iter().filter(|block| block.usage == "open").map(|block| block.block.parse().unwrap()).collect();
+    assert_eq!(lab.networks(), kept, "{report:#?}");
+    assert!(kept.len() <= 4, "{report:#?}");
+    assert!(on_record.len() >= 6 && on_record.is_disjoint(&kept), "what was given back was on record: {on_record:?}");
+    assert_eq!(node.stored(), BTreeSet::new(), "until no reader can lag as far behind");
+}
+
+#[tokio::test]
+async fn no_pod_gets_an_address_that_the_nodes_network_does_not_know() {
+    let lab = Lab::launch("m5.large", "wait_seconds = 0", 1);
+    let node = Node::start(&lab);
+    while node.driver.round().await {}
+    assert_eq!(node.report().blocks[0].usage, "closed");
+    assert!(node.add(1).is_err());
+    node.look();
+    assert_eq!(node.add(1).unwrap().len(), 1);
+    // Its interface goes under load: nothing else is taken back or forgotten, and it is told.
+    node.driver.set_network(BTreeSet::new(), BTreeSet::new());
+    assert!(node.add(2).is_err());
+    let report = node.report();
+    assert_eq!((report.blocks[0].usage, report.blocks[0].held), ("closed", 1));
+    assert!(report.troubles[0].contains("is lost"), "{report:#?}");
+    node.look();
+    assert_eq!(node.add(2).unwrap().len(), 1);
+    assert_eq!(node.report().troubles, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_cloud_and_no_longer_than_it_takes() {
+    let lab = Lab::new("m5.large", "");
+    let node = Node::start(&lab);
+    let (driver, attachments) = (Arc::clone(&node.driver), Arc::clone(&node.attachments));
+    let begun = Instant::now();
+    let add = std::thread::spawn(move || node::add(&attachments, 1, node::now()));
+    let running = driver.run(|| node.look());
+    let stopped = async {
+        while !add.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        driver.stop();
+    };
+    tokio::join!(running, stopped);
+    assert_eq!(add.join().unwrap().unwrap().len(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_in_vain_is_told_why() {
+    let lab = Lab::new("m5.large", "wait_seconds = 0");
+    lab.set_faults(|faults| faults.api.credentials_rejected = true);
+    let node = Node::start(&lab);
+    node.settle().await;
+    let error = node.add(1).unwrap_err().to_string();
+    assert!(error.contains("no free IPv4 address") && error.contains("AuthFailure") && error.contains("check credentials"), "{error}");
+}
+
+#[tokio::test]
+async fn a_block_on_its_way_back_when_the_daemon_dies_is_nobodys_until_readers_have_told_what_became_of_it() {
+    for has_been_called in [true, false] {
+        let lab = Lab::new("m5.large", "");
+        let mut node = Node::start(&lab);
+        node.settle().await;
+        for pod in 0..60 {
+            node.add(pod).unwrap();
+            node.settle().await;
+        }
+        (0..60).for_each(|pod| node.del(pod));
+        let before = lab.networks();
+        // Between call and reply there is time to die.
+        lab.set_faults(|faults| faults.api.latency = Latency::exactly(Millis(300)));
+        let unassigned = || lab.calls(Action::UnassignPrivateIpAddresses) > 0;
+        let dies = async {
+            while !(if has_been_called { unassigned() } else { !node.report().given_back.is_empty() }) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let lives = async {
+            loop {
+                leap(Duration::from_secs(25));
+                node.settle().await;
+            }
+        };
+        tokio::select! {
+            // In this order, or the call is on its way before anybody looks.
+            biased;
+            () = lives => {}
+            () = dies => {}
+        }
+        assert_eq!(unassigned(), has_been_called);
+        let leaving = node.stored();
+        assert_eq!(leaving.len(), 1, "it is on record before the call");
+        assert_eq!(lab.networks().is_superset(&before), !has_been_called);
+
+        lab.set_faults(|_| {});
+        node = node.restart(&lab);
+        node.settle().await;
+        let known: BTreeSet<_> = node.report().blocks.iter().map(|block| block.block.parse().unwrap()).collect();
+        assert!(!known.is_empty() && known.is_disjoint(&leaving) && known.is_subset(&before), "{:#?}", node.report());
+        for _ in 0..60 {
+            leap(Duration::from_secs(30));
+            node.settle().await;
+        }
+        let report = node.report();
+        let open = report.blocks.iter().filter(|block| block.usage == "open").map(|block| block.block.parse().unwrap());
+        assert_eq!(open.collect::<BTreeSet<_>>(), lab.networks(), "nothing is lost and nothing leaks: {report:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_pods_and_asks_for_nothing() {
+    let lab = Lab::new("m5.large", "");
+    let mut node = Node::start(&lab);
+    node.settle().await;
+    let mut addresses = BTreeSet::new();
+    (0..8).for_each(|pod| addresses.extend(node.add(pod).unwrap()));
+    node.settle().await;
+    let calls = lab.calls(Action::AssignPrivateIpAddresses);
+    node = node.restart(&lab);
+    assert!(node.add(100).is_err(), "no range is known yet");
+    node.settle().await;
+    assert_eq!(lab.calls(Action::AssignPrivateIpAddresses), calls);
+    for pod in 8..16 {
+        assert!(addresses.is_disjoint(&node.add(pod).unwrap().into_iter().collect()), "an address has one owner");
+    }
+}
+
+#[tokio::test]
+async fn launch_time_prefixes_take_no_call() {
+    let lab = Lab::launch("m5.large", "api = false", 2);
+    let node = Node::start(&lab);
+    node.settle().await;
+    assert_eq!(node.status(), "ok");
+    assert_eq!((node.add(1).unwrap().len(), lab.total_calls()), (1, 0));
+    for _ in 0..50 {
+        leap(Duration::from_secs(60));
+        node.settle().await;
+    }
+    assert_eq!(lab.total_calls(), 0);
+}
+
+#[tokio::test]
+async fn bad_surroundings_are_told_tried_again_and_survived() {
+    type Set = fn(&mut Faults);
+    let cases: [(Set, &str); 5] = [
+        (|faults| faults.metadata.off = true, "instance metadata service is off"),
+        (|faults| faults.metadata.html = true, "read_metadata: "),
+        (|faults| faults.metadata.latency = Latency::exactly(Millis(2500)), "nothing within 2 s"),
+        (|faults| faults.api.credentials_rejected = true, "check credentials"),
+        (|faults| faults.api.denied = [Action::AssignPrivateIpAddresses].into(), "ec2:AssignPrivateIpAddresses"),
+    ];
+    for (set, told) in cases {
+        let lab = Lab::new("m5.large", "");
+        lab.set_faults(set);
+        let node = Node::start(&lab);
+        node.settle().await;
+        assert!(node.status().contains(told), "{told:?} missing in {}", node.status());
+        lab.set_faults(|_| {});
+        for _ in 0..20 {
+            leap(Duration::from_secs(5));
+            node.settle().await;
+        }
+        assert_eq!(node.status(), "ok", "after {told}");
+        // It comes back while pods are served from what there is.
+        lab.set_faults(set);
+        leap(Duration::from_secs(40));
+        node.settle().await;
+        assert_eq!(node.status(), "ok");
+        node.add(1).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_subnet_or_a_family_without_addresses_is_told() {
+    let lab = Lab::new("m5.large", "");
+    lab.server.with(|cloud, _| cloud.fill_subnet(lab.subnet, 0).unwrap());
+    let node = Node::start(&lab);
+    node.settle().await;
+    assert!(node.status().contains("no room for more IPv4 addresses"), "{}", node.status());
+    assert!(node.status().contains("source.subnets"), "{}", node.status());
+
+    let lab = Lab::in_subnet_without_ipv6("families = [\"ipv4\", \"ipv6\"]");
+    let node = Node::start(&lab);
+    node.settle().await;
+    leap(Duration::from_secs(60));
+    node.settle().await;
+    let (status, report) = (node.status(), node.report());
+    assert!(status.contains("no free IPv6 address") && status.contains("IPv6"), "{status} {report:#?}");
+    assert!(!report.troubles.is_empty());
+    assert!(node.attachments.summary(node::now()).pool.iter().any(|(family, counts)| *family == Family::V4 && counts.free() > 0));
+    assert_eq!(lab.interfaces(), 1, "no interface is made that would have none either: {report:#?}");
+}
+
+#[tokio::test]
+async fn an_unknown_instance_type_is_given_a_little() {
+    let lab = Lab::new("x9.nano", "");
+    let node = Node::start(&lab);
+    node.settle().await;
+    assert_eq!(node.status(), "ok");
+    (0..16).for_each(|pod| drop(node.add(pod)));
+    for _ in 0..5 {
+        leap(Duration::from_secs(60));
+        node.settle().await;
+    }
+    let report = node.report();
+    assert!(report.warnings.iter().any(|warning| warning.contains("x9.nano")), "{report:#?}");
+}
