@@ -95,6 +95,17 @@ async fn a_pod_waits_for_the_cloud_and_no_longer_than_it_takes() {
 }
 
 #[tokio::test]
+async fn a_pod_that_waits_is_heard_at_once() {
+    let lab = Lab::new("m5.large", "wait_seconds = 1");
+    let node = Node::start(&lab);
+    let attachments = Arc::clone(&node.attachments);
+    let add = std::thread::spawn(move || node::add(&attachments, 1, node::now()));
+    tokio::time::timeout(Duration::from_millis(900), node.attachments.shortage()).await.unwrap();
+    assert_eq!(node.report().waiting, 1);
+    assert!(add.join().unwrap().is_err(), "nobody has driven the supply");
+}
+
+#[tokio::test]
 async fn a_pod_that_waits_in_vain_is_told_why() {
     let lab = Lab::new("m5.large", "wait_seconds = 0");
     lab.set_faults(|faults| faults.api.credentials_rejected = true);
