@@ -21,15 +21,12 @@ use ipam::supply::sizing::Sizing;
 use ipam::supply::{Outcome, Report, Request, Settings, Supply};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::services::{Services, Shared};
 
 /// How long a freed address cools down.
 pub(crate) const COOLDOWN: u64 = 30_000;
-/// How often a daemon looks at what is due when nothing has happened.
-const TICK: Duration = Duration::from_secs(1);
 
 /// What a node is launched with.
 #[derive(Debug, Clone)]
@@ -89,12 +86,13 @@ struct Daemon {
     source: Rc<Source>,
     /// Interfaces that the kernel has.
     present: BTreeSet<String>,
-    task: AbortHandle,
+    /// What makes its calls, as long as it has any to make.
+    calling: Option<AbortHandle>,
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.task.abort();
+        self.calling.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -114,7 +112,6 @@ pub struct Node {
     reports: Vec<(BootMillis, Report)>,
     started_at: Option<BootMillis>,
     ready_at: Option<BootMillis>,
-    news: Rc<Notify>,
 }
 
 impl Node {
@@ -133,7 +130,6 @@ impl Node {
             reports: Vec::new(),
             started_at: None,
             ready_at: None,
-            news: Rc::default(),
         }
     }
 
@@ -204,8 +200,8 @@ impl Node {
         self.ready_at
     }
 
-    /// Starts the daemon, from what is durable; `task` drives it.
-    pub(crate) fn start(&mut self, task: AbortHandle) {
+    /// Starts the daemon, from what is durable.
+    pub(crate) fn start(&mut self) {
         let now = self.now();
         self.started_at.get_or_insert(now);
         let mut pool = Pool::new(&[], COOLDOWN);
@@ -220,8 +216,8 @@ impl Node {
         let services = Arc::new(Services { shared: self.shared.clone(), instance: self.instance });
         let source = Aws::in_process(AwsSettings { api, ..AwsSettings::default() }, services);
         let source = Rc::new(Source::Aws(Box::new(source)));
-        self.daemon = Some(Daemon { pool, supply, source, present: BTreeSet::new(), task });
-        self.look();
+        self.daemon = Some(Daemon { pool, supply, source, present: BTreeSet::new(), calling: None });
+        self.look_at_interfaces();
     }
 
     pub(crate) fn crash(&mut self) {
@@ -232,9 +228,6 @@ impl Node {
     pub(crate) fn ask(&mut self, pod: PodId) {
         self.waiting.push_back((pod, self.now()));
         self.serve();
-        if !self.waiting.is_empty() {
-            self.news.notify_one();
-        }
     }
 
     /// A pod has ended, whether it has an address by now or not.
@@ -270,7 +263,7 @@ impl Node {
     }
 
     /// Tells the supply of interfaces that have come or gone.
-    fn look(&mut self) {
+    fn look_at_interfaces(&mut self) {
         let now = self.now();
         let Some(Daemon { pool, supply, present, .. }) = &mut self.daemon else { return };
         let attached: BTreeSet<_> = {
@@ -304,7 +297,7 @@ impl Node {
         let Some(Daemon { pool, supply, .. }) = &mut self.daemon else { return };
         let reports = supply.done(outcome, pool, now);
         self.reports.extend(reports.into_iter().map(|report| (now, report)));
-        self.look();
+        self.look_at_interfaces();
         self.serve();
     }
 }
@@ -314,25 +307,24 @@ pub(crate) fn supply_settings(node: &str, api: bool, cluster_nodes: u64) -> Sett
     Settings { node: node.to_owned(), api, sizing, cluster_nodes, account_calls_per_second: 5 }
 }
 
-/// Starts the daemon of a node, anew where there is one.
-pub(crate) fn start(node: &Rc<RefCell<Node>>) {
-    let task = tokio::task::spawn_local(drive(Rc::clone(node))).abort_handle();
-    node.borrow_mut().start(task);
+/// The daemon looks at what is due, and makes the calls that are.
+pub(crate) fn look(node: &Rc<RefCell<Node>>) {
+    let call = node.borrow_mut().next();
+    if let Some(call) = call {
+        let calling = tokio::task::spawn_local(make(Rc::clone(node), call)).abort_handle();
+        if let Some(daemon) = &mut node.borrow_mut().daemon {
+            daemon.calling = Some(calling);
+        }
+    }
 }
 
-/// The daemon's loop: what is due, then what has happened or the next tick.
-async fn drive(node: Rc<RefCell<Node>>) {
-    let news = Rc::clone(&node.borrow().news);
-    loop {
-        let call = node.borrow_mut().next();
-        match call {
-            Some((source, request)) => {
-                let outcome = source.call(&request).await;
-                node.borrow_mut().done(&request, outcome);
-            }
-            None => {
-                let _either = tokio::time::timeout(TICK, news.notified()).await;
-            }
-        }
+/// One call, and those that are due after it.
+async fn make(node: Rc<RefCell<Node>>, call: (Rc<Source>, Request)) {
+    let mut call = Some(call);
+    while let Some((source, request)) = call {
+        let outcome = source.call(&request).await;
+        let mut node = node.borrow_mut();
+        node.done(&request, outcome);
+        call = node.next();
     }
 }

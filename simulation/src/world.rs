@@ -11,7 +11,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::clock::Clock;
 use crate::ledger::Violation;
-use crate::node::{Node, NodeSettings, PodId, Waits, start};
+use crate::node::{Node, NodeSettings, PodId, Waits, look};
 use crate::services::Shared;
 
 /// What a world is made with.
@@ -42,13 +42,19 @@ pub enum Leak {
 /// A node of a world.
 pub type NodeHandle = Rc<RefCell<Node>>;
 
+type Nodes = Rc<RefCell<Vec<NodeHandle>>>;
+
+/// How often a daemon looks at what is due when nothing has happened. Not all look at once.
+const TICK: Duration = Duration::from_secs(1);
+const TURNS: usize = 10;
+
 /// A cloud with its nodes and pods.
 #[derive(Debug)]
 pub struct World {
     seed: u64,
     shared: Shared,
     subnets: Vec<SubnetId>,
-    nodes: RefCell<Vec<NodeHandle>>,
+    nodes: Nodes,
     /// Of nodes that have ended.
     waits: Cell<Waits>,
     launched: Cell<u64>,
@@ -71,7 +77,9 @@ impl World {
         let subnets: Vec<_> = cidrs.into_iter().flat_map(|cidr| cloud.create_subnet(spec(cidr))).collect();
         assert!(!subnets.is_empty(), "a world needs a subnet");
         let shared = Shared::new(cloud, Clock::start());
-        Self { seed, shared, subnets, nodes: RefCell::default(), waits: Cell::default(), launched: Cell::new(0), pods: Cell::new(0) }
+        let nodes = Nodes::default();
+        tokio::task::spawn_local(tick(Rc::clone(&nodes)));
+        Self { seed, shared, subnets, nodes, waits: Cell::default(), launched: Cell::new(0), pods: Cell::new(0) }
     }
 
     /// The clock.
@@ -106,12 +114,13 @@ impl World {
         let node = Rc::new(RefCell::new(node));
         self.nodes.borrow_mut().push(Rc::clone(&node));
         if boot.is_zero() {
-            start(&node);
+            self.start(&node);
         } else {
             let booting = Rc::clone(&node);
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(boot).await;
-                start(&booting);
+                booting.borrow_mut().start();
+                look(&booting);
             });
         }
         node
@@ -119,7 +128,8 @@ impl World {
 
     /// Starts the daemon of a node anew, from what is durable.
     pub fn start(&self, node: &NodeHandle) {
-        start(node);
+        node.borrow_mut().start();
+        look(node);
     }
 
     /// Ends the daemon of a node in the midst of whatever it does. Its pods live on.
@@ -152,6 +162,9 @@ impl World {
     pub fn start_pod(&self, node: &NodeHandle) -> PodId {
         let pod = PodId(self.pods.replace(self.pods.get() + 1));
         node.borrow_mut().ask(pod);
+        if node.borrow().waiting() > 0 {
+            look(node);
+        }
         pod
     }
 
@@ -190,5 +203,14 @@ impl World {
             }
         }
         leaks
+    }
+}
+
+/// Lets the nodes' daemons look at what is due, by turns.
+async fn tick(nodes: Nodes) {
+    for turn in (0..TURNS).cycle() {
+        let due: Vec<_> = nodes.borrow().iter().skip(turn).step_by(TURNS).cloned().collect();
+        due.iter().for_each(look);
+        tokio::time::sleep(TICK / TURNS as u32).await;
     }
 }

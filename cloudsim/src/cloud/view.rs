@@ -28,12 +28,11 @@ impl Cloud {
     }
 
     /// The interfaces of an instance as its metadata shows them at `now`, by hardware address.
-    pub(crate) fn shown_by_metadata(&mut self, now: Millis, instance: InstanceId, faults: &MetadataFaults) -> Vec<Interface> {
+    pub(crate) fn shown_by_metadata(&mut self, now: Millis, instance: InstanceId, faults: &MetadataFaults) -> Vec<Arc<Interface>> {
         let Some(listed) = self.instances.get(&instance).map(|instance| &instance.interfaces) else { return Vec::new() };
         let histories = listed.iter().filter_map(|id| self.interfaces.get(id));
         let shown: Vec<_> = histories.filter_map(|history| shown(history, now, instance, faults)).collect();
-        let gapped = shown.into_iter().map(|interface| Arc::unwrap_or_clone(self.with_gap(Arc::new(interface), faults.omissions)));
-        let mut interfaces: Vec<_> = gapped.collect();
+        let mut interfaces: Vec<_> = shown.into_iter().map(|interface| self.with_gap(interface, faults.omissions)).collect();
         interfaces.sort_by_key(|interface| interface.mac);
         interfaces
     }
@@ -49,22 +48,25 @@ impl Cloud {
 }
 
 /// An interface whose additions and removals show late. An interface that comes or goes does so as a whole.
-fn shown(history: &History<Interface>, now: Millis, instance: InstanceId, faults: &MetadataFaults) -> Option<Interface> {
+fn shown(history: &History<Interface>, now: Millis, instance: InstanceId, faults: &MetadataFaults) -> Option<Arc<Interface>> {
     let at = |time| {
         let then: &Arc<Interface> = history.at(time)?;
         let attachment = then.attachment.as_ref()?;
         (attachment.instance == instance && attachment.device.is_some()).then_some(then)
     };
     let (early, late) = (at(now - faults.additions_late), at(now - faults.removals_late));
-    let Some(present) = at(now) else { return late.map(|then| then.as_ref().clone()) };
+    let Some(present) = at(now) else { return late.cloned() };
     let early = early?;
     let late = late.unwrap_or(present);
+    if Arc::ptr_eq(early, present) && Arc::ptr_eq(late, present) {
+        return Some(Arc::clone(present));
+    }
     let mut interface = present.as_ref().clone();
     interface.secondary = merged(&present.secondary, &early.secondary, &late.secondary);
     interface.ipv4_prefixes = merged(&present.ipv4_prefixes, &early.ipv4_prefixes, &late.ipv4_prefixes);
     interface.ipv6 = merged(&present.ipv6, &early.ipv6, &late.ipv6);
     interface.ipv6_prefixes = merged(&present.ipv6_prefixes, &early.ipv6_prefixes, &late.ipv6_prefixes);
-    Some(interface)
+    Some(Arc::new(interface))
 }
 
 /// What is there and was there already at the early time, and what was there at the late time and is gone.

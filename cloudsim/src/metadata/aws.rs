@@ -98,7 +98,7 @@ fn leaves(document: &Document, now: Millis, path: &str) -> BTreeMap<String, Stri
     add("meta-data/instance-type", &|| instance.instance_type.clone());
     add("meta-data/instance-life-cycle", &|| "on-demand".to_owned());
     add("meta-data/placement/availability-zone", &|| instance.availability_zone.clone());
-    add("meta-data/placement/region", &|| region.clone());
+    add("meta-data/placement/region", &|| (*region).to_owned());
     add("meta-data/services/domain", &|| "amazonaws.com".to_owned());
     add("meta-data/services/partition", &|| "aws".to_owned());
     if let Some(primary) = document.primary() {
@@ -113,8 +113,13 @@ fn leaves(document: &Document, now: Millis, path: &str) -> BTreeMap<String, Stri
     }
     for nic in &document.nics {
         let folder = format!("meta-data/network/interfaces/macs/{}/", nic.interface.mac);
-        if folder.starts_with(path) || path.starts_with(&folder) {
-            interface(document, nic, |key, text| add(&format!("{folder}{key}"), text));
+        let inside = if folder.starts_with(path) { Some("") } else { path.strip_prefix(&folder) };
+        if let Some(inside) = inside {
+            interface(document, nic, |key, text| {
+                if key.starts_with(inside) {
+                    add(&format!("{folder}{key}"), text);
+                }
+            });
         }
     }
     leaves
@@ -126,14 +131,14 @@ fn interface(document: &Document, nic: &Nic, mut add: impl FnMut(&str, &dyn Fn()
     add("interface-id", &|| interface.id.to_string());
     add("local-ipv4s", &|| lines(interface.ipv4()));
     add("mac", &|| interface.mac.to_string());
-    add("owner-id", &|| document.account.clone());
+    add("owner-id", &|| document.account.to_owned());
     add("security-group-ids", &|| lines(&interface.security_groups));
     add("security-groups", &|| lines(&interface.security_groups));
     add("subnet-id", &|| interface.subnet.to_string());
     add("subnet-ipv4-cidr-block", &|| cidr.to_string());
-    add("vpc-id", &|| document.vpc.clone());
+    add("vpc-id", &|| document.vpc.to_string());
     add("vpc-ipv4-cidr-block", &|| lines(document.vpc_cidrs.first()));
-    add("vpc-ipv4-cidr-blocks", &|| lines(&document.vpc_cidrs));
+    add("vpc-ipv4-cidr-blocks", &|| lines(document.vpc_cidrs.iter()));
     // What it does not have has no key.
     let mut add_list = |key, is_empty: bool, text: &dyn Fn() -> String| {
         if !is_empty {
@@ -144,7 +149,7 @@ fn interface(document: &Document, nic: &Nic, mut add: impl FnMut(&str, &dyn Fn()
     add_list("ipv6-prefix", interface.ipv6_prefixes.is_empty(), &|| lines(&interface.ipv6_prefixes));
     add_list("ipv6s", interface.ipv6.is_empty(), &|| lines(&interface.ipv6));
     add_list("subnet-ipv6-cidr-blocks", ipv6_cidr.is_none(), &|| lines(ipv6_cidr));
-    add_list("vpc-ipv6-cidr-blocks", document.vpc_ipv6_cidrs.is_empty(), &|| lines(&document.vpc_ipv6_cidrs));
+    add_list("vpc-ipv6-cidr-blocks", document.vpc_ipv6_cidrs.is_empty(), &|| lines(document.vpc_ipv6_cidrs.iter()));
     let card = interface.attachment.as_ref().map_or(0, |attachment| attachment.network_card);
     if document.instance.limits().cards > 1 {
         add("network-card", &|| card.to_string());

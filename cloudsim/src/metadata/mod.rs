@@ -8,15 +8,17 @@ mod azure;
 mod gcp;
 mod wireserver;
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, StatusCode, header};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
-use crate::cloud::{Cloud, Instance, InstanceId, Interface};
+use crate::cloud::{Cloud, Instance, InstanceId, Interface, VpcId};
 use crate::exchange::{self, Exchange, HttpReply, Wait};
-use crate::faults::{MetadataFaults, Refusal};
+use crate::faults::Refusal;
 use crate::time::Millis;
 
 /// The image of every instance.
@@ -55,10 +57,8 @@ pub fn answer(
         Service::Aws | Service::Azure | Service::Gcp => &cloud.faults().metadata,
     };
     let faults = faults.clone();
-    let Some(instance) = cloud.instance(instance).filter(|instance| instance.is_running()).cloned() else {
-        return Exchange::NoReply { after: Millis::ZERO };
-    };
-    if faults.off {
+    let is_running = cloud.instance(instance).is_some_and(Instance::is_running);
+    if faults.off || !is_running {
         return Exchange::NoReply { after: Millis::ZERO };
     }
     let delay = cloud.draw(faults.latency);
@@ -69,7 +69,8 @@ pub fn answer(
     if cloud.chance(faults.refused) {
         return Exchange::Reply { after: delay, reply: refusal(faults.refusal) };
     }
-    let document = Document::of(cloud, now, instance, &faults);
+    let interfaces = cloud.shown_by_metadata(now, instance, &faults);
+    let Some(document) = Document::of(cloud, instance, interfaces) else { return Exchange::NoReply { after: Millis::ZERO } };
     let exchange = match service {
         Service::Aws => aws::answer(&document, now, request, &faults),
         Service::Azure => Exchange::now(azure::answer(&document, request)),
@@ -96,21 +97,21 @@ fn refusal(how: Option<Refusal>) -> HttpReply {
 }
 
 /// What a service knows of an instance at a moment.
-struct Document {
-    account: String,
-    region: String,
-    vpc: String,
-    vpc_cidrs: Vec<Ipv4Network>,
-    vpc_ipv6_cidrs: Vec<Ipv6Network>,
+struct Document<'a> {
+    account: &'a str,
+    region: &'a str,
+    vpc: VpcId,
+    vpc_cidrs: Cow<'a, [Ipv4Network]>,
+    vpc_ipv6_cidrs: Cow<'a, [Ipv6Network]>,
     /// What makes tokens differ between clouds.
     seed: u64,
-    instance: Instance,
+    instance: &'a Instance,
     nics: Vec<Nic>,
 }
 
 /// An interface with its subnet, by device index.
 struct Nic {
-    interface: Interface,
+    interface: Arc<Interface>,
     index: u32,
     cidr: Ipv4Network,
     ipv6_cidr: Option<Ipv6Network>,
@@ -127,10 +128,9 @@ impl Nic {
     }
 }
 
-impl Document {
-    fn of(cloud: &mut Cloud, now: Millis, instance: Instance, faults: &MetadataFaults) -> Self {
-        let interfaces = cloud.shown_by_metadata(now, instance.id, faults);
-        let nic = |interface: Interface| {
+impl<'a> Document<'a> {
+    fn of(cloud: &'a Cloud, instance: InstanceId, interfaces: Vec<Arc<Interface>>) -> Option<Self> {
+        let nic = |interface: Arc<Interface>| {
             let subnet = cloud.subnet(interface.subnet)?;
             let index = interface.device()?.index;
             Some(Nic { index, interface, cidr: subnet.cidr, ipv6_cidr: subnet.ipv6_cidr })
@@ -139,24 +139,24 @@ impl Document {
         nics.sort_by_key(|nic| nic.index);
         let settings = cloud.settings();
         // A VPC without blocks has those of its subnets.
-        let mut vpc_cidrs = settings.vpc_cidrs.clone();
-        let mut vpc_ipv6_cidrs = settings.vpc_ipv6_cidrs.clone();
+        let mut vpc_cidrs = Cow::Borrowed(settings.vpc_cidrs.as_slice());
+        let mut vpc_ipv6_cidrs = Cow::Borrowed(settings.vpc_ipv6_cidrs.as_slice());
         if vpc_cidrs.is_empty() {
-            vpc_cidrs.extend(cloud.subnets().map(|subnet| subnet.cidr));
+            vpc_cidrs = cloud.subnets().map(|subnet| subnet.cidr).collect();
         }
         if vpc_ipv6_cidrs.is_empty() {
-            vpc_ipv6_cidrs.extend(cloud.subnets().filter_map(|subnet| subnet.ipv6_cidr));
+            vpc_ipv6_cidrs = cloud.subnets().filter_map(|subnet| subnet.ipv6_cidr).collect();
         }
-        Self {
-            account: settings.account.clone(),
-            region: settings.region.clone(),
+        Some(Self {
+            account: &settings.account,
+            region: &settings.region,
             seed: settings.seed,
-            vpc: cloud.vpc().to_string(),
+            vpc: cloud.vpc(),
             vpc_cidrs,
             vpc_ipv6_cidrs,
-            instance,
+            instance: cloud.instance(instance)?,
             nics,
-        }
+        })
     }
 
     fn primary(&self) -> Option<&Nic> {
