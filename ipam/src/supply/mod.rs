@@ -360,9 +360,7 @@ impl Supply {
             Outcome::Refused(refusal) => self.refused(&request, &refusal, now, &mut reports),
             Outcome::Unknown => {
                 self.backoff.failed(now, None, &mut self.random);
-                if !matches!(request, Request::Read(_)) {
-                    self.ask_everybody();
-                }
+
             }
         }
         self.judge(pool, now, &mut reports);
