@@ -7,16 +7,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use cloudsim::cloud::InstanceId;
 use ipam::pool::Pool;
 use ipam::range::Family;
 use ipam::sources::Source;
-use ipam::sources::aws::{ApiSettings, Aws, AwsSettings};
 use ipam::supply::sizing::Sizing;
 use ipam::supply::{Outcome, Report, Request, Settings, Supply};
 use ipnetwork::IpNetwork;
@@ -210,12 +206,7 @@ impl Node {
         pool.restore_freed(self.freed.iter().copied().collect());
         let NodeSettings { api, cluster_nodes, .. } = self.settings;
         let supply = Supply::new(supply_settings(&self.name, api, cluster_nodes), self.given_back.clone(), now);
-        // Its region's own endpoint.
-        let keys = SharedCredentialsProvider::new(Credentials::from_keys("AKIDSIMULATION", "secret", None));
-        let api = api.then(|| ApiSettings { credentials: Some(keys), ..ApiSettings::default() });
-        let services = Arc::new(Services { shared: self.shared.clone(), instance: self.instance });
-        let source = Aws::in_process(AwsSettings { api, ..AwsSettings::default() }, services);
-        let source = Rc::new(Source::Aws(Box::new(source)));
+        let source = Rc::new(Services { shared: self.shared.clone(), instance: self.instance }.source(api));
         self.daemon = Some(Daemon { pool, supply, source, present: BTreeSet::new(), calling: None });
         self.look_at_interfaces();
     }

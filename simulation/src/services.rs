@@ -3,13 +3,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use bytes::Bytes;
 use cloudsim::cloud::{Cloud, InstanceId};
 use cloudsim::exchange::Exchange;
 use cloudsim::metadata::{self, Service};
 use cloudsim::{ec2, time::Millis};
 use http::Request;
-use ipam::sources::{Answer, InProcess};
+use ipam::sources::aws::{ApiSettings, Aws, AwsSettings};
+use ipam::sources::{Answer, InProcess, Source};
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
@@ -54,6 +57,16 @@ impl Shared {
 pub(crate) struct Services {
     pub(crate) shared: Shared,
     pub(crate) instance: InstanceId,
+}
+
+impl Services {
+    /// The clients of a daemon on that instance.
+    pub(crate) fn source(self, api: bool) -> Source {
+        // Its region's own endpoint.
+        let keys = SharedCredentialsProvider::new(Credentials::from_keys("AKIDSIMULATION", "secret", None));
+        let api = api.then(|| ApiSettings { credentials: Some(keys), ..ApiSettings::default() });
+        Source::Aws(Box::new(Aws::in_process(AwsSettings { api, ..AwsSettings::default() }, Arc::new(self))))
+    }
 }
 
 impl InProcess for Services {

@@ -1,18 +1,20 @@
 //! A cloud with its nodes and pods. What is told to a world happens at its present moment; time passes only in [`World::pass`].
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use cloudsim::cloud::{Cloud, InstanceId, InterfaceId, InterfaceSpec, LaunchSpec, Settings, SubnetId, SubnetSpec};
 use cloudsim::time::Millis;
 use ipam::range::AddressRange;
+use ipam::sources::Source;
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::clock::Clock;
 use crate::ledger::Violation;
 use crate::node::{Node, NodeSettings, PodId, Waits, look};
-use crate::services::Shared;
+use crate::services::{Services, Shared};
 
 /// What a world is made with.
 #[derive(Debug, Clone)]
@@ -171,6 +173,18 @@ impl World {
     /// A pod ends.
     pub fn stop_pod(&self, node: &NodeHandle, pod: PodId) {
         node.borrow_mut().end(pod);
+    }
+
+    /// The clients that a daemon on this node has, for one of another kind than ours.
+    #[must_use]
+    pub fn source_of(&self, node: &NodeHandle) -> Source {
+        Services { shared: self.shared.clone(), instance: node.borrow().instance() }.source(true)
+    }
+
+    /// A daemon of another kind than ours has given a pod this address.
+    pub fn note_pod(&self, node: &NodeHandle, address: IpAddr) {
+        let crate::services::State { cloud, ledger } = &mut *self.shared.lock();
+        ledger.begin(cloud, node.borrow().instance(), address);
     }
 
     /// The promises that were broken so far.

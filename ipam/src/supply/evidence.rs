@@ -45,6 +45,7 @@ struct Word {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     learned: BootMillis,
+    changed: BootMillis,
     words: [Word; 2],
 }
 
@@ -52,7 +53,7 @@ impl Evidence {
     /// A block that was learned of now: from a reader, or as the answer to our own request.
     #[must_use]
     pub fn new(now: BootMillis) -> Self {
-        Self { learned: now, words: [Word::default(); 2] }
+        Self { learned: now, changed: now, words: [Word::default(); 2] }
     }
 
     /// When the block was learned of.
@@ -61,15 +62,25 @@ impl Evidence {
         self.learned
     }
 
+    /// When a reader last said something else than before.
+    #[must_use]
+    pub const fn changed(&self) -> BootMillis {
+        self.changed
+    }
+
     /// Notes whether a reader lists the block.
     pub fn note(&mut self, reader: Reader, listed: bool, now: BootMillis) {
-        let learned = self.learned;
-        let word = &mut self.words[reader as usize];
+        let Self { learned, changed, words } = self;
+        let word = &mut words[reader as usize];
+        let was_missing = word.missing_since.is_some();
         if listed {
             *word = Word { listed: Some(now), missing_since: None, misses: 0 };
-        } else if word.listed.is_some() || now.since(learned) >= LAG {
+        } else if word.listed.is_some() || now.since(*learned) >= LAG {
             word.missing_since.get_or_insert(now);
             word.misses = word.misses.saturating_add(1);
+        }
+        if word.missing_since.is_some() != was_missing {
+            *changed = now;
         }
     }
 

@@ -172,6 +172,8 @@ const METADATA_EVERY: u64 = 30_000;
 const API_EVERY: u64 = 30 * 60_000;
 /// How soon a doubtful block is asked after.
 const DOUBT_EVERY: u64 = 20_000;
+/// For how long the API is: it has said what it knows by then, and a reader that is wrong for days must not cost the account its calls.
+const NEW_DOUBT: u64 = 5 * 60_000;
 /// How long a block may take to be carried: an interface that is attached appears later.
 const APPEARS: u64 = 5 * 60_000;
 /// How old a word may be that a change rests on.
@@ -416,21 +418,24 @@ impl Supply {
 
     fn reading_to_make(&self, now: BootMillis) -> Option<Reader> {
         let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
-        let doubt =
-            self.blocks.values().any(|block| block.leaving.is_some() || block.evidence.belief(self.readers(), now) == Belief::Doubtful);
+        let is_doubtful = |known: &&Block| known.leaving.is_some() || known.evidence.belief(self.readers(), now) == Belief::Doubtful;
+        let mut doubts =
+            self.blocks.values().filter(is_doubtful).map(|known| known.evidence.changed().max(known.leaving.unwrap_or_default()));
+        let is_in_doubt = doubts.clone().next().is_some();
+        let is_soon = |reader: Reader, doubt: bool| (doubt || self.unsure.contains(&reader)) && due(reader, DOUBT_EVERY);
         let metadata_is_due = if self.metadata_backoff.failures() > 0 {
             now >= self.metadata_backoff.until()
         } else {
-            due(Reader::Metadata, METADATA_EVERY)
-                || ((doubt || self.unsure.contains(&Reader::Metadata)) && due(Reader::Metadata, DOUBT_EVERY))
+            due(Reader::Metadata, METADATA_EVERY) || is_soon(Reader::Metadata, is_in_doubt)
         };
         if metadata_is_due {
             return Some(Reader::Metadata);
         }
         // Metadata alone is enough to start with.
         let asked = self.settings.api && now >= self.calls_from;
-        let api_is_due = due(Reader::Api, API_EVERY) && self.last_read[Reader::Api as usize].is_some();
-        let needed = api_is_due || ((doubt || self.unsure.contains(&Reader::Api)) && due(Reader::Api, DOUBT_EVERY));
+        let api_is_due = due(Reader::Api, API_EVERY) && (is_in_doubt || self.last_read[Reader::Api as usize].is_some());
+        let is_new = |since: BootMillis| now.since(since) < NEW_DOUBT;
+        let needed = api_is_due || is_soon(Reader::Api, doubts.any(is_new));
         (asked && needed).then_some(Reader::Api)
     }
 

@@ -152,6 +152,8 @@ fn a_block_that_one_reader_misses_is_kept() {
     assert!(world.changes().is_empty(), "{:?}", world.changes());
     assert_eq!(world.reports, []);
     assert_eq!(world.take(1).len(), 1);
+    let of_the_api = world.calls.iter().filter(|request| **request == Request::Read(Reader::Api)).count();
+    assert!((10..30).contains(&of_the_api), "often at first, and then as ever: {of_the_api}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ipam::supply::evidence::Reader;
 use ipam::supply::{Interface, Outcome, Reading, Refusal, Request};
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use node_api::BootMillis;
 
 use crate::step::{Fate, METADATA_LAG, NODES};
@@ -53,7 +53,8 @@ pub(crate) struct Cloud {
 
 impl Cloud {
     pub(crate) fn new(now: BootMillis) -> Self {
-        let free = (0..SUBNET_BLOCKS).map(|number| format!("10.0.0.{}/30", number * 4).parse().unwrap()).collect();
+        let free =
+            (0..SUBNET_BLOCKS).filter_map(|number| Ipv4Network::new([10, 0, 0, number * 4].into(), 30).ok()).map(IpNetwork::V4).collect();
         let accounts = std::array::from_fn(|node| {
             let nics = Rc::new(vec![Nic { id: node as u32, blocks: Vec::new(), is_shown: true }]);
             Account { history: [(now, Rc::clone(&nics))].into(), nics, sights: [Sight::default(); 2], taken_away: Vec::new() }

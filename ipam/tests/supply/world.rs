@@ -18,8 +18,8 @@ const TURN: u64 = 10;
 const MINUTE: u64 = 60;
 /// A call ends by then, with an answer or without.
 const CALL: u64 = 30_000;
-/// When nothing goes wrong any more, a node has what it should have after this many seconds: the longest pauses, which are those after
-/// "no room" and of tombstones, and twice what a release waits for.
+/// When nothing goes wrong any more, a node has what it should have after this many seconds: a reading of the API is due within half
+/// an hour, a tombstone is one for a quarter, and a release waits for ten minutes.
 const SETTLES: u64 = 3600;
 
 /// A law that was broken, and how.

@@ -37,7 +37,8 @@ fn node(number: u32) -> (Pool, Supply) {
     // 272 addresses.
     let block = |place: u32| Ipv4Network::new((number * 4096 + place * 16).into(), 28).ok().map(IpNetwork::V4);
     let blocks = (0..17).filter_map(block).collect();
-    let interface = Interface { id: "eni-0123456789abcdef0".to_owned(), mac: [2, 0, 0, 0, 0, 1], gateways: vec![], blocks, room: [12, 0] };
+    let id = "eni-0123456789abcdef0".to_owned();
+    let interface = Interface { id, mac: [2, 0, 0, 0, 0, 1], address: None, gateways: vec![], blocks, room: [12, 0] };
     let reading = Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: true };
     if supply.next(&mut pool, 0, now).is_some() {
         supply.done(Outcome::Read(reading), &mut pool, now);
