@@ -2,11 +2,14 @@
 //!
 //! Plain threads, each accepting for itself: the kernel's backlog is the queue, and an ADD never crosses an executor.
 //! A peer that is slow, silent or not root is cut off.
+//!
+//! Idle threads wait on one epoll instance, not in accept(2): there the kernel wakes them in turn, here the one that began to wait
+//! last (`ep_poll`, fs/eventpoll.c). Pods that come one by one are all served by one thread, whose memory is still in the caches.
 
 use std::fs;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,6 +18,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cni_spec::{Code, Error};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 use node_api::{BootMillis, Envelope, PROTOCOL_VERSION, Reply, Request, Response, accepts, read_frame_with_fd, write_frame};
 
@@ -31,7 +36,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The listening socket and its threads.
 #[derive(Debug)]
 pub struct Server {
-    listener: Arc<UnixListener>,
+    door: Arc<Door>,
     workers: Vec<JoinHandle<()>>,
     path: PathBuf,
 }
@@ -42,24 +47,66 @@ impl Server {
     /// # Errors
     /// What the file system says.
     pub fn start<K: Kernel>(path: &Path, attachments: &Arc<Attachments<K>>, metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let listener = Arc::new(listen(path)?);
+        let door = Arc::new(Door::open(path)?);
         let workers = (0..WORKERS).map(|number| {
-            let (listener, attachments, metrics) = (Arc::clone(&listener), Arc::clone(attachments), Arc::clone(metrics));
-            std::thread::Builder::new().name(format!("cni-{number}")).spawn(move || work(&listener, &attachments, &metrics))
+            let (door, attachments, metrics) = (Arc::clone(&door), Arc::clone(attachments), Arc::clone(metrics));
+            std::thread::Builder::new().name(format!("cni-{number}")).spawn(move || work(&door, &attachments, &metrics))
         });
-        Ok(Self { workers: workers.collect::<io::Result<_>>()?, listener, path: path.to_owned() })
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, door, path: path.to_owned() })
     }
 
     /// Accepts no more, finishes what was accepted, and removes the socket.
     pub fn drain(self) {
         // A plugin that comes now finds no socket and does what it does without a daemon.
         let _ = fs::remove_file(&self.path);
-        // On a listening socket this wakes every accept(2) with EINVAL.
-        if let Err(errno) = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.listener), nix::sys::socket::Shutdown::Both) {
-            tracing::warn!(%errno, "cannot shut the socket down");
-        }
+        self.door.close();
         for worker in self.workers {
             let _ = worker.join();
+        }
+    }
+}
+
+/// The socket that listens, and where idle workers wait for it.
+#[derive(Debug)]
+struct Door {
+    listener: UnixListener,
+    epoll: Epoll,
+}
+
+impl Door {
+    fn open(path: &Path) -> io::Result<Self> {
+        let listener = listen(path)?;
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, Self::one_event())?;
+        Ok(Self { listener, epoll })
+    }
+
+    /// One worker is woken, and the next only when this one has accepted.
+    fn one_event() -> EpollEvent {
+        EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, 0)
+    }
+
+    /// Waits for a peer, without bound: it is what an idle worker does.
+    fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            match self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let accepted = self.listener.accept();
+            self.epoll.modify(&self.listener, &mut Self::one_event())?;
+            match accepted {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome.map(|(stream, _)| stream),
+            }
+        }
+    }
+
+    /// From now on every accept(2) ends with EINVAL, and every idle worker wakes to see it.
+    fn close(&self) {
+        if let Err(errno) = nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both) {
+            tracing::warn!(%errno, "cannot shut the socket down");
         }
     }
 }
@@ -78,10 +125,10 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn work<K: Kernel>(listener: &UnixListener, attachments: &Attachments<K>, metrics: &Metrics) {
+fn work<K: Kernel>(door: &Door, attachments: &Attachments<K>, metrics: &Metrics) {
     loop {
-        match listener.accept() {
-            Ok((stream, _)) => serve(stream, attachments, metrics),
+        match door.accept() {
+            Ok(stream) => serve(stream, attachments, metrics),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             Err(error) => {
                 tracing::warn!(%error, "accept");
