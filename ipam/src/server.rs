@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,7 @@ impl Server {
 struct Door {
     listener: UnixListener,
     epoll: Epoll,
+    closed: AtomicBool,
 }
 
 impl Door {
@@ -79,7 +81,7 @@ impl Door {
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, Self::one_event())?;
-        Ok(Self { listener, epoll })
+        Ok(Self { listener, epoll, closed: AtomicBool::new(false) })
     }
 
     /// One worker is woken, and the next only when this one has accepted.
@@ -87,24 +89,28 @@ impl Door {
         EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, 0)
     }
 
-    /// Waits for a peer, without bound: it is what an idle worker does.
-    fn accept(&self) -> io::Result<UnixStream> {
+    /// Waits for a peer, without bound: it is what an idle worker does. `None` when the door is closed and nobody stands before it.
+    fn accept(&self) -> io::Result<Option<UnixStream>> {
         loop {
             match self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+            // Looked at before accept(2): what came before the closing is still served.
+            let closed = self.closed.load(Ordering::Acquire);
             let accepted = self.listener.accept();
             self.epoll.modify(&self.listener, &mut Self::one_event())?;
             match accepted {
+                Err(error) if closed && matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput) => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return outcome.map(|(stream, _)| stream),
+                outcome => return outcome.map(|(stream, _)| Some(stream)),
             }
         }
     }
 
-    /// From now on every accept(2) ends with EINVAL, and every idle worker wakes to see it.
+    /// Nobody can connect any more, and every idle worker wakes to see it: a socket that is shut down stays readable.
     fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         if let Err(errno) = nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both) {
             tracing::warn!(%errno, "cannot shut the socket down");
         }
@@ -128,8 +134,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 fn work<K: Kernel>(door: &Door, attachments: &Attachments<K>, metrics: &Metrics) {
     loop {
         match door.accept() {
-            Ok(stream) => serve(stream, attachments, metrics),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Ok(Some(stream)) => serve(stream, attachments, metrics),
+            Ok(None) => return,
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 // Out of descriptors, for instance: do not spin.
@@ -220,5 +226,23 @@ fn answer<K: Kernel>(request: Request, fd: Option<OwnedFd>, attachments: &Attach
         Request::Check(request) => attachments.check(&request, &netns(None)?).map(|()| Reply::Done),
         Request::Gc(request) => attachments.gc(&request, now).map(|()| Reply::Done),
         Request::Status => attachments.status(now).map(|()| Reply::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_door_wakes_every_idle_worker_after_the_last_peer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let door = Door::open(&path).unwrap();
+        std::thread::scope(|scope| {
+            let idle: Vec<_> = (0..4).map(|_| scope.spawn(|| std::iter::from_fn(|| door.accept().unwrap()).count())).collect();
+            let _peers: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+            door.close();
+            assert_eq!(idle.into_iter().map(|worker| worker.join().unwrap()).sum::<usize>(), 3);
+        });
     }
 }
