@@ -1,11 +1,14 @@
-//! One pod's veth pair: made, addressed and routed in three sends.
+//! One pod's veth pair: made, addressed and routed in four sends.
 //!
 //! 1. host: `RTM_NEWLINK`, the peer born in the pod's namespace with the interface number we choose (moving a link between
 //!    namespaces costs an `rcu_barrier`, and asking for the number a round trip);
-//! 2. pod: neighbour of the gateway, addresses, link up, default routes;
-//! 3. host: link up, neighbours of the pod, host routes.
+//! 2. host: programs, link up, neighbours of the pod, host routes;
+//! 3. pod: addresses, link up, neighbour of the gateway, default routes;
+//! 4. host: a question that makes the kernel let the host end carry packets.
 //!
-//! Neighbours are permanent on both sides and IPv6 addresses carry `IFA_F_NODAD`: no ARP, no ND, no waiting.
+//! The end that comes up second carries packets at once; the first one when the kernel gets round to it, and what is sent before is
+//! lost. So the pod's end is second, and the question settles the host's. Neighbours are permanent on both sides and IPv6 addresses
+//! carry `IFA_F_NODAD`: no ARP, no ND, no waiting.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -93,7 +96,11 @@ pub fn attach(host: &mut Socket, netns: &Netns, link: &PodLink, fast_path: Optio
     let pod_ifindex = create_pair(host, netns, link)?;
     let programs = fast_path.map_or_else(Vec::new, |fast_path| fast_path.host_end_requests(link.host_ifindex));
     let host_end = programs.into_iter().chain(host_end_requests(link)).collect();
-    let wired = wire_pod(netns, link, pod_ifindex).and_then(|()| Ok(host.execute(host_end)?));
+    let wired = host
+        .execute(host_end)
+        .map_err(WiringError::from)
+        .and_then(|()| wire_pod(netns, link, pod_ifindex))
+        .and_then(|()| Ok(host.execute(vec![settle(link.host_ifindex)])?));
     if wired.is_err()
         && let Err(error) = crate::removal::remove_links(host, &[link.host_ifindex])
     {
@@ -170,6 +177,14 @@ fn create_request(netns: &Netns, link: &PodLink, pod_ifindex: Ifindex) -> Reques
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
     ];
     Request { step: "make the veth pair", message: RouteNetlinkMessage::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL }
+}
+
+/// A question whose answer is not needed: before the kernel tells of a link, it does what is still to be done about its carrier
+/// (`linkwatch_sync_dev` in `rtnl_getlink`, net/core/rtnetlink.c, since Linux 6.8).
+fn settle(ifindex: Ifindex) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex.0;
+    Request { step: "settle the host end's carrier", message: RouteNetlinkMessage::GetLink(message), flags: 0 }
 }
 
 fn wire_pod(netns: &Netns, link: &PodLink, pod_ifindex: Ifindex) -> Result<(), WiringError> {
@@ -278,7 +293,8 @@ fn pod_address(ifindex: Ifindex, address: IpAddr) -> AddressMessage {
     message.header.scope = AddressScope::Universe;
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     if address.is_ipv6() {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        // Nor a route to the address's own /128 beside the local one.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
     }
     message
 }

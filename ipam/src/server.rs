@@ -2,19 +2,25 @@
 //!
 //! Plain threads, each accepting for itself: the kernel's backlog is the queue, and an ADD never crosses an executor.
 //! A peer that is slow, silent or not root is cut off.
+//!
+//! Idle threads wait on one epoll instance, not in accept(2): there the kernel wakes them in turn, here the one that began to wait
+//! last (`ep_poll`, fs/eventpoll.c). Pods that come one by one are all served by one thread, whose memory is still in the caches.
 
 use std::fs;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cni_spec::{Code, Error};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 use node_api::{BootMillis, Envelope, PROTOCOL_VERSION, Reply, Request, Response, accepts, read_frame_with_fd, write_frame};
 
@@ -31,7 +37,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The listening socket and its threads.
 #[derive(Debug)]
 pub struct Server {
-    listener: Arc<UnixListener>,
+    door: Arc<Door>,
     workers: Vec<JoinHandle<()>>,
     path: PathBuf,
 }
@@ -42,24 +48,71 @@ impl Server {
     /// # Errors
     /// What the file system says.
     pub fn start<K: Kernel>(path: &Path, attachments: &Arc<Attachments<K>>, metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let listener = Arc::new(listen(path)?);
+        let door = Arc::new(Door::open(path)?);
         let workers = (0..WORKERS).map(|number| {
-            let (listener, attachments, metrics) = (Arc::clone(&listener), Arc::clone(attachments), Arc::clone(metrics));
-            std::thread::Builder::new().name(format!("cni-{number}")).spawn(move || work(&listener, &attachments, &metrics))
+            let (door, attachments, metrics) = (Arc::clone(&door), Arc::clone(attachments), Arc::clone(metrics));
+            std::thread::Builder::new().name(format!("cni-{number}")).spawn(move || work(&door, &attachments, &metrics))
         });
-        Ok(Self { workers: workers.collect::<io::Result<_>>()?, listener, path: path.to_owned() })
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, door, path: path.to_owned() })
     }
 
     /// Accepts no more, finishes what was accepted, and removes the socket.
     pub fn drain(self) {
         // A plugin that comes now finds no socket and does what it does without a daemon.
         let _ = fs::remove_file(&self.path);
-        // On a listening socket this wakes every accept(2) with EINVAL.
-        if let Err(errno) = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.listener), nix::sys::socket::Shutdown::Both) {
-            tracing::warn!(%errno, "cannot shut the socket down");
-        }
+        self.door.close();
         for worker in self.workers {
             let _ = worker.join();
+        }
+    }
+}
+
+/// The socket that listens, and where idle workers wait for it.
+#[derive(Debug)]
+struct Door {
+    listener: UnixListener,
+    epoll: Epoll,
+    closed: AtomicBool,
+}
+
+impl Door {
+    fn open(path: &Path) -> io::Result<Self> {
+        let listener = listen(path)?;
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, Self::one_event())?;
+        Ok(Self { listener, epoll, closed: AtomicBool::new(false) })
+    }
+
+    /// One worker is woken, and the next only when this one has accepted.
+    fn one_event() -> EpollEvent {
+        EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, 0)
+    }
+
+    /// Waits for a peer, without bound: it is what an idle worker does. `None` when the door is closed and nobody stands before it.
+    fn accept(&self) -> io::Result<Option<UnixStream>> {
+        loop {
+            match self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            // Looked at before accept(2): what came before the closing is still served.
+            let closed = self.closed.load(Ordering::Acquire);
+            let accepted = self.listener.accept();
+            self.epoll.modify(&self.listener, &mut Self::one_event())?;
+            match accepted {
+                Err(error) if closed && matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome.map(|(stream, _)| Some(stream)),
+            }
+        }
+    }
+
+    /// Nobody can connect any more, and every idle worker wakes to see it: a socket that is shut down stays readable.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        if let Err(errno) = nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both) {
+            tracing::warn!(%errno, "cannot shut the socket down");
         }
     }
 }
@@ -78,11 +131,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn work<K: Kernel>(listener: &UnixListener, attachments: &Attachments<K>, metrics: &Metrics) {
+fn work<K: Kernel>(door: &Door, attachments: &Attachments<K>, metrics: &Metrics) {
     loop {
-        match listener.accept() {
-            Ok((stream, _)) => serve(stream, attachments, metrics),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+        match door.accept() {
+            Ok(Some(stream)) => serve(stream, attachments, metrics),
+            Ok(None) => return,
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 // Out of descriptors, for instance: do not spin.
@@ -173,5 +226,23 @@ fn answer<K: Kernel>(request: Request, fd: Option<OwnedFd>, attachments: &Attach
         Request::Check(request) => attachments.check(&request, &netns(None)?).map(|()| Reply::Done),
         Request::Gc(request) => attachments.gc(&request, now).map(|()| Reply::Done),
         Request::Status => attachments.status(now).map(|()| Reply::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_door_wakes_every_idle_worker_after_the_last_peer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let door = Door::open(&path).unwrap();
+        std::thread::scope(|scope| {
+            let idle: Vec<_> = (0..4).map(|_| scope.spawn(|| std::iter::from_fn(|| door.accept().unwrap()).count())).collect();
+            let _peers: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+            door.close();
+            assert_eq!(idle.into_iter().map(|worker| worker.join().unwrap()).sum::<usize>(), 3);
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Tells when uplinks may have changed: soon after links, addresses or routes did. Off the pods' path, so on tokio and `rtnetlink`.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use netlink_sys::AsyncSocket;
@@ -12,6 +12,11 @@ use crate::link_numbers::FIRST;
 
 /// One cause makes several events; one look after them will do.
 const SETTLE: Duration = Duration::from_millis(200);
+/// A look reads every link under the lock that wiring a pod needs (RTNL), so that on a full node under steady news looks would
+/// slow ADDs down: they take one part in this many of the time.
+const SHARE: u32 = 20;
+/// A look that had something to do takes longer and must not delay the next for long.
+const REST: Duration = Duration::from_secs(2);
 /// An event can be lost when the socket's buffer overflows, and what failed is tried again.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
@@ -41,7 +46,9 @@ pub(crate) fn follow(mut look: impl FnMut()) -> std::io::Result<impl Future<Outp
             }
             tokio::time::sleep(SETTLE).await;
             while events.try_recv().is_ok() {}
+            let begun = Instant::now();
             look();
+            tokio::time::sleep((begun.elapsed() * SHARE).min(REST)).await;
         }
     })
 }

@@ -3,11 +3,11 @@
 //! The namespace forwards nothing, so what arrives was carried by the programs.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, IdleSeconds, Scope, Traffic, TrafficOf};
@@ -99,6 +99,7 @@ impl Node {
             let link = pod_link(number)?;
             node.fast_path.add_endpoint(&link, &network)?;
             attach(&mut host, netns, &link, Some(&node.fast_path))?;
+            wait_for_local_routes(netns, &link)?;
         }
         println!("attached");
         Ok(node)
@@ -146,6 +147,30 @@ impl Node {
         ensure!(!carried, "counted as the host's own: {:?}", host.sent);
         Ok(())
     }
+}
+
+/// The kernel makes them of IPv6 addresses a moment later (`addrconf_dad_work`, net/ipv6/addrconf.c).
+fn wait_for_local_routes(netns: &Netns, link: &PodLink) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < LIMIT {
+        let routes = netns.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))??;
+        let local: Vec<_> = routes.lines().filter_map(local_address).collect();
+        if link.addresses.iter().all(|address| address.is_ipv4() || local.contains(address)) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(anyhow!("no local routes of {:?} in {LIMIT:?}", link.addresses))
+}
+
+/// The destination of a local route, from a line of `/proc/net/ipv6_route` (`rt6_info_route`, net/ipv6/route.c).
+fn local_address(line: &str) -> Option<IpAddr> {
+    const FLAGS: usize = 8;
+    const LOCAL: u32 = 0x8000_0000;
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let flags = u32::from_str_radix(fields.get(FLAGS)?, 16).ok()?;
+    let address = u128::from_str_radix(fields.first()?, 16).ok()?;
+    (flags & LOCAL != 0).then(|| Ipv6Addr::from_bits(address).into())
 }
 
 /// A datagram from `here` arrives, whole, from the right address.
