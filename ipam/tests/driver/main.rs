@@ -7,12 +7,17 @@ mod kernel;
 mod node;
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloudsim::cloud::Action;
-use cloudsim::faults::{Faults, Latency};
+use cloudsim::cloud::{Action, Cloud, Settings};
+use cloudsim::fabric::NoFabric;
+use cloudsim::faults::{Faults, Latency, Refusal, Storm};
+use cloudsim::http::{Role, Server};
 use cloudsim::time::Millis;
+use cni_spec::Code;
+use ipam::driver::Call;
 use ipam::range::Family;
 use node::{Lab, Node, leap};
 
@@ -249,6 +254,61 @@ async fn a_subnet_or_a_family_without_addresses_is_told() {
     assert!(!report.troubles.is_empty());
     assert!(node.attachments.summary(node::now()).pool.iter().any(|(family, counts)| *family == Family::V4 && counts.free() > 0));
     assert_eq!(lab.interfaces(), 1, "no interface is made that would have none either: {report:#?}");
+}
+
+#[tokio::test]
+async fn an_api_of_another_region_is_told() {
+    let elsewhere = Server::start(Cloud::new(Settings { region: "eu-west-1".to_owned(), ..Settings::default() }), Box::new(NoFabric));
+    let elsewhere = elsewhere.unwrap();
+    let api = elsewhere.listen(TcpListener::bind("127.0.0.1:0").unwrap(), Role::Api).unwrap();
+    let lab = Lab::launch("m5.large", &format!("api_endpoint = \"http://{api}\""), 1);
+    let node = Node::start(&lab);
+    node.settle().await;
+    (0..16).for_each(|pod| drop(node.add(pod).unwrap()));
+    node.settle().await;
+    let error = node.add(16).unwrap_err();
+    assert_eq!(error.code, Code::TryAgainLater);
+    assert!(error.msg.contains("no free IPv4 address") && error.msg.contains("endpoint is of the instance's region"), "{error}");
+}
+
+#[tokio::test]
+async fn status_tells_how_freely_the_cloud_is_called() {
+    let lab = Lab::launch("m5.large", "wait_seconds = 0", 1);
+    lab.set_faults(|faults| faults.api.credentials_rejected = true);
+    let node = Node::start(&lab);
+    node.settle().await;
+    (0..16).for_each(|pod| drop(node.add(pod).unwrap()));
+    let mut stances = Vec::new();
+    for _ in 0..120 {
+        node.settle().await;
+        stances.push(node.report().stance);
+        leap(Duration::from_secs(15));
+    }
+    stances.dedup();
+    assert_eq!(stances, ["normal", "no_releases", "no_calls"]);
+    let report = node.report();
+    let assigned = report.calls.0[&Call::Assign];
+    assert!((9..20).contains(&assigned.made) && assigned.refused == assigned.made, "tried again, and less often: {report:#?}");
+    assert_eq!(u64::from(report.budget.failures), assigned.made, "{report:#?}");
+
+    let storm = Storm { from: Millis(0), until: Millis(u64::MAX), probability: 1.0, refusal: Refusal::RequestLimitExceeded };
+    lab.set_faults(|faults| faults.api.storms = vec![storm]);
+    let throttled = || node.report().calls.0[&Call::Assign].throttled;
+    while throttled() == 0 {
+        leap(Duration::from_secs(15));
+        node.settle().await;
+    }
+    assert!(node.report().troubles.iter().any(|trouble| trouble.contains("too many calls")), "{:#?}", node.report());
+    lab.set_faults(|_| {});
+    while node.report().stance != "normal" || !node.report().troubles.is_empty() {
+        leap(Duration::from_secs(15));
+        node.settle().await;
+    }
+    let report = node.report();
+    assert_eq!((report.budget.failures, report.budget.wait_seconds), (0, 0));
+    assert!(report.budget.calls_left > 0 && report.blocks.len() == 2, "{report:#?}");
+    let last = report.last_failures.iter().find(|failure| failure.call == Call::Assign).unwrap();
+    assert!(last.what.contains("too many calls") && last.seconds_ago > 0, "what is over is remembered: {report:#?}");
 }
 
 #[tokio::test]
