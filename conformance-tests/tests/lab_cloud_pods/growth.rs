@@ -108,7 +108,8 @@ pub(crate) fn shrinking(site: &mut Site) -> Result<()> {
 fn given_back(site: &Site) -> Result<()> {
     /// Of the lab's configuration: at most a block and a half free, beside the few pods. These are in no more blocks than that.
     const KEPT: usize = 2;
-    wait_until("prefixes given back", SETTLES, || match site.blocks() {
+    // The API lists the latest of them at its next reading, which is a minute after the last at the earliest.
+    wait_until("prefixes given back", 2 * SETTLES, || match site.blocks() {
         Ok(blocks) if blocks <= KEPT => Ok(()),
         Ok(blocks) => Err(format!("{blocks} prefixes")),
         Err(error) => Err(format!("{error:#}")),

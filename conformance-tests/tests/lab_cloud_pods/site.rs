@@ -60,6 +60,14 @@ impl Kind {
             Self::Gcp => "gcp",
         }
     }
+
+    /// How many addresses a pod has: one of each family.
+    const fn families(self) -> usize {
+        match self {
+            Self::Aws => 2,
+            Self::Azure | Self::Gcp => 1,
+        }
+    }
 }
 
 /// The lab with its cloud.
@@ -258,6 +266,7 @@ impl<'lab> Site<'lab> {
         let mut seen = BTreeMap::new();
         let crowd = self.crowd.iter().map(|pod| (&pod.name, &pod.addresses));
         for (name, addresses) in self.pods.iter().map(|pod| (&pod.name, &pod.addresses)).chain(crowd) {
+            ensure!(addresses.len() == self.kind.families(), "{name} has {addresses:?}");
             for address in addresses {
                 self.device_index_of(*address)?;
                 if let Some(other) = seen.insert(*address, name) {

@@ -19,6 +19,7 @@ use cloudsim::time::Millis;
 use cni_spec::Code;
 use ipam::driver::Call;
 use ipam::range::Family;
+use ipnetwork::IpNetwork;
 use node::{Lab, Node, leap};
 
 #[tokio::test]
@@ -188,6 +189,27 @@ async fn a_restart_keeps_pods_and_asks_for_nothing() {
     for pod in 8..16 {
         assert!(addresses.is_disjoint(&node.add(pod).unwrap().into_iter().collect()), "an address has one owner");
     }
+}
+
+#[tokio::test]
+async fn after_a_reboot_every_address_is_free_and_nothing_is_asked_for() {
+    let lab = Lab::new("m5.large", "");
+    let mut node = Node::start(&lab);
+    node.settle().await;
+    for pod in 0..40 {
+        node.add(pod).unwrap();
+        node.settle().await;
+    }
+    let (networks, calls) = (lab.networks(), lab.calls(Action::AssignPrivateIpAddresses));
+    node = node.reboot(&lab);
+    node.settle().await;
+    let blocks = node.report().blocks;
+    assert_eq!(blocks.iter().map(|block| block.block.parse().unwrap()).collect::<BTreeSet<IpNetwork>>(), networks);
+    assert!(blocks.iter().all(|block| (block.usage, block.held) == ("open", 0)), "{blocks:#?}");
+    let pods: BTreeSet<_> = (100..140).flat_map(|pod| node.add(pod).unwrap()).collect();
+    assert!(pods.len() == 40 && pods.iter().all(|address| networks.iter().any(|network| network.contains(*address))));
+    node.settle().await;
+    assert_eq!(lab.calls(Action::AssignPrivateIpAddresses), calls);
 }
 
 #[tokio::test]
