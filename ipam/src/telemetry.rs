@@ -25,6 +25,7 @@ use crate::metrics::{Metrics, Operation};
 use crate::record::Record;
 
 type Labels = Vec<(&'static str, String)>;
+type CountOf = fn(&Count) -> u64;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 #[derive(Clone)]
@@ -165,7 +166,7 @@ fn register_supply(registry: &mut Registry, report: &SupplyReport) {
         blocks.get_or_create(&vec![("use", usage.to_owned())]).set(count as i64);
     }
     registry.register("supply_blocks", "Blocks of addresses that the cloud has assigned, by use", blocks);
-    let counts: [(&str, &str, fn(&Count) -> u64); 4] = [
+    let counts: [(&str, &str, CountOf); 4] = [
         ("supply_calls", "Calls to the cloud since start", |count| count.made),
         ("supply_calls_refused", "Calls that the cloud has refused, or that did not reach it", |count| count.refused),
         ("supply_calls_throttled", "Calls that the cloud has refused because the account made too many", |count| count.throttled),

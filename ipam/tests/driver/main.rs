@@ -67,12 +67,15 @@ async fn no_pod_gets_an_address_that_the_nodes_network_does_not_know() {
     let node = Node::start(&lab);
     while node.driver.round().await {}
     assert_eq!(node.report().blocks[0].usage, "closed");
-    assert!(node.add(1).is_err());
+    let error = node.add(1).unwrap_err().to_string();
+    // The uplink is missing before the keeper has looked.
+    assert!(error.contains("uplink"), "{error}");
     node.look();
     assert_eq!(node.add(1).unwrap().len(), 1);
     // Its interface goes under load: nothing else is taken back or forgotten, and it is told.
     node.driver.set_network(BTreeSet::new(), BTreeSet::new());
-    assert!(node.add(2).is_err());
+    let error = node.add(2).unwrap_err().to_string();
+    assert!(error.contains("its interface has not appeared on the node"), "{error}");
     let report = node.report();
     assert_eq!((report.blocks[0].usage, report.blocks[0].held), ("closed", 1));
     assert!(report.troubles[0].contains("is lost"), "{report:#?}");
