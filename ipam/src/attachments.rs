@@ -11,7 +11,7 @@
 mod check;
 mod turn;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::failure;
 use crate::kernel::Kernel;
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
-use crate::pool::{Counts, Pool, PoolError};
+use crate::pool::{Counts, Pool, PoolError, Use};
 use crate::range::Family;
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 use crate::recovery::Plan;
@@ -590,8 +590,15 @@ impl State {
     /// What a pod is told that gets no address.
     fn failure(&self, error: &PoolError) -> Error {
         let mut told = failure::pool(error);
-        if let (PoolError::Exhausted { .. }, Some(trouble)) = (error, &self.trouble) {
-            told.msg = format!("{} ({trouble})", told.msg);
+        if let PoolError::Exhausted { family, .. } = error {
+            let closed = self.pool.ranges().filter_map(|(range, may_be_used)| match may_be_used {
+                Use::Closed(why) if range.family() == *family => Some(why.as_str()),
+                Use::Open | Use::LastResort | Use::Closed(_) => None,
+            });
+            let reasons: BTreeSet<_> = self.trouble.as_deref().into_iter().chain(closed).collect();
+            if !reasons.is_empty() {
+                told.msg = format!("{} ({})", told.msg, reasons.into_iter().collect::<Vec<_>>().join("; "));
+            }
         }
         told
     }

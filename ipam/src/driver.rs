@@ -26,7 +26,7 @@ use crate::store::Change;
 use crate::supply::budget::Random;
 use crate::supply::sizing::Sizing;
 use crate::supply::{Interface, Outcome, Refusal, Report, Request, Settings, Stance, Supply};
-pub use report::{Call, Calls, SupplyReport};
+pub use report::{Call, Calls, Count, SupplyReport};
 use troubles::{Topic, Troubles};
 
 /// How often the supply is asked what to do, where nobody waits.
@@ -180,7 +180,7 @@ impl<K: Kernel> Driver<K> {
             state.is_known |= matches!(outcome, Outcome::Read(_));
             state.native.extend(native);
             state.calls.note(Call::of(&request), &outcome);
-            state.troubles.note(Call::of(&request), &outcome);
+            state.troubles.note(Call::of(&request), &outcome, now);
             let reports = state.supply.done(outcome, pool, now);
             state.hear(reports, pool);
             for family in Family::ALL {

@@ -1,5 +1,6 @@
 //! Metrics and health over HTTP: `/metrics` (Prometheus text), `/healthz` (the process serves), `/readyz` (an ADD would
-//! succeed), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has assigned), as JSON. For loopback: it has no authentication.
+//! succeed), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has assigned), as JSON. For
+//! loopback: it has no authentication.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +19,13 @@ use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 
 use crate::attachments::Attachments;
-use crate::driver::{Driver, SupplyReport};
+use crate::driver::{Count, Driver, SupplyReport};
 use crate::kernel::Linux;
 use crate::metrics::{Metrics, Operation};
 use crate::record::Record;
 
 type Labels = Vec<(&'static str, String)>;
+type CountOf = fn(&Count) -> u64;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 #[derive(Clone)]
@@ -164,17 +166,20 @@ fn register_supply(registry: &mut Registry, report: &SupplyReport) {
         blocks.get_or_create(&vec![("use", usage.to_owned())]).set(count as i64);
     }
     registry.register("supply_blocks", "Blocks of addresses that the cloud has assigned, by use", blocks);
-    let (calls, refused, unknown) =
-        (Series::<Labels, Gauge>::default(), Series::<Labels, Gauge>::default(), Series::<Labels, Gauge>::default());
-    for (call, count) in &report.calls.0 {
-        let labels = vec![("call", call.name().to_owned())];
-        calls.get_or_create(&labels).set(count.made.cast_signed());
-        refused.get_or_create(&labels).set(count.refused.cast_signed());
-        unknown.get_or_create(&labels).set(count.unknown.cast_signed());
+    let counts: [(&str, &str, CountOf); 4] = [
+        ("supply_calls", "Calls to the cloud since start", |count| count.made),
+        ("supply_calls_refused", "Calls that the cloud has refused, or that did not reach it", |count| count.refused),
+        ("supply_calls_throttled", "Calls that the cloud has refused because the account made too many", |count| count.throttled),
+        ("supply_calls_unknown", "Calls without an answer", |count| count.unknown),
+    ];
+    for (name, help, value) in counts {
+        let calls = Series::<Labels, Gauge>::default();
+        for (call, count) in &report.calls.0 {
+            calls.get_or_create(&vec![("call", call.name().to_owned())]).set(value(count).cast_signed());
+        }
+        registry.register(name, help, calls);
     }
-    registry.register("supply_calls", "Calls to the cloud since start", calls);
-    registry.register("supply_calls_refused", "Calls that the cloud has refused, or that did not reach it", refused);
-    registry.register("supply_calls_unknown", "Calls without an answer", unknown);
+    gauge(registry, "supply_calls_left", "Calls of the API that the node may make at once", report.budget.calls_left.cast_signed());
     gauge(registry, "supply_interfaces", "Interfaces to the cloud network", report.interfaces.len() as i64);
     gauge(registry, "supply_troubles", "What is wrong with the supply of addresses now; /debug/supply tells", report.troubles.len() as i64);
     gauge(registry, "pods_waiting", "Pods that wait for an address", report.waiting.cast_signed());

@@ -14,11 +14,13 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Result;
+use cloudsim::faults::Faults;
 use conformance_tests::harness::{self, Ended, Harness, Request};
 use conformance_tests::lab::cni::barewire_binaries;
 use conformance_tests::lab::init;
 
 use site::{CloudLab, Kind, Site};
+use trouble::{AILMENTS, Ailment};
 
 type Work = fn(&mut Site) -> Result<()>;
 
@@ -35,12 +37,25 @@ const CASES: [(&str, Work); 9] = [
     ("a_cloud_that_misbehaves_costs_no_address_and_no_pod", trouble::misbehaviour),
 ];
 
+fn ailing(ailment: &Ailment) -> String {
+    format!("{}_is_told_and_costs_no_pod", ailment.name)
+}
+
+fn recovered(ailment: &Ailment) -> String {
+    format!("{}_is_got_over", ailment.name)
+}
+
+fn cases() -> impl Iterator<Item = String> {
+    let ailing = AILMENTS.iter().flat_map(|ailment| [ailing(ailment), recovered(ailment)]);
+    CASES.iter().map(|(case, _)| (*case).to_owned()).chain(ailing)
+}
+
 fn name(kind: Kind, case: &str) -> String {
     format!("{}/{case}", kind.name())
 }
 
 fn run(harness: &mut Harness, kinds: &[Kind]) {
-    let count = kinds.len() * CASES.len();
+    let count = kinds.len() * cases().count();
     let lab = match CloudLab::up() {
         Ok(lab) => lab,
         Err(error) => return harness.fail("bring the lab up", &format!("{error:#}"), count),
@@ -50,16 +65,27 @@ fn run(harness: &mut Harness, kinds: &[Kind]) {
         starting.into_iter().map(|site| site.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     match started {
-        Ok(mut sites) => CASES.iter().for_each(|(case, work)| run_case(harness, case, *work, &mut sites)),
+        Ok(mut sites) => {
+            CASES.iter().for_each(|(case, work)| run_case(harness, case, work, &mut sites));
+            for ailment in &AILMENTS {
+                let mut faults = Faults::default();
+                (ailment.faults)(&mut faults.metadata);
+                lab.set_faults(faults);
+                run_case(harness, &ailing(ailment), |site| trouble::ailing(site, ailment), &mut sites);
+                lab.set_faults(Faults::default());
+                run_case(harness, &recovered(ailment), trouble::recovered, &mut sites);
+            }
+        }
         Err(error) => harness.fail("start the nodes", &format!("{error:#}"), count),
     }
     harness.case("no_address_is_lost_or_given_twice_by_the_cloud", || lab.is_sound());
     harness.case("take_the_lab_down", || lab.down());
 }
 
-fn run_case(harness: &mut Harness, case: &str, work: Work, sites: &mut [Site]) {
+fn run_case(harness: &mut Harness, case: &str, work: impl Fn(&mut Site) -> Result<()> + Sync, sites: &mut [Site]) {
+    let work = &work;
     let ended: Vec<Ended> = thread::scope(|scope| {
-        let running: Vec<_> = sites.iter_mut().map(|site| scope.spawn(|| Ended::of(|| work(site)))).collect();
+        let running: Vec<_> = sites.iter_mut().map(|site| scope.spawn(move || Ended::of(|| work(site)))).collect();
         running.into_iter().map(|case| case.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     for (site, ended) in sites.iter_mut().zip(ended) {
@@ -76,7 +102,7 @@ fn main() -> ExitCode {
     init::become_init_if_asked();
     let filter = match Request::of_this_program() {
         Request::List => {
-            Kind::ALL.iter().for_each(|kind| CASES.iter().for_each(|(case, _)| harness::list(&name(*kind, case))));
+            Kind::ALL.iter().for_each(|kind| cases().for_each(|case| harness::list(&name(*kind, &case))));
             return ExitCode::SUCCESS;
         }
         Request::Run(filter) => filter,
@@ -88,7 +114,7 @@ fn main() -> ExitCode {
     {
         Ok(_) if kinds.is_empty() => harness.fail("lab_cloud_pods", &format!("no cloud is called {filter:?}"), 1),
         Ok(_) => run(&mut harness, &kinds),
-        Err(error) => harness.skip("lab_cloud_pods", &format!("{error:#}"), kinds.len() * CASES.len()),
+        Err(error) => harness.skip("lab_cloud_pods", &format!("{error:#}"), kinds.len() * cases().count()),
     }
     harness.finish()
 }

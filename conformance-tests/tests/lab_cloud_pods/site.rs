@@ -1,13 +1,15 @@
 //! A node on one of the clouds, with its pods and what its cloud's operator does for it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cloudsim::cloud::{Interface, InterfaceSpec, Request, Response};
+use cloudsim::faults::{DeviceFaults, Faults, Latency};
+use cloudsim::time::Millis;
 use conformance_tests::cri::pod::Pod;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::cloud::LabCloud;
@@ -27,7 +29,14 @@ const COMMAND: Duration = Duration::from_secs(30);
 /// How long a pod may have to wait until a reader lists what was assigned, and its interface: metadata is read every 30 s.
 pub(crate) const SETTLES: Duration = Duration::from_secs(60);
 /// Beyond the VPC.
-const INTERNET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10));
+const INTERNET: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10))];
+/// When a device comes that was attached, under a name that nobody has foretold.
+const DEVICES: DeviceFaults = DeviceFaults { attaching: seconds(1), appearing: seconds(3), detaching: seconds(0), misnamed: 1.0 };
+
+const fn seconds(count: u64) -> Latency {
+    Latency::exactly(Millis::seconds(count))
+}
 
 /// A cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +60,14 @@ impl Kind {
             Self::Gcp => "gcp",
         }
     }
+
+    /// How many addresses a pod has: one of each family.
+    const fn families(self) -> usize {
+        match self {
+            Self::Aws => 2,
+            Self::Azure | Self::Gcp => 1,
+        }
+    }
 }
 
 /// The lab with its cloud.
@@ -65,7 +82,14 @@ impl CloudLab {
         let options = Options { name: Some("cloud-pods".to_owned()), ..Options::of_this_program()? };
         let lab = Lab::up(Topology::read(&file)?, &options)?;
         let cloud = LabCloud::start(lab.name(), lab.topology(), lab.nodes())?;
-        Ok(Self { lab: Some(lab), cloud })
+        let lab = Self { lab: Some(lab), cloud };
+        lab.set_faults(Faults::default());
+        Ok(lab)
+    }
+
+    /// What goes wrong from now on, beside devices that are always late.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        set_faults(&self.cloud, faults);
     }
 
     fn lab(&self) -> Result<&Lab> {
@@ -85,6 +109,10 @@ impl CloudLab {
     }
 }
 
+fn set_faults(cloud: &LabCloud, faults: Faults) {
+    cloud.server.with(|cloud, _| cloud.set_faults(Faults { devices: DEVICES, ..faults }));
+}
+
 /// A node, with pods of the runtime that are looked at, and a crowd of cheap ones that take addresses.
 pub(crate) struct Site<'lab> {
     pub(crate) kind: Kind,
@@ -100,16 +128,17 @@ pub(crate) struct Site<'lab> {
 impl<'lab> Site<'lab> {
     pub(crate) fn start(lab: &'lab CloudLab, kind: Kind) -> Result<Self> {
         let cloud = &lab.cloud;
-        let primary = |kind: &Kind| -> Result<IpAddr> {
-            let id = cloud.instance(kind.name())?;
-            let first = cloud.server.with(|cloud, _| cloud.interfaces_of(id).first().map(|interface| interface.primary));
-            Ok(first.context("it has no interface")?.into())
-        };
-        let others: Result<Vec<IpAddr>> = Kind::ALL.iter().filter(|other| **other != kind).map(primary).collect();
+        let mut peers = INTERNET.to_vec();
+        for other in Kind::ALL.iter().filter(|other| **other != kind) {
+            let id = cloud.instance(other.name())?;
+            let first = cloud.server.with(|cloud, _| cloud.interfaces_of(id).first().map(|first| (first.primary, first.ipv6.clone())));
+            let (v4, v6) = first.context("it has no interface")?;
+            peers.push(v4.into());
+            peers.extend(v6.into_iter().map(IpAddr::V6));
+        }
         let worker = Worker::start(lab.lab()?, kind.name(), NodeCni::Barewire).with_context(|| kind.name().to_owned())?;
         // The first use of `ip netns` mounts over the directory, and a runtime cannot remove what it made there before (ip-netns(8)).
         worker.node.run(&["sh", "-c", "ip netns add first && ip netns delete first"])?;
-        let peers = [others?, vec![INTERNET]].concat();
         Ok(Self { kind, cloud, worker, pods: Vec::new(), crowd: Vec::new(), peers, made: 0 })
     }
 
@@ -179,6 +208,17 @@ impl<'lab> Site<'lab> {
         self.pods.iter().flat_map(|pod| &pod.addresses).chain(of_crowd).copied()
     }
 
+    /// The addresses that a pod can talk to: those of its own families.
+    fn peers_of(&self, pod: &Pod) -> impl Iterator<Item = &IpAddr> {
+        let families: Vec<bool> = pod.addresses.iter().map(IpAddr::is_ipv4).collect();
+        self.peers.iter().filter(move |peer| families.contains(&peer.is_ipv4()))
+    }
+
+    /// What goes wrong from now on, on all clouds.
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        set_faults(self.cloud, faults);
+    }
+
     /// The node's interfaces, as the cloud truly has them.
     pub(crate) fn interfaces(&self) -> Result<Vec<Interface>> {
         let id = self.cloud.instance(self.kind.name())?;
@@ -226,6 +266,7 @@ impl<'lab> Site<'lab> {
         let mut seen = BTreeMap::new();
         let crowd = self.crowd.iter().map(|pod| (&pod.name, &pod.addresses));
         for (name, addresses) in self.pods.iter().map(|pod| (&pod.name, &pod.addresses)).chain(crowd) {
+            ensure!(addresses.len() == self.kind.families(), "{name} has {addresses:?}");
             for address in addresses {
                 self.device_index_of(*address)?;
                 if let Some(other) = seen.insert(*address, name) {
@@ -235,7 +276,7 @@ impl<'lab> Site<'lab> {
         }
         let mut pings = Vec::new();
         for pod in &self.pods {
-            for peer in &self.peers {
+            for peer in self.peers_of(pod) {
                 let mut command = self.worker.in_pod(pod, &["ping", "-c", "1", "-W", "2", &peer.to_string()])?;
                 pings.push((format!("{} {:?} to {peer}", pod.name, pod.addresses), Running::start(&mut command, Stdio::null())?));
             }
@@ -251,6 +292,14 @@ impl<'lab> Site<'lab> {
     fn supply(&self) -> Result<Supply> {
         let page = telemetry::get(&Network::of(&self.worker.node)?, "/debug/supply")?;
         serde_json::from_str(&page).with_context(|| format!("not a supply: {page}"))
+    }
+
+    /// Waits until nothing is wrong with the supply any more.
+    pub(crate) fn wait_until_untroubled(&self) -> Result<()> {
+        Ok(wait_until("an end of the troubles", SETTLES, || {
+            let supply = self.supply().map_err(|error| format!("{error:#}"))?;
+            if supply.troubles.is_empty() { Ok(()) } else { Err(format!("{:?}", supply.troubles)) }
+        })?)
     }
 
     /// Waits until the daemon gives out addresses of `block` no more, or only where it has no other.
@@ -279,7 +328,7 @@ impl<'lab> Site<'lab> {
     pub(crate) fn stream(&self, pod: &Pod, seconds: u32) -> Result<Stream> {
         let count = (seconds * 100).to_string();
         let mut pings = Vec::new();
-        for peer in &self.peers {
+        for peer in self.peers_of(pod) {
             let argv = ["ping", "-i", "0.01", "-c", &count, "-W", "2", "-q", &peer.to_string()];
             pings.push(Running::start(&mut self.worker.in_pod(pod, &argv)?, Stdio::null())?);
         }

@@ -3,14 +3,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cloudsim::cloud::Request;
 use cloudsim::faults::{ApiFaults, Faults, MetadataFaults, ReadFaults, Refusal, Storm};
 use cloudsim::time::Millis;
 use conformance_tests::cri::pod::Pod;
 
 use crate::growth::pod_on;
-use crate::site::{Kind, SETTLES, Site};
+use crate::site::{Kind, SETTLES, Site, Stream};
 
 /// How long the cloud misbehaves.
 const TROUBLE: Duration = Duration::from_secs(12);
@@ -60,7 +60,7 @@ pub(crate) fn detached(site: &mut Site) -> Result<()> {
 
 /// Pods come and go while every kind of fault is on.
 pub(crate) fn misbehaviour(site: &mut Site) -> Result<()> {
-    site.cloud.server.with(|cloud, now| cloud.set_faults(faults(now)));
+    site.set_faults(faults(site.cloud.server.with(|_, now| now)));
     let until = Instant::now() + TROUBLE;
     let streams = site.pods.iter().map(|pod| site.stream(pod, TROUBLE.as_secs() as u32)).collect::<Result<Vec<_>>>()?;
     let mut refused = Vec::new();
@@ -77,7 +77,7 @@ pub(crate) fn misbehaviour(site: &mut Site) -> Result<()> {
             site.remove_pod(site.pods.len() - 1)?;
         }
     }
-    site.cloud.server.with(|cloud, _| cloud.set_faults(Faults::default()));
+    site.set_faults(Faults::default());
     for stream in streams {
         stream.ends_unbroken()?;
     }
@@ -86,6 +86,47 @@ pub(crate) fn misbehaviour(site: &mut Site) -> Result<()> {
     site.disperse()?;
     site.start_pod_within(2 * SETTLES)?;
     site.every_pod_pings()
+}
+
+/// What can be wrong with a metadata service for long.
+pub(crate) struct Ailment {
+    pub(crate) name: &'static str,
+    pub(crate) faults: fn(&mut MetadataFaults),
+    /// In the refusal of a daemon that starts with it.
+    told: &'static str,
+}
+
+pub(crate) const AILMENTS: [Ailment; 2] = [
+    Ailment { name: "metadata_that_is_off", faults: |metadata| metadata.off = true, told: "169.254.169.254" },
+    Ailment {
+        name: "metadata_of_a_sign_in_page",
+        faults: |metadata| metadata.html = true,
+        told: "is something else answering in its place?",
+    },
+];
+
+/// Pods go on, a new one is served from what there is, and a daemon that starts now says what is wrong and is not ready.
+pub(crate) fn ailing(site: &mut Site, ailment: &Ailment) -> Result<()> {
+    let streams = site.pods.iter().map(|pod| site.stream(pod, 15)).collect::<Result<Vec<_>>>()?;
+    site.start_pod().context("there are addresses")?;
+    site.remove_pod(site.pods.len() - 1)?;
+    let stopped = site.worker.daemon.take().context("it has no daemon")?.terminate()?;
+    let refused = match stopped.start() {
+        Ok(_) => bail!("a daemon that knows no address is ready"),
+        Err(error) => error.to_string(),
+    };
+    let (status, log) = refused.split_once('\n').context("no log")?;
+    ensure!(status.contains(ailment.told) && log.contains(ailment.told), "{:?} is not told: {refused}", ailment.told);
+    streams.into_iter().try_for_each(Stream::ends_unbroken)
+}
+
+/// A daemon that is started again finds everything as it was.
+pub(crate) fn recovered(site: &mut Site) -> Result<()> {
+    site.worker.ensure_daemon()?;
+    site.wait_until_untroubled()?;
+    site.start_pod_within(SETTLES)?;
+    site.every_pod_pings()?;
+    site.remove_pod(site.pods.len() - 1)
 }
 
 fn faults(now: Millis) -> Faults {

@@ -9,7 +9,7 @@ use super::{State, use_of};
 use crate::pool::Pool;
 use crate::range::AddressRange;
 use crate::supply::evidence::Reader;
-use crate::supply::{Outcome, Request, Stance};
+use crate::supply::{Outcome, Refusal, Request, Stance};
 
 /// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -66,6 +66,8 @@ pub struct Count {
     pub made: u64,
     /// Those that the cloud refused, or that did not reach it.
     pub refused: u64,
+    /// Those of them that were too many.
+    pub throttled: u64,
     /// Those without an answer.
     pub unknown: u64,
 }
@@ -80,8 +82,31 @@ impl Calls {
         let count = self.0.entry(call).or_default();
         count.made += 1;
         count.refused += u64::from(matches!(outcome, Outcome::Refused(_)));
+        count.throttled += u64::from(matches!(outcome, Outcome::Refused(Refusal::Throttled(_))));
         count.unknown += u64::from(*outcome == Outcome::Unknown);
     }
+}
+
+/// What may be called of the API now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BudgetReport {
+    /// So many calls at once.
+    pub calls_left: u64,
+    /// In so many seconds: failures are waited out, and so is the node's turn after its start.
+    pub wait_seconds: u64,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// How a kind of call failed last, whether it is over or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailureReport {
+    /// Which kind.
+    pub call: Call,
+    /// What went wrong.
+    pub what: String,
+    /// How long ago.
+    pub seconds_ago: u64,
 }
 
 /// A block of addresses.
@@ -117,6 +142,8 @@ pub struct InterfaceReport {
 pub struct SupplyReport {
     /// `normal`, `no_releases` or `no_calls`
     pub stance: &'static str,
+    /// What may be called.
+    pub budget: BudgetReport,
     /// What is wrong.
     pub troubles: Vec<String>,
     /// What the source has noticed.
@@ -131,6 +158,8 @@ pub struct SupplyReport {
     pub given_back: Vec<String>,
     /// Calls by kind.
     pub calls: Calls,
+    /// How each kind of call failed last.
+    pub last_failures: Vec<FailureReport>,
 }
 
 pub(super) fn of(state: &State, pool: &Pool, waiting: u64, warnings: Vec<String>, now: BootMillis) -> SupplyReport {
@@ -144,12 +173,19 @@ pub(super) fn of(state: &State, pool: &Pool, waiting: u64, warnings: Vec<String>
         let (usage, why) = use_of(pool, *block);
         BlockReport { block: block.to_string(), interface: interface.to_owned(), usage, why, held: counts.held, free: counts.free() }
     });
+    let budget = supply.budget(now);
+    let last_failures = troubles.last_failures().map(|(call, (what, at))| FailureReport {
+        call: *call,
+        what: what.clone(),
+        seconds_ago: now.since(*at) / 1000,
+    });
     SupplyReport {
         stance: match supply.stance() {
             Stance::Normal => "normal",
             Stance::NoReleases => "no_releases",
             Stance::NoCalls => "no_calls",
         },
+        budget: BudgetReport { calls_left: budget.calls_left, wait_seconds: budget.wait.div_ceil(1000), failures: budget.failures },
         troubles: troubles.all(),
         warnings,
         waiting,
@@ -157,5 +193,6 @@ pub(super) fn of(state: &State, pool: &Pool, waiting: u64, warnings: Vec<String>
         blocks: blocks.collect(),
         given_back: supply.given_back().map(ToString::to_string).collect(),
         calls: calls.clone(),
+        last_failures: last_failures.collect(),
     }
 }

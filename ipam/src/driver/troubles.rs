@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
+use node_api::BootMillis;
 
 use super::report::Call;
 use crate::range::Family;
@@ -13,6 +14,8 @@ use crate::supply::{Outcome, Refusal};
 pub(super) enum Topic {
     /// Calls of one kind fail.
     Call(Call),
+    /// What became of a call is not known.
+    Unanswered(Call),
     /// More addresses are wanted, and there is no room for any.
     NoRoom(Family),
     /// The cloud has taken a block.
@@ -22,33 +25,53 @@ pub(super) enum Topic {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Troubles(BTreeMap<Topic, String>);
+pub(super) struct Troubles {
+    now: BTreeMap<Topic, String>,
+    /// How each kind of call failed last, and when.
+    last: BTreeMap<Call, (String, BootMillis)>,
+}
 
 impl Troubles {
     pub(super) fn set(&mut self, topic: Topic, what: String) {
-        if self.0.get(&topic) != Some(&what) {
+        if self.now.get(&topic) != Some(&what) {
             tracing::error!("{what}");
-            self.0.insert(topic, what);
+            self.now.insert(topic, what);
         }
     }
 
     pub(super) fn clear(&mut self, topic: &Topic) {
-        if let Some(what) = self.0.remove(topic) {
+        if let Some(what) = self.now.remove(topic) {
             tracing::info!(what, "is over");
         }
     }
 
     /// Takes in what became of a call.
-    pub(super) fn note(&mut self, call: Call, outcome: &Outcome) {
-        let what = match outcome {
-            Outcome::Read(_) | Outcome::Assigned(_) | Outcome::Added | Outcome::Unassigned => return self.clear(&Topic::Call(call)),
+    pub(super) fn note(&mut self, call: Call, outcome: &Outcome, at: BootMillis) {
+        let (topic, what) = match outcome {
+            Outcome::Read(_) | Outcome::Assigned(_) | Outcome::Added | Outcome::Unassigned => return self.succeeded(call),
             // That there is no room is told as such.
             Outcome::Refused(Refusal::Full | Refusal::Exhausted) => return,
-            Outcome::Refused(Refusal::Other(why)) => why.clone(),
-            Outcome::Refused(Refusal::Throttled(_)) => "the account makes too many calls; they are made less often".to_owned(),
-            Outcome::Unknown => "no answer, so it may have been done: the cloud is asked what became of it".to_owned(),
+            Outcome::Refused(Refusal::Other(why)) => (Topic::Call(call), why.clone()),
+            Outcome::Refused(Refusal::Throttled(_)) => {
+                (Topic::Call(call), "the account makes too many calls; they are made less often".to_owned())
+            }
+            Outcome::Unknown => {
+                (Topic::Unanswered(call), "no answer, so it may have been done: the cloud is asked what became of it".to_owned())
+            }
         };
-        self.set(Topic::Call(call), format!("{call}: {what}"));
+        self.last.insert(call, (what.clone(), at));
+        self.set(topic, format!("{call}: {what}"));
+    }
+
+    fn succeeded(&mut self, call: Call) {
+        self.clear(&Topic::Call(call));
+        // Whoever has read knows what became of the others.
+        self.end(|topic| matches!(topic, Topic::Unanswered(unanswered) if call == Call::ReadApi || *unanswered == call));
+    }
+
+    /// How each kind of call failed last, and when.
+    pub(super) fn last_failures(&self) -> impl Iterator<Item = (&Call, &(String, BootMillis))> {
+        self.last.iter()
     }
 
     pub(super) fn set_stuck(&mut self, family: Family, is_stuck: bool) {
@@ -66,39 +89,58 @@ impl Troubles {
 
     /// Ends the troubles of blocks that are lost no more.
     pub(super) fn end_lost(&mut self, is_over: impl Fn(&IpNetwork) -> bool) {
-        let over: Vec<_> = self.0.keys().filter(|topic| matches!(topic, Topic::Lost(block) if is_over(block))).copied().collect();
+        self.end(|topic| matches!(topic, Topic::Lost(block) if is_over(block)));
+    }
+
+    fn end(&mut self, is_over: impl Fn(&Topic) -> bool) {
+        let over: Vec<_> = self.now.keys().filter(|topic| is_over(topic)).copied().collect();
         over.iter().for_each(|topic| self.clear(topic));
     }
 
     /// Why there may be no addresses, for those who ask in vain.
     pub(super) fn told(&self) -> Option<String> {
-        let reasons = self.0.iter().filter(|(topic, _)| matches!(topic, Topic::Call(_) | Topic::NoRoom(_)));
+        let reasons = self.now.iter().filter(|(topic, _)| matches!(topic, Topic::Call(_) | Topic::Unanswered(_) | Topic::NoRoom(_)));
         let reasons: Vec<_> = reasons.map(|(_, what)| what.as_str()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     pub(super) fn all(&self) -> Vec<String> {
-        self.0.values().cloned().collect()
+        self.now.values().cloned().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supply::Reading;
+    use crate::supply::evidence::Reader;
 
     #[test]
     fn a_trouble_ends_with_what_it_is_about() {
         let mut troubles = Troubles::default();
-        troubles.note(Call::Assign, &Outcome::Refused(Refusal::Other("AuthFailure".into())));
-        troubles.note(Call::ReadMetadata, &Outcome::Refused(Refusal::Other("away".into())));
+        troubles.note(Call::Assign, &Outcome::Refused(Refusal::Other("AuthFailure".into())), BootMillis(1));
+        troubles.note(Call::ReadMetadata, &Outcome::Refused(Refusal::Other("away".into())), BootMillis(2));
         troubles.set_stuck(Family::V6, true);
         troubles.set(Topic::Lost("10.0.0.0/28".parse().unwrap()), "lost".into());
         let told = troubles.told().unwrap();
         assert!(told.contains("assign: AuthFailure") && told.contains("no room for more IPv6") && !told.contains("lost"), "{told}");
-        troubles.note(Call::Assign, &Outcome::Assigned(Vec::new()));
+        troubles.note(Call::Assign, &Outcome::Assigned(Vec::new()), BootMillis(3));
         troubles.set_stuck(Family::V6, false);
         assert_eq!(troubles.told().unwrap(), "read_metadata: away");
         troubles.end_lost(|_| true);
         assert_eq!(troubles.all(), ["read_metadata: away"]);
+        let failed: Vec<_> = troubles.last_failures().map(|(call, (what, at))| (*call, what.as_str(), at.0)).collect();
+        assert_eq!(failed, [(Call::ReadMetadata, "away", 2), (Call::Assign, "AuthFailure", 1)], "it is remembered");
+    }
+
+    #[test]
+    fn what_had_no_answer_is_over_when_the_cloud_has_told_what_became_of_it() {
+        let read = |reader| Outcome::Read(Reading { reader, interfaces: Vec::new(), interface_room: false });
+        let mut troubles = Troubles::default();
+        troubles.note(Call::AddInterface, &Outcome::Unknown, BootMillis(1));
+        troubles.note(Call::ReadMetadata, &read(Reader::Metadata), BootMillis(2));
+        assert!(troubles.told().unwrap().starts_with("add_interface: no answer"));
+        troubles.note(Call::ReadApi, &read(Reader::Api), BootMillis(3));
+        assert_eq!(troubles.told(), None);
     }
 }

@@ -56,8 +56,7 @@ impl TokenBucket {
     /// # Errors
     /// The milliseconds until there will be one.
     pub fn take(&mut self, now: BootMillis) -> Result<(), u64> {
-        let gained = now.since(self.at).saturating_mul(self.refill_per_second);
-        self.thousandths = self.thousandths.saturating_add(gained).min(self.size * 1000);
+        self.thousandths = self.filled(now);
         self.at = now;
         match self.thousandths.checked_sub(1000) {
             Some(left) => {
@@ -66,6 +65,17 @@ impl TokenBucket {
             }
             None => Err((1000 - self.thousandths).div_ceil(self.refill_per_second.max(1))),
         }
+    }
+
+    /// The whole tokens that there are.
+    #[must_use]
+    pub fn left(&self, now: BootMillis) -> u64 {
+        self.filled(now) / 1000
+    }
+
+    fn filled(&self, now: BootMillis) -> u64 {
+        let gained = now.since(self.at).saturating_mul(self.refill_per_second);
+        self.thousandths.saturating_add(gained).min(self.size * 1000)
     }
 }
 
@@ -143,6 +153,7 @@ mod tests {
         let mut bucket = TokenBucket::new(100, 5, BootMillis(0));
         let taken = (0..1000).filter(|_| bucket.take(BootMillis(0)).is_ok()).count();
         assert_eq!(taken, 100);
+        assert_eq!((bucket.left(BootMillis(0)), bucket.left(BootMillis(1000))), (0, 5));
         assert_eq!(bucket.take(BootMillis(0)), Err(200));
         assert_eq!(bucket.take(BootMillis(199)), Err(1));
         assert_eq!(bucket.take(BootMillis(200)), Ok(()));

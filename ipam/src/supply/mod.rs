@@ -159,6 +159,17 @@ pub enum Stance {
     NoCalls,
 }
 
+/// What the node may call of the API now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// So many calls at once.
+    pub calls_left: u64,
+    /// Failures in a row.
+    pub failures: u32,
+    /// In so many milliseconds: failures are waited out, and so is the node's turn after its start.
+    pub wait: u64,
+}
+
 /// Why a block is not used whose interface the node's kernel does not have.
 const ABSENT: &str = "its interface has not appeared on the node";
 /// Why a block is not used that the node's network does not know.
@@ -274,6 +285,13 @@ impl Supply {
             failures if failures >= FEW_FAILURES => Stance::NoReleases,
             _ => Stance::Normal,
         }
+    }
+
+    /// What may be called now.
+    #[must_use]
+    pub fn budget(&self, now: BootMillis) -> Budget {
+        let from = self.backoff.until().max(self.calls_from);
+        Budget { calls_left: self.bucket.left(now), failures: self.backoff.failures(), wait: from.since(now) }
     }
 
     /// The interface that a block is on.

@@ -5,15 +5,16 @@
 #[expect(dead_code, reason = "nothing crashes in the midst of an ADD here")]
 mod kernel;
 mod node;
+mod surroundings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloudsim::cloud::Action;
-use cloudsim::faults::{Faults, Latency};
+use cloudsim::faults::Latency;
 use cloudsim::time::Millis;
-use ipam::range::Family;
+use ipnetwork::IpNetwork;
 use node::{Lab, Node, leap};
 
 #[tokio::test]
@@ -61,12 +62,15 @@ async fn no_pod_gets_an_address_that_the_nodes_network_does_not_know() {
     let node = Node::start(&lab);
     while node.driver.round().await {}
     assert_eq!(node.report().blocks[0].usage, "closed");
-    assert!(node.add(1).is_err());
+    let error = node.add(1).unwrap_err().to_string();
+    // The uplink is missing before the keeper has looked.
+    assert!(error.contains("uplink"), "{error}");
     node.look();
     assert_eq!(node.add(1).unwrap().len(), 1);
     // Its interface goes under load: nothing else is taken back or forgotten, and it is told.
     node.driver.set_network(BTreeSet::new(), BTreeSet::new());
-    assert!(node.add(2).is_err());
+    let error = node.add(2).unwrap_err().to_string();
+    assert!(error.contains("its interface has not appeared on the node"), "{error}");
     let report = node.report();
     assert_eq!((report.blocks[0].usage, report.blocks[0].held), ("closed", 1));
     assert!(report.troubles[0].contains("is lost"), "{report:#?}");
@@ -186,6 +190,27 @@ async fn a_restart_keeps_pods_and_asks_for_nothing() {
 }
 
 #[tokio::test]
+async fn after_a_reboot_every_address_is_free_and_nothing_is_asked_for() {
+    let lab = Lab::new("m5.large", "");
+    let mut node = Node::start(&lab);
+    node.settle().await;
+    for pod in 0..40 {
+        node.add(pod).unwrap();
+        node.settle().await;
+    }
+    let (networks, calls) = (lab.networks(), lab.calls(Action::AssignPrivateIpAddresses));
+    node = node.reboot(&lab);
+    node.settle().await;
+    let blocks = node.report().blocks;
+    assert_eq!(blocks.iter().map(|block| block.block.parse().unwrap()).collect::<BTreeSet<IpNetwork>>(), networks);
+    assert!(blocks.iter().all(|block| (block.usage, block.held) == ("open", 0)), "{blocks:#?}");
+    let pods: BTreeSet<_> = (100..140).flat_map(|pod| node.add(pod).unwrap()).collect();
+    assert!(pods.len() == 40 && pods.iter().all(|address| networks.iter().any(|network| network.contains(*address))));
+    node.settle().await;
+    assert_eq!(lab.calls(Action::AssignPrivateIpAddresses), calls);
+}
+
+#[tokio::test]
 async fn launch_time_prefixes_take_no_call() {
     let lab = Lab::launch("m5.large", "api = false", 2);
     let node = Node::start(&lab);
@@ -197,71 +222,4 @@ async fn launch_time_prefixes_take_no_call() {
         node.settle().await;
     }
     assert_eq!(lab.total_calls(), 0);
-}
-
-#[tokio::test]
-async fn bad_surroundings_are_told_tried_again_and_survived() {
-    type Set = fn(&mut Faults);
-    let cases: [(Set, &str); 5] = [
-        (|faults| faults.metadata.off = true, "instance metadata service is off"),
-        (|faults| faults.metadata.html = true, "read_metadata: "),
-        (|faults| faults.metadata.latency = Latency::exactly(Millis(2500)), "nothing within 2 s"),
-        (|faults| faults.api.credentials_rejected = true, "check credentials"),
-        (|faults| faults.api.denied = [Action::AssignPrivateIpAddresses].into(), "ec2:AssignPrivateIpAddresses"),
-    ];
-    for (set, told) in cases {
-        let lab = Lab::new("m5.large", "");
-        lab.set_faults(set);
-        let node = Node::start(&lab);
-        node.settle().await;
-        assert!(node.status().contains(told), "{told:?} missing in {}", node.status());
-        lab.set_faults(|_| {});
-        for _ in 0..20 {
-            leap(Duration::from_secs(5));
-            node.settle().await;
-        }
-        assert_eq!(node.status(), "ok", "after {told}");
-        // It comes back while pods are served from what there is.
-        lab.set_faults(set);
-        leap(Duration::from_secs(40));
-        node.settle().await;
-        assert_eq!(node.status(), "ok");
-        node.add(1).unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_subnet_or_a_family_without_addresses_is_told() {
-    let lab = Lab::new("m5.large", "");
-    lab.server.with(|cloud, _| cloud.fill_subnet(lab.subnet, 0).unwrap());
-    let node = Node::start(&lab);
-    node.settle().await;
-    assert!(node.status().contains("no room for more IPv4 addresses"), "{}", node.status());
-    assert!(node.status().contains("source.subnets"), "{}", node.status());
-
-    let lab = Lab::in_subnet_without_ipv6("families = [\"ipv4\", \"ipv6\"]");
-    let node = Node::start(&lab);
-    node.settle().await;
-    leap(Duration::from_secs(60));
-    node.settle().await;
-    let (status, report) = (node.status(), node.report());
-    assert!(status.contains("no free IPv6 address") && status.contains("IPv6"), "{status} {report:#?}");
-    assert!(!report.troubles.is_empty());
-    assert!(node.attachments.summary(node::now()).pool.iter().any(|(family, counts)| *family == Family::V4 && counts.free() > 0));
-    assert_eq!(lab.interfaces(), 1, "no interface is made that would have none either: {report:#?}");
-}
-
-#[tokio::test]
-async fn an_unknown_instance_type_is_given_a_little() {
-    let lab = Lab::new("x9.nano", "");
-    let node = Node::start(&lab);
-    node.settle().await;
-    assert_eq!(node.status(), "ok");
-    (0..16).for_each(|pod| drop(node.add(pod)));
-    for _ in 0..5 {
-        leap(Duration::from_secs(60));
-        node.settle().await;
-    }
-    let report = node.report();
-    assert!(report.warnings.iter().any(|warning| warning.contains("x9.nano")), "{report:#?}");
 }

@@ -124,6 +124,7 @@ impl Lab {
 
 pub(crate) struct Node {
     home: tempfile::TempDir,
+    boot: &'static str,
     machine: Arc<Mutex<Machine>>,
     pub(crate) attachments: Arc<Attachments<ModelKernel>>,
     pub(crate) driver: Arc<Driver<ModelKernel>>,
@@ -131,19 +132,25 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(lab: &Lab) -> Self {
-        let machine = Machine { namespaces: (NAMESPACE..NAMESPACE + 1000).collect(), ..Machine::default() };
-        Self::begin(lab, tempfile::tempdir_in("/dev/shm").unwrap(), Arc::new(Mutex::new(machine)))
+        Self::begin(lab, tempfile::tempdir_in("/dev/shm").unwrap(), "boot", fresh_machine())
     }
 
     /// The daemon is gone, and another one starts on what is left.
     pub(crate) fn restart(self, lab: &Lab) -> Self {
-        let Self { home, machine, attachments, driver } = self;
+        let Self { home, boot, machine, attachments, driver } = self;
         drop((driver, attachments));
-        Self::begin(lab, home, machine)
+        Self::begin(lab, home, boot, machine)
     }
 
-    fn begin(lab: &Lab, home: tempfile::TempDir, machine: Arc<Mutex<Machine>>) -> Self {
-        let (store, found) = Store::open(home.path(), "boot").unwrap();
+    /// The machine was off, and its disk has kept the store.
+    pub(crate) fn reboot(self, lab: &Lab) -> Self {
+        let Self { home, attachments, driver, .. } = self;
+        drop((driver, attachments));
+        Self::begin(lab, home, "another boot", fresh_machine())
+    }
+
+    fn begin(lab: &Lab, home: tempfile::TempDir, boot: &'static str, machine: Arc<Mutex<Machine>>) -> Self {
+        let (store, found) = Store::open(home.path(), boot).unwrap();
         let numbers = Arc::new(LinkNumbers::default());
         let kernel = ModelKernel::new(Arc::clone(&machine), Arc::clone(&numbers));
         let links = ipam::kernel::Kernel::links(&kernel).unwrap();
@@ -156,7 +163,7 @@ impl Node {
         let attachments = Arc::new(attachments);
         let settings = driver::settings(&lab.config, "node-1");
         let driver = Driver::new(Arc::clone(&attachments), Source::from(&lab.config.cloud), settings, given_back, now);
-        Self { home, machine, attachments, driver: Arc::new(driver) }
+        Self { home, boot, machine, attachments, driver: Arc::new(driver) }
     }
 
     /// What the keeper does, on a kernel that shows every interface at once.
@@ -205,11 +212,15 @@ impl Node {
     pub(crate) fn stored(&self) -> BTreeSet<IpNetwork> {
         let copy = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::copy(self.home.path().join("store.redb"), copy.path().join("store.redb")).unwrap();
-        match Store::open(copy.path(), "boot").unwrap().1 {
+        match Store::open(copy.path(), self.boot).unwrap().1 {
             Found::Present(contents) => contents.given_back.into_iter().map(|(block, _)| block).collect(),
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn fresh_machine() -> Arc<Mutex<Machine>> {
+    Arc::new(Mutex::new(Machine { namespaces: (NAMESPACE..NAMESPACE + 1000).collect(), ..Machine::default() }))
 }
 
 pub(crate) fn add(attachments: &Attachments<ModelKernel>, pod: u64, now: BootMillis) -> Result<Vec<IpAddr>, Error> {
