@@ -161,6 +161,7 @@ fn being_away(away: &Outage) -> Vec<Row> {
         at_most("API away: nodes that have not recovered", "outage_nodes_unrecovered", away.unrecovered as f64, 0.0),
         at_most("API back: calls throttled until all have recovered, %", "outage_throttled_percent", throttled_percent(away.calls), 5.0),
         beside("API back: time until all have recovered, s", "outage_recovery_s", away.recovery),
+        beside("API back: new pods that waited for an address by then", "outage_pods_waiting", away.waiting as f64),
     ]
 }
 
@@ -187,7 +188,7 @@ fn raw(
         "warm_eni": { "calls": warm_interface.calls, "longest_wait_s": warm_interface.longest_wait },
         "per_address": { "calls": per_address.calls, "longest_wait_s": per_address.longest_wait },
         "outage": {
-            "calls_unheard": away.unheard, "nodes_short": away.short, "pods_waiting": away.waiting, "calls": away.calls,
+            "calls_unheard": away.unheard, "nodes_short": away.short, "calls": away.calls,
             "peak_calls_per_second": away.peak_calls_per_second,
         },
     });
