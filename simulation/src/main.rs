@@ -1,6 +1,6 @@
 //! `barewire-scale`: how far Barewire scales, on a virtual clock.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "a command-line program: its results are what it prints")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program: stderr is its progress, stdout its results")]
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ struct Cli {
 
 fn main() -> Result<ExitCode> {
     let Cli { json, seed, nodes } = Cli::parse();
-    let report = report::run(Scale { nodes, pods: nodes * 80 / 3, seed })?;
+    let report = report::run(Scale { nodes, pods: nodes * 80 / 3, seed }, |progress| eprintln!("{progress}"))?;
     if json {
         println!("{}", report.json());
     } else {

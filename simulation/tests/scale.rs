@@ -4,7 +4,7 @@ use simulation::scale::{Scale, report};
 
 #[test]
 fn a_small_cluster_keeps_what_a_large_one_promises() {
-    let report = report::run(Scale { nodes: 150, pods: 4000, seed: 7 }).unwrap();
+    let report = report::run(Scale { nodes: 150, pods: 4000, seed: 7 }, |_| {}).unwrap();
     assert!(!report.has_missed(), "\n{report}");
     let value = |key| report.value(key).unwrap();
     let ours = value("calls_per_node_hour");

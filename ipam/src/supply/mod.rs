@@ -351,8 +351,9 @@ impl Supply {
         ranges.fold(0, |sum, range| sum.saturating_add(range.size()))
     }
 
-    /// What to call now, if anything; `waiting` pods have asked for addresses that the pool did not have. The caller tells what became of it with [`Supply::done`] before it asks again; a block to be
-    /// unassigned is closed in the pool, and its tombstone is to be made durable before the call.
+    /// What to call now, if anything; `waiting` pods have asked for addresses that the pool did not have. The caller tells what became
+    /// of it with [`Supply::done`] before it asks again; a block to be unassigned is closed in the pool, and its tombstone is to be made
+    /// durable before the call.
     pub fn next(&mut self, pool: &mut Pool, waiting: u64, now: BootMillis) -> Option<Request> {
         if self.in_flight.is_some() {
             return None;

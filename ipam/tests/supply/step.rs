@@ -102,33 +102,43 @@ fn step(random: &mut Random) -> Step {
 
 /// The shortest trace that still fails, as far as leaving out runs of steps and shortening times leads.
 pub(crate) fn shrink(mut trace: Vec<Step>, fails: impl Fn(&[Step]) -> bool) -> Vec<Step> {
-    let mut run = trace.len().div_ceil(2);
     loop {
-        let (mut at, before) = (0, trace.len());
+        let before = trace.clone();
+        leave_out(&mut trace, &fails);
+        shorten(&mut trace, &fails);
+        if trace == before {
+            return trace;
+        }
+    }
+}
+
+fn leave_out(trace: &mut Vec<Step>, fails: impl Fn(&[Step]) -> bool) {
+    let mut run = trace.len().div_ceil(2);
+    while run > 0 {
+        let mut at = 0;
         while at < trace.len() {
             let mut fewer = trace.clone();
             fewer.drain(at..(at + run).min(trace.len()));
             if fails(&fewer) {
-                trace = fewer;
+                *trace = fewer;
             } else {
                 at += run;
             }
         }
-        match run {
-            1 if trace.len() == before => break,
-            _ => run = (run / 2).max(1),
-        }
+        run /= 2;
     }
+}
+
+fn shorten(trace: &mut [Step], fails: impl Fn(&[Step]) -> bool) {
     for at in 0..trace.len() {
         while let Some(shorter) = shorter(trace[at]) {
             let before = std::mem::replace(&mut trace[at], shorter);
-            if !fails(&trace) {
+            if !fails(trace) {
                 trace[at] = before;
                 break;
             }
         }
     }
-    trace
 }
 
 fn shorter(step: Step) -> Option<Step> {

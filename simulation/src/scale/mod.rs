@@ -66,6 +66,7 @@ fn good_day() -> Faults {
     let mut faults = Faults::default();
     faults.api.latency = Latency { min: Millis(50), max: Millis(500) };
     faults.reads.lag = Millis::seconds(5);
+    faults.metadata.latency = Latency { min: Millis(1), max: Millis(20) };
     faults.metadata.additions_late = Millis::seconds(5);
     faults.metadata.removals_late = Millis::seconds(10);
     faults

@@ -1,9 +1,10 @@
 //! All scenarios, their figures beside what is promised, as a table and as JSON.
 
 use std::fmt;
-use std::time::Instant;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cloudsim::cloud::Tally;
 use serde_json::{Map, Value, json};
 
@@ -14,9 +15,13 @@ use super::memory::pool_kb;
 use super::outage::{Outage, outage};
 use super::peers::{PeerHour, Policy, hour};
 
+/// All scenarios together take a few minutes on two cores; what takes longer hangs. Of virtual time each has its own bound.
+const AT_MOST: Duration = Duration::from_secs(20 * 60);
+
 /// What came out.
 #[derive(Debug, Clone)]
 pub struct Report {
+    scale: Scale,
     rows: Vec<Row>,
     raw: Map<String, Value>,
 }
@@ -46,28 +51,60 @@ impl Row {
     }
 }
 
-/// Runs everything, on two threads.
+/// Runs everything, on two threads; `tell` is told of what begins and ends.
 ///
 /// # Errors
-/// Where the system does not tell how much memory is used, or a simulation has panicked.
-pub fn run(scale: Scale) -> Result<Report> {
+/// Where the system does not tell how much memory is used, or a simulation has panicked or hangs.
+pub fn run(scale: Scale, tell: fn(&str)) -> Result<Report> {
     let begun = Instant::now();
     // First: nothing has left freed memory behind yet.
     let pool_kb = pool_kb().context("cannot measure the memory of a pool: is /proc mounted?")?;
-    let (churned, warm_interface, per_address, joined, with_prefixes, away) = std::thread::scope(|scope| {
-        let one = scope.spawn(|| (churn(scale), hour(scale, Policy::WarmInterface), hour(scale, Policy::PerAddress)));
-        let other = scope.spawn(|| (join(scale, 0), join(scale, 1), outage(scale)));
-        let panicked = |_| anyhow::anyhow!("a simulation has panicked: its message is above");
-        let (churned, warm_interface, per_address) = one.join().map_err(panicked)?;
-        let (joined, with_prefixes, away) = other.join().map_err(panicked)?;
-        anyhow::Ok((churned, warm_interface, per_address, joined, with_prefixes, away))
-    })?;
+    let one = in_background(move || {
+        (
+            told(tell, "churn", || churn(scale)),
+            told(tell, "churn with a warm interface", || hour(scale, Policy::WarmInterface)),
+            told(tell, "churn with five warm addresses", || hour(scale, Policy::PerAddress)),
+        )
+    });
+    let other = in_background(move || {
+        (
+            told(tell, "joining", || join(scale, 0)),
+            told(tell, "joining with launch-time prefixes", || join(scale, 1)),
+            told(tell, "API away", || outage(scale)),
+        )
+    });
+    let (churned, warm_interface, per_address) = ended(&one, begun)?;
+    let (joined, with_prefixes, away) = ended(&other, begun)?;
     let mut rows = joining(scale, &joined, &with_prefixes);
     rows.extend(churning(scale, &churned, &warm_interface, &per_address, &away));
     rows.extend(being_away(&away));
     rows.push(at_most("memory of a node's pool with 250 pods, KB", "pool_kb_at_250_pods", pool_kb, 1024.0));
     rows.push(at_most("all of this, s", "wall_s", begun.elapsed().as_secs_f64(), 300.0));
-    Ok(Report { rows, raw: raw(scale, &joined, &with_prefixes, &churned, &warm_interface, &per_address, &away) })
+    Ok(Report { scale, rows, raw: raw(scale, &joined, &with_prefixes, &churned, &warm_interface, &per_address, &away) })
+}
+
+fn told<T>(tell: fn(&str), scenario: &str, run: impl FnOnce() -> T) -> T {
+    tell(&format!("{scenario} …"));
+    let begun = Instant::now();
+    let outcome = run();
+    tell(&format!("{scenario}: {:.0} s", begun.elapsed().as_secs_f64()));
+    outcome
+}
+
+/// On a thread that nobody has to wait for.
+fn in_background<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Nobody listens any more where the other thread has failed.
+    std::thread::spawn(move || _ = sender.send(run()));
+    receiver
+}
+
+fn ended<T>(outcome: &Receiver<T>, begun: Instant) -> Result<T> {
+    match outcome.recv_timeout(AT_MOST.saturating_sub(begun.elapsed())) {
+        Ok(outcome) => Ok(outcome),
+        Err(RecvTimeoutError::Disconnected) => bail!("a simulation has panicked: its message is above"),
+        Err(RecvTimeoutError::Timeout) => bail!("given up after {} s: a scenario that began above has not ended", AT_MOST.as_secs()),
+    }
 }
 
 const fn at_most(what: &'static str, key: &'static str, value: f64, limit: f64) -> Row {
@@ -124,6 +161,7 @@ fn being_away(away: &Outage) -> Vec<Row> {
         at_most("API away: nodes that have not recovered", "outage_nodes_unrecovered", away.unrecovered as f64, 0.0),
         at_most("API back: calls throttled until all have recovered, %", "outage_throttled_percent", throttled_percent(away.calls), 5.0),
         beside("API back: time until all have recovered, s", "outage_recovery_s", away.recovery),
+        beside("API back: new pods that waited for an address by then", "outage_pods_waiting", away.waiting as f64),
     ]
 }
 
@@ -150,7 +188,7 @@ fn raw(
         "warm_eni": { "calls": warm_interface.calls, "longest_wait_s": warm_interface.longest_wait },
         "per_address": { "calls": per_address.calls, "longest_wait_s": per_address.longest_wait },
         "outage": {
-            "calls_unheard": away.unheard, "nodes_short": away.short, "pods_waiting": away.waiting, "calls": away.calls,
+            "calls_unheard": away.unheard, "nodes_short": away.short, "calls": away.calls,
             "peak_calls_per_second": away.peak_calls_per_second,
         },
     });
@@ -187,6 +225,8 @@ fn rounded(value: f64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Scale { nodes, pods, seed } = self.scale;
+        writeln!(formatter, "{nodes} nodes, {pods} pods, seed {seed}")?;
         for row in &self.rows {
             let (must, verdict) = match row.must {
                 Must::AtMost(limit) => (format!("≤ {limit}"), if row.is_missed() { "MISSED" } else { "kept" }),
