@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use cni_spec::{AddResult, Code, Error};
 use datapath::netlink::NetlinkError;
-use datapath::{FoundLink, Ifindex, PodLink, PodState, Uplink, WiringError, host_ifname};
+use datapath::{FoundLink, Ifindex, PodLink, PodRange, PodState, Uplink, WiringError, host_ifname};
 use node_api::{AddRequest, BootMillis, CheckRequest, DelRequest, GcRequest};
 use tokio::sync::Notify;
 
@@ -149,8 +149,22 @@ impl<K: Kernel> Attachments<K> {
         let links = self.kernel.links()?;
         let living = |record: &&Record| links.iter().any(|link| owns(record, link));
         let adopted: Vec<_> = self.lock().records.values().filter(living).filter_map(Record::link).collect();
+        self.kernel.forget_all_but(&adopted);
         self.kernel.adopt(&adopted);
         Ok(())
+    }
+
+    /// Has the kernel follow pods whose addresses have moved to another uplink.
+    pub fn follow(&self, moved: &[PodRange]) {
+        // Under the lock: a pod that is detached meanwhile is stopped after this, and not before.
+        let state = self.lock();
+        let has_moved = |address: &IpAddr| moved.iter().any(|range| (range.first..=range.last).contains(address));
+        let links: Vec<_> =
+            state.records.values().filter(|record| record.addresses.iter().any(has_moved)).filter_map(Record::link).collect();
+        if !links.is_empty() {
+            tracing::warn!(pods = links.len(), "their addresses have moved to another interface; they follow, through the host's stack");
+            self.kernel.adopt(&links);
+        }
     }
 
     /// The kernel underneath.

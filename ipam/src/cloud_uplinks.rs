@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use datapath::{PodRange, Uplink, UplinkChoice, UplinkName};
 use ipnetwork::IpNetwork;
 
-use crate::driver::Known;
+use crate::cloud_record::Known;
 use crate::range::AddressRange;
 use crate::supply::Interface;
 
@@ -15,18 +15,18 @@ const UPLINKS_MAX: u16 = 16;
 /// Which interface is which uplink. An interface keeps its number for as long as it is known, whatever comes and goes beside it; the
 /// node's own has 0.
 #[derive(Debug, Default)]
-pub(crate) struct UplinkNumbers(BTreeMap<String, u16>);
+pub(crate) struct UplinkNumbers(pub(crate) BTreeMap<String, u16>);
 
 impl UplinkNumbers {
     /// Gives each interface a number. One beyond [`UPLINKS_MAX`] has none and carries no pods.
     pub(crate) fn assign(&mut self, interfaces: &[Interface]) {
-        self.0.retain(|id, _| interfaces.iter().any(|interface| interface.id == *id));
+        self.0.retain(|id, number| *number == 0 || interfaces.iter().any(|interface| interface.id == *id));
         for (position, interface) in interfaces.iter().enumerate() {
             if self.0.contains_key(&interface.id) {
                 continue;
             }
             let is_free = |number: &u16| !self.0.values().any(|taken| taken == number);
-            // Before anything is known, the first is the node's own. Later its number is its own even while it is not there.
+            // Before anything is known, the first is the node's own. Its number stays its own even while it is not there.
             let first = u16::from(position > 0 || !self.0.is_empty());
             if let Some(number) = (first..UPLINKS_MAX).find(is_free) {
                 self.0.insert(interface.id.clone(), number);
@@ -71,6 +71,13 @@ impl UplinkNumbers {
     }
 }
 
+/// The ranges that were another uplink's before.
+pub(crate) fn moved(before: &[PodRange], now: &[PodRange]) -> Vec<PodRange> {
+    let is_moved =
+        |range: &&PodRange| before.iter().any(|old| old.first == range.first && old.last == range.last && old.uplink != range.uplink);
+    now.iter().filter(is_moved).copied().collect()
+}
+
 /// The first block that is in none of these networks: its pods would be masqueraded on their way to others.
 pub(crate) fn not_native(known: &Known, native: &[IpNetwork]) -> Option<IpNetwork> {
     let covers = |cidr: &IpNetwork, block: &IpNetwork| cidr.prefix() <= block.prefix() && cidr.contains(block.network());
@@ -107,7 +114,7 @@ mod tests {
         assert_eq!(numbers_after(&[&["a", "b", "c"]]), expected(&[("a", 0), ("b", 1), ("c", 2)]));
         assert_eq!(numbers_after(&[&["a", "b", "c"], &["c", "a"]]), expected(&[("a", 0), ("c", 2)]));
         assert_eq!(numbers_after(&[&["a", "b", "c"], &["a", "c"], &["a", "c", "d"]]), expected(&[("a", 0), ("c", 2), ("d", 1)]));
-        assert_eq!(numbers_after(&[&["a", "b"], &["b"], &["b", "a"]]), expected(&[("a", 2), ("b", 1)]), "0 is nobody else's");
+        assert_eq!(numbers_after(&[&["a", "b"], &["b"], &["b", "a"]]), expected(&[("a", 0), ("b", 1)]), "0 stays the node's own");
     }
 
     #[test]

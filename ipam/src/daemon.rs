@@ -14,12 +14,12 @@ use std::time::Duration;
 use datapath::fast_path::{FastPath, FastPathError};
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::{ApplyError, NodeNetwork, WiringError};
-use ipnetwork::IpNetwork;
 use nix::fcntl::{Flock, FlockArg};
 use node_api::{BootMillis, boot_id};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::attachments::Attachments;
+use crate::cloud_record::CloudMemory;
 use crate::config::{CloudSource, Config, ConfigFile};
 use crate::driver::{self, Driver};
 use crate::housekeeping::{Housekeeping, apply_queue, publish_when_ready, queue_directory};
@@ -79,12 +79,12 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
     let boot_id = io("read the boot ID", boot_id())?;
     let metrics = Arc::new(Metrics::default());
-    let (attachments, given_back) = recover(config, &boot_id, &metrics)?;
+    let (attachments, cloud) = recover(config, &boot_id, &metrics)?;
     let attachments = Arc::new(attachments);
     apply_queue(&queue_directory(config), &boot_id, &attachments);
-    let driver = config.source.cloud().map(|source| drive(source, config, &attachments, given_back));
+    let driver = config.source.cloud().map(|source| drive(source, config, &attachments, &cloud));
 
-    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), driver.clone());
+    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), driver.clone().map(|driver| (driver, cloud.network)));
     match keeper.look() {
         // The stack carries what the programs do not.
         Err(ApplyError::FastPath(_)) => keeper.look_again(),
@@ -120,10 +120,7 @@ fn lock_state(config: &Config) -> Result<Flock<File>, DaemonError> {
     })
 }
 
-/// What was given back to the cloud, and when.
-type GivenBack = Vec<(IpNetwork, BootMillis)>;
-
-fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(Attachments<Linux>, GivenBack), DaemonError> {
+fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(Attachments<Linux>, CloudMemory), DaemonError> {
     let (store, found) = Store::open(&config.run_dir, boot_id)?;
     if !matches!(found, Found::Present(_)) {
         // A list from an earlier boot would call this node ready before it is.
@@ -140,21 +137,21 @@ fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(At
     let mut pool = Pool::new(&config.source.ranges(), config.cooldown_millis);
     let cloud = config.source.cloud();
     cloud.iter().flat_map(|cloud| &cloud.families).for_each(|family| pool.want(*family));
-    let given_back = std::mem::take(&mut plan.given_back);
+    let memory = std::mem::take(&mut plan.cloud);
     let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?;
     // A cloud has to tell first which uplink is a pod's: see the keeper.
     if cloud.is_none() {
         attachments.adopt()?;
     }
-    Ok((attachments, given_back))
+    Ok((attachments, memory))
 }
 
 /// The supply of addresses from a cloud, about to be driven.
-fn drive(source: &CloudSource, config: &Config, attachments: &Arc<Attachments<Linux>>, given_back: GivenBack) -> Arc<Driver<Linux>> {
+fn drive(source: &CloudSource, config: &Config, attachments: &Arc<Attachments<Linux>>, memory: &CloudMemory) -> Arc<Driver<Linux>> {
     attachments.wait_for_addresses(source.wait);
     let clock = || BootMillis::now().unwrap_or_default();
     let settings = driver::settings(source, &config.node_name);
-    Arc::new(Driver::new(Arc::clone(attachments), Source::from(&source.cloud), settings, given_back, clock))
+    Arc::new(Driver::new(Arc::clone(attachments), Source::from(&source.cloud), settings, memory, clock))
 }
 
 /// The kernel programs, where the configuration wants them and the kernel takes them. Where they are not used, none that an

@@ -17,6 +17,7 @@ use node_api::BootMillis;
 use tokio::sync::Notify;
 
 use crate::attachments::Attachments;
+use crate::cloud_record::{CloudMemory, Known};
 use crate::config::{Cloud, CloudSource};
 use crate::kernel::Kernel;
 use crate::pool::Pool;
@@ -62,17 +63,6 @@ struct State {
     sweep_at: BootMillis,
 }
 
-/// What the cloud has told of the node's network.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// All interfaces, the node's own first.
-    pub interfaces: Vec<Interface>,
-    /// Every block, with its interface's name.
-    pub blocks: Vec<(IpNetwork, String)>,
-    /// The cloud network's own blocks.
-    pub native: Vec<IpNetwork>,
-}
-
 /// What a node may ask of this cloud.
 #[must_use]
 pub fn settings(source: &CloudSource, node: &str) -> Settings {
@@ -97,29 +87,36 @@ pub fn settings(source: &CloudSource, node: &str) -> Settings {
 }
 
 impl<K: Kernel> Driver<K> {
-    /// A driver that has called nothing yet. `given_back` is what the store knows of; `clock` has to be the one of the records.
+    /// A driver that has called nothing yet, and knows what the store remembers; `clock` has to be the one of the records.
     pub fn new(
         attachments: Arc<Attachments<K>>,
         source: Source,
         settings: Settings,
-        given_back: Vec<(IpNetwork, BootMillis)>,
+        memory: &CloudMemory,
         clock: fn() -> BootMillis,
     ) -> Self {
         let now = clock();
+        let known = &memory.network.known;
         let state = State {
-            stored: given_back.iter().map(|(block, _)| *block).collect(),
-            native: BTreeSet::new(),
-            is_known: false,
+            stored: memory.given_back.iter().map(|(block, _)| *block).collect(),
+            native: known.native.iter().copied().collect(),
+            is_known: !known.interfaces.is_empty(),
             troubles: Troubles::default(),
             calls: Calls::default(),
             // Over a cluster the sweeps are spread evenly.
             sweep_at: now.plus(Random::of_name(&settings.node).below(SWEEP_EVERY)),
-            supply: Supply::new(settings, given_back.into_iter().collect(), now),
+            supply: Supply::new(settings, memory.given_back.iter().copied().collect(), now),
         };
         attachments.set_trouble(Some("the cloud's metadata has not been read yet".to_owned()));
         let state = Mutex::new(state);
         let driver = Self { attachments, source, clock, state, stopping: AtomicBool::new(false), stirred: Notify::new() };
+        // Before anything is carried, so that no pod gets an address of a block before the node's network is set up for it.
         driver.set_network(BTreeSet::new(), BTreeSet::new());
+        driver.with_pool(|state, pool, _| {
+            let blocks = known.blocks.iter().map(|(block, interface)| (block, interface.as_str()));
+            let reports = state.supply.restore(&known.interfaces, blocks, pool, now);
+            state.hear(reports, pool);
+        });
         driver
     }
 
@@ -150,7 +147,7 @@ impl<K: Kernel> Driver<K> {
     pub fn known(&self) -> Option<Known> {
         let state = self.lock();
         state.is_known.then(|| Known {
-            interfaces: state.supply.interfaces().to_vec(),
+            interfaces: state.supply.interfaces().iter().map(Interface::lasting).collect(),
             blocks: state.supply.blocks().map(|(block, interface)| (*block, interface.to_owned())).collect(),
             native: state.native.iter().copied().collect(),
         })
@@ -275,19 +272,15 @@ impl State {
         troubles.end_lost(|block| supply.interface_of(block).is_none() || use_of(pool, *block).1.is_none());
         for report in reports {
             match report {
-                Report::Lost { block, held } => {
-                    let why = use_of(pool, block).1.unwrap_or_default();
+                Report::Lost { block, held: 0, why } => tracing::warn!(%block, why, "is lost; no pod had an address of it"),
+                Report::Lost { block, held, why } => {
                     let fate = format!("no pod gets an address of it, and the {held} that have one may be cut off: delete these pods");
                     troubles.set(Topic::Lost(block), format!("{block} is lost ({why}): {fate}"));
                 }
-                // Ended above.
-                Report::Found(_) => {}
                 Report::Overlap(block) => troubles.set(
                     Topic::Overlap(block),
                     format!("{block} overlaps another block and is left alone; see to it that the two are not assigned together"),
                 ),
-                // Told as the call that was refused, and as long as it is so.
-                Report::Refused(_) | Report::NoRoom(_) => {}
             }
         }
     }
@@ -296,8 +289,7 @@ impl State {
 /// The use of a range, in a word, and why.
 fn use_of(pool: &Pool, block: IpNetwork) -> (&'static str, Option<String>) {
     use crate::pool::Use;
-    let range = AddressRange::from(block);
-    match pool.ranges().find(|(known, _)| **known == range).map(|(_, may_be_used)| may_be_used) {
+    match pool.use_of(&AddressRange::from(block)) {
         Some(Use::Open) => ("open", None),
         Some(Use::LastResort) => ("last_resort", None),
         Some(Use::Closed(why)) => ("closed", Some(why.clone())),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attachments;
+pub mod cloud_record;
 mod cloud_uplinks;
 pub mod config;
 pub mod conflist;

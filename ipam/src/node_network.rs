@@ -9,10 +9,12 @@ use datapath::{ApplyError, NodeNetwork, PodRange, Uplink, UplinkChoice, UplinkEr
 use ipnetwork::IpNetwork;
 
 use crate::attachments::Attachments;
+use crate::cloud_record::{CloudRecord, Known};
 use crate::cloud_uplinks::{self, UplinkNumbers};
 use crate::config::{Config, ConfigFile};
-use crate::driver::{Driver, Known};
+use crate::driver::Driver;
 use crate::kernel::Linux;
+use crate::store::Change;
 
 /// What the configuration says, before any interface was looked at.
 pub(crate) fn describe(config: &Config) -> NodeNetwork {
@@ -47,6 +49,8 @@ pub(crate) struct Keeper {
 struct CloudNetwork {
     driver: Arc<Driver<Linux>>,
     numbers: UplinkNumbers,
+    /// What the store has of it.
+    stored: CloudRecord,
     /// Whether pods that ran already were taken up: not before it is known which uplink is theirs.
     has_adopted: bool,
     /// A block that is not native was complained of.
@@ -60,9 +64,31 @@ struct Wanted {
     known: Option<Known>,
 }
 
+impl CloudNetwork {
+    fn remember(&mut self, known: Known, attachments: &Attachments<Linux>) {
+        let record = CloudRecord { known, uplinks: self.numbers.0.clone() };
+        if record == self.stored {
+            return;
+        }
+        match attachments.commit(&Change::Cloud(&record)) {
+            Ok(()) => self.stored = record,
+            Err(error) => tracing::error!(%error, "what the cloud has told is not on record; trying again"),
+        }
+    }
+}
+
 impl Keeper {
-    pub(crate) fn new(file: ConfigFile, config: Config, attachments: Arc<Attachments<Linux>>, driver: Option<Arc<Driver<Linux>>>) -> Self {
-        let cloud = driver.map(|driver| CloudNetwork { driver, numbers: UplinkNumbers::default(), has_adopted: false, not_native: None });
+    /// A keeper that has applied nothing yet; of a cloud it has the driver and what the store remembers.
+    pub(crate) fn new(
+        file: ConfigFile,
+        config: Config,
+        attachments: Arc<Attachments<Linux>>,
+        cloud: Option<(Arc<Driver<Linux>>, CloudRecord)>,
+    ) -> Self {
+        let cloud = cloud.map(|(driver, stored)| {
+            let numbers = UplinkNumbers(stored.uplinks.clone());
+            CloudNetwork { driver, numbers, stored, has_adopted: false, not_native: None }
+        });
         Self { file, config, attachments, cloud, applied: None, complaint: None }
     }
 
@@ -93,6 +119,11 @@ impl Keeper {
         let told = self.cloud.as_ref().zip(known.as_ref());
         let told = told.map(|(cloud, known)| (cloud.numbers.present(&uplinks), cloud.numbers.carried(known)));
         let network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, ..network };
+        // On record before a pod can have an address of it.
+        if let Some((cloud, known)) = self.cloud.as_mut().zip(known) {
+            cloud.remember(known, &self.attachments);
+        }
+        let moved = self.applied.as_ref().map_or_else(Vec::new, |applied| cloud_uplinks::moved(&applied.pods, &network.pods));
         let mut outcome = Ok(());
         if self.applied.as_ref() != Some(&network) {
             outcome = self.attachments.kernel().apply(&network);
@@ -107,6 +138,9 @@ impl Keeper {
             if !cloud.has_adopted {
                 self.attachments.adopt()?;
                 cloud.has_adopted = true;
+            }
+            if !moved.is_empty() {
+                self.attachments.follow(&moved);
             }
             cloud.driver.set_network(present, carried);
         }

@@ -165,6 +165,13 @@ impl Pool {
         self.families.iter().flat_map(|pool| pool.ranges.values()).map(|part| (&part.range, &part.may_be_used))
     }
 
+    /// Whether pods may be given addresses of a range; nothing where there is no such range.
+    #[must_use]
+    pub fn use_of(&self, range: &AddressRange) -> Option<&Use> {
+        let pool = self.families.iter().find(|pool| pool.family == range.family())?;
+        pool.ranges.get(&range.first()).filter(|part| part.range == *range).map(|part| &part.may_be_used)
+    }
+
     /// Takes a range up; one that is there already stays as it is. What pods have of it, and what was freed of it a moment ago,
     /// is known.
     ///

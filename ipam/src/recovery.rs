@@ -10,9 +10,9 @@ use std::net::IpAddr;
 
 use cni_spec::NetworkName;
 use datapath::{FoundLink, Ifindex};
-use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 
+use crate::cloud_record::CloudMemory;
 use crate::record::Record;
 use crate::store::Found;
 
@@ -27,8 +27,8 @@ pub struct Plan {
     pub repair: Vec<Record>,
     /// Freed addresses.
     pub freed: Vec<(IpAddr, BootMillis)>,
-    /// Blocks of addresses that were given back to the cloud, and when.
-    pub given_back: Vec<(IpNetwork, BootMillis)>,
+    /// What is remembered of the cloud.
+    pub cloud: CloudMemory,
     /// Addresses to keep out of use, with the reason.
     pub quarantine: Vec<(IpAddr, String)>,
     /// Links that no attachment owns.
@@ -61,7 +61,7 @@ pub fn plan(found: Found, links: Vec<FoundLink>, network: &NetworkName, now: Boo
         }
     };
     plan.freed = contents.freed;
-    plan.given_back = contents.given_back;
+    plan.cloud = contents.cloud;
     let by_number: HashMap<u32, &Record> = contents.records.iter().map(|record| (record.host_ifindex, record)).collect();
     let not_understood: HashMap<&str, &str> = contents.unreadable.iter().map(|(key, why)| (key.as_str(), why.as_str())).collect();
     for link in links {
@@ -150,7 +150,12 @@ mod tests {
 
     fn planned(records: Vec<Record>, unreadable: &[&str], links: Vec<FoundLink>) -> Plan {
         let unreadable = unreadable.iter().map(|key| ((*key).to_owned(), "later form".to_owned())).collect();
-        plan(Found::Present(Contents { records, unreadable, freed: vec![], given_back: vec![] }), links, &network(), BootMillis(50))
+        plan(
+            Found::Present(Contents { records, unreadable, freed: vec![], cloud: CloudMemory::default() }),
+            links,
+            &network(),
+            BootMillis(50),
+        )
     }
 
     #[test]

@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::cloud_record::{CloudMemory, CloudRecord};
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 
 const ATTACHMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
@@ -19,6 +20,9 @@ const ATTACHMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("atta
 const FREED: TableDefinition<'_, &str, u64> = TableDefinition::new("freed");
 /// Block of addresses to the moment it was given back, [`BootMillis`].
 const GIVEN_BACK: TableDefinition<'_, &str, u64> = TableDefinition::new("given_back");
+/// One row: what the cloud has told of the node's network, as JSON.
+const CLOUD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cloud");
+const NETWORK: &str = "network";
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const BOOT_ID: &str = "boot_id";
 const FILE: &str = "store.redb";
@@ -43,8 +47,8 @@ pub struct Contents {
     pub unreadable: Vec<(String, String)>,
     /// Freed addresses.
     pub freed: Vec<(IpAddr, BootMillis)>,
-    /// Blocks that were given back to the cloud, or were about to be.
-    pub given_back: Vec<(IpNetwork, BootMillis)>,
+    /// What it says of the cloud.
+    pub cloud: CloudMemory,
 }
 
 /// How a store was found.
@@ -71,6 +75,8 @@ pub enum Change<'a> {
     GiveBack(IpNetwork, BootMillis),
     /// The block stays after all, or was assigned again.
     Keep(IpNetwork),
+    /// The cloud has told something else than before.
+    Cloud(&'a CloudRecord),
 }
 
 /// The store.
@@ -117,6 +123,7 @@ impl Store {
         transaction.open_table(ATTACHMENTS)?;
         transaction.open_table(FREED)?;
         transaction.open_table(GIVEN_BACK)?;
+        transaction.open_table(CLOUD)?;
         transaction.commit()?;
         Ok(Self { path: path.to_owned(), database: Mutex::new(Some(database)) })
     }
@@ -188,6 +195,10 @@ fn apply(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb
         Change::Keep(block) => {
             transaction.open_table(GIVEN_BACK)?.remove(block.to_string().as_str())?;
         }
+        Change::Cloud(record) => {
+            let bytes = serde_json::to_vec(record).map_err(|why| redb::Error::Io(why.into()))?;
+            transaction.open_table(CLOUD)?.insert(NETWORK, bytes.as_slice())?;
+        }
     }
     Ok(())
 }
@@ -222,20 +233,32 @@ fn read(database: &Database, boot_id: &str) -> Result<Option<Contents>, redb::Er
             Err(_) => contents.unreadable.push((address.value().to_owned(), "is not an address".into())),
         }
     }
-    let given_back = match transaction.open_table(GIVEN_BACK) {
-        Ok(table) => table,
-        // A version of this program that gave nothing back.
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Some(contents)),
-        Err(error) => return Err(error.into()),
-    };
-    for entry in given_back.iter()? {
-        let (block, at) = entry?;
-        match block.value().parse() {
-            Ok(parsed) => contents.given_back.push((parsed, BootMillis(at.value()))),
-            Err(_) => contents.unreadable.push((block.value().to_owned(), "is not a block of addresses".into())),
+    if let Some(given_back) = if_there(transaction.open_table(GIVEN_BACK))? {
+        for entry in given_back.iter()? {
+            let (block, at) = entry?;
+            match block.value().parse() {
+                Ok(parsed) => contents.cloud.given_back.push((parsed, BootMillis(at.value()))),
+                Err(_) => contents.unreadable.push((block.value().to_owned(), "is not a block of addresses".into())),
+            }
+        }
+    }
+    if let Some(cloud) = if_there(transaction.open_table(CLOUD))?
+        && let Some(row) = cloud.get(NETWORK)?
+    {
+        match serde_json::from_slice(row.value()) {
+            Ok(network) => contents.cloud.network = network,
+            Err(why) => contents.unreadable.push(("cloud network".to_owned(), why.to_string())),
         }
     }
     Ok(Some(contents))
+}
+
+/// A store that an earlier version of this program has made may lack a table.
+fn if_there<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
+    match opened {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn understand(key: &str, bytes: &[u8]) -> Result<Record, String> {
@@ -252,6 +275,7 @@ fn understand(key: &str, bytes: &[u8]) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud_record::Known;
 
     fn record(container: &str, address: &str) -> Record {
         Record {
@@ -300,7 +324,20 @@ mod tests {
         store.commit(&Change::GiveBack(b, BootMillis(6))).unwrap();
         store.commit(&Change::Keep(a)).unwrap();
         drop(store);
-        assert_eq!(reopen(home.path()).given_back, [(b, BootMillis(6))]);
+        assert_eq!(reopen(home.path()).cloud.given_back, [(b, BootMillis(6))]);
+    }
+
+    #[test]
+    fn what_the_cloud_has_told_is_known_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(home.path(), "boot-1").unwrap();
+        let blocks = vec![("10.0.1.0/28".parse().unwrap(), "eni-2".to_owned())];
+        let known = Known { blocks, native: vec!["10.0.0.0/16".parse().unwrap()], ..Known::default() };
+        let record = CloudRecord { known, uplinks: [("eni-2".to_owned(), 3)].into() };
+        store.commit(&Change::Cloud(&CloudRecord::default())).unwrap();
+        store.commit(&Change::Cloud(&record)).unwrap();
+        drop(store);
+        assert_eq!(reopen(home.path()).cloud.network, record);
     }
 
     #[test]

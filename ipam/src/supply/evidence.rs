@@ -44,6 +44,8 @@ struct Word {
 /// The evidence for one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
+    /// It is remembered from before a restart, and no reader has listed it since.
+    is_memory: bool,
     learned: BootMillis,
     changed: BootMillis,
     words: [Word; 2],
@@ -53,7 +55,13 @@ impl Evidence {
     /// A block that was learned of now: from a reader, or as the answer to our own request.
     #[must_use]
     pub fn new(now: BootMillis) -> Self {
-        Self { learned: now, changed: now, words: [Word::default(); 2] }
+        Self { is_memory: false, learned: now, changed: now, words: [Word::default(); 2] }
+    }
+
+    /// A block that was known before a restart: doubtful until a reader lists it.
+    #[must_use]
+    pub fn of_memory(now: BootMillis) -> Self {
+        Self { is_memory: true, ..Self::new(now) }
     }
 
     /// When the block was learned of.
@@ -70,12 +78,13 @@ impl Evidence {
 
     /// Notes whether a reader lists the block.
     pub fn note(&mut self, reader: Reader, listed: bool, now: BootMillis) {
-        let Self { learned, changed, words } = self;
+        let Self { is_memory, learned, changed, words } = self;
         let word = &mut words[reader as usize];
         let was_missing = word.missing_since.is_some();
         if listed {
             *word = Word { listed: Some(now), missing_since: None, misses: 0 };
-        } else if word.listed.is_some() || now.since(*learned) >= LAG {
+            *is_memory = false;
+        } else if *is_memory || word.listed.is_some() || now.since(*learned) >= LAG {
             word.missing_since.get_or_insert(now);
             word.misses = word.misses.saturating_add(1);
         }
@@ -92,7 +101,7 @@ impl Evidence {
         let is_sure_of_absence = |word: Word| word.misses >= MISSES && word.missing_since.is_some_and(|since| now.since(since) >= long);
         if !readers.is_empty() && readers.iter().map(word).all(is_sure_of_absence) {
             Belief::Gone
-        } else if readers.iter().map(word).any(|word| word.misses > 0) {
+        } else if self.is_memory || readers.iter().map(word).any(|word| word.misses > 0) {
             Belief::Doubtful
         } else {
             Belief::Assigned
@@ -153,6 +162,20 @@ mod tests {
             assert_eq!(evidence.belief(&[Reader::Metadata], at(second)), Belief::Doubtful);
         }
         assert_eq!(evidence.belief(&[Reader::Metadata], at(610)), Belief::Gone);
+    }
+
+    #[test]
+    fn what_is_remembered_is_doubtful_until_somebody_lists_it_and_gone_only_when_all_miss_it() {
+        let mut evidence = Evidence::of_memory(at(0));
+        assert_eq!(evidence.belief(&BOTH, at(0)), Belief::Doubtful);
+        let mut gone = evidence.clone();
+        evidence.note(Reader::Metadata, true, at(1));
+        assert_eq!(evidence.belief(&BOTH, at(1)), Belief::Assigned);
+        for second in [1, 31, 61] {
+            assert_eq!(gone.belief(&BOTH, at(second)), Belief::Doubtful);
+            BOTH.iter().for_each(|reader| gone.note(*reader, false, at(second)));
+        }
+        assert_eq!(gone.belief(&BOTH, at(61)), Belief::Gone);
     }
 
     #[test]

@@ -9,175 +9,24 @@
 //! - A block is given back only when every address of it is free and every reader lists it. It is closed before the call, and stays
 //!   closed where a reader lists it afterwards: only what every reader lists, a good while after the call, has stayed with the node.
 
+mod blocks;
 pub mod budget;
 pub mod evidence;
+mod protocol;
 pub mod sizing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 
 use crate::pool::{Pool, Use};
 use crate::range::{AddressRange, Family};
+use blocks::{Block, Network};
 use budget::{Backoff, Random, TokenBucket};
 use evidence::{Belief, Evidence, Reader};
-use sizing::Sizing;
+pub use protocol::{Budget, Interface, Outcome, Reading, Refusal, Report, Request, Settings, Stance};
 
-/// What a node may ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The node's name: chance and start-up delay follow from it.
-    pub node: String,
-    /// Whether the API is used at all. Without, the node has what was assigned to it at launch.
-    pub api: bool,
-    /// By family; a family without is not asked for.
-    pub sizing: [Option<Sizing>; 2],
-    /// Nodes of the cluster, for the delay of the first call.
-    pub cluster_nodes: u64,
-    /// Calls a second that the account has for the call that everybody makes first.
-    pub account_calls_per_second: u64,
-}
-
-/// An interface to the cloud network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    /// The cloud's name of it.
-    pub id: String,
-    /// Its MAC address, by which the kernel's interface is found.
-    pub mac: [u8; 6],
-    /// Its own address, which no pod gets.
-    pub address: Option<IpAddr>,
-    /// Its subnet's gateways, at most one of each family.
-    pub gateways: Vec<IpAddr>,
-    /// What is assigned to it for pods.
-    pub blocks: BTreeSet<IpNetwork>,
-    /// How many more blocks it can have, by family.
-    pub room: [u64; 2],
-}
-
-/// What a reader says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    /// Who.
-    pub reader: Reader,
-    /// All interfaces, in the order of their attachment: the first is the node's own.
-    pub interfaces: Vec<Interface>,
-    /// Whether the instance can have another interface.
-    pub interface_room: bool,
-}
-
-/// A call to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// Read what is assigned.
-    Read(Reader),
-    /// Assign that many blocks to an interface.
-    Assign {
-        /// Which one.
-        interface: String,
-        /// Of which family.
-        family: Family,
-        /// How many.
-        blocks: u64,
-    },
-    /// Make and attach an interface that has that many blocks.
-    AddInterface {
-        /// Of which family.
-        family: Family,
-        /// How many.
-        blocks: u64,
-    },
-    /// Take a block from an interface. Every address of it is free, and nobody will get one.
-    Unassign {
-        /// Which one.
-        interface: String,
-        /// What.
-        block: IpNetwork,
-    },
-}
-
-/// What became of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Read.
-    Read(Reading),
-    /// Assigned, all or some of what was asked for.
-    Assigned(Vec<IpNetwork>),
-    /// The interface is attached, or will be; readers will list it.
-    Added,
-    /// Taken.
-    Unassigned,
-    /// Refused: nothing was done.
-    Refused(Refusal),
-    /// No answer: it may have been done.
-    Unknown,
-}
-
-/// Why a call was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// Too many calls; the cloud may say for how many milliseconds there should be none.
-    Throttled(Option<u64>),
-    /// The interface or instance can have no more.
-    Full,
-    /// The subnet has no (unfragmented) room.
-    Exhausted,
-    /// Everything else: credentials, faults of the service.
-    Other(String),
-}
-
-/// What the operator should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    /// Readers agree that the node lost a block.
-    Lost {
-        /// Which.
-        block: IpNetwork,
-        /// Addresses of it that pods have.
-        held: usize,
-    },
-    /// A lost block is back.
-    Found(IpNetwork),
-    /// Blocks overlap: the later one is left alone.
-    Overlap(IpNetwork),
-    /// A call was refused for a reason that time alone may not heal.
-    Refused(String),
-    /// More addresses are wanted, and neither interface nor subnet has room.
-    NoRoom(Family),
-}
-
-/// How freely the cloud is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stance {
-    /// As needed.
-    Normal,
-    /// Nothing is given back: calls fail.
-    NoReleases,
-    /// Nothing is called but to find out whether calls succeed again.
-    NoCalls,
-}
-
-/// What the node may call of the API now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// So many calls at once.
-    pub calls_left: u64,
-    /// Failures in a row.
-    pub failures: u32,
-    /// In so many milliseconds: failures are waited out, and so is the node's turn after its start.
-    pub wait: u64,
-}
-
-/// Why a block is not used whose interface the node's kernel does not have.
-const ABSENT: &str = "its interface has not appeared on the node";
-/// Why a block is not used that the node's network does not know.
-const NOT_CARRIED: &str = "the node's network is not set up for it yet";
-/// Why a block is not used that every reader misses.
-const LOST: &str = "the cloud has taken it from this node";
-/// Why a block is not used that is given back.
-const LEAVING: &str = "it is being given back to the cloud";
 /// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
 const METADATA_EVERY: u64 = 30_000;
 const API_EVERY: u64 = 30 * 60_000;
@@ -185,15 +34,13 @@ const API_EVERY: u64 = 30 * 60_000;
 const DOUBT_EVERY: u64 = 20_000;
 /// For how long the API is: it has said what it knows by then, and a reader that is wrong for days must not cost the account its calls.
 const NEW_DOUBT: u64 = 5 * 60_000;
-/// How long a block may take to be carried: an interface that is attached appears later.
+/// How long a block may take to be carried, and an interface that was asked for to be listed: it is attached first, and appears later.
 const APPEARS: u64 = 5 * 60_000;
 /// How old a word may be that a change rests on.
 const FRESH: u64 = 60_000;
 /// How long what was given back is not believed to be there; from then on, when every reader lists it.
 const TOMBSTONE: u64 = 15 * 60_000;
-/// When the last of two readers knows what became of a call: it takes seconds, and a reader lags for two minutes at most.
-const CALL_SETTLES: u64 = 3 * 60_000;
-/// How long a full or exhausted place is not asked again.
+/// How long an interface or subnet that was full or exhausted is not asked again.
 const NO_ROOM: u64 = 10 * 60_000;
 const BACKOFF_BASE: u64 = 1_000;
 /// At least; in a large cluster as long as the account's bucket takes to serve everybody once.
@@ -205,16 +52,6 @@ const MANY_FAILURES: u32 = 8;
 const CALLS: u64 = 10;
 const CALLS_PER_SECOND: u64 = 1;
 
-#[derive(Debug, Clone)]
-struct Block {
-    interface: String,
-    evidence: Evidence,
-    /// It is being given back, or was: since when.
-    leaving: Option<BootMillis>,
-    /// The node's network carried it at some time: what it carries no more is lost, not late.
-    was_carried: bool,
-}
-
 /// The supply of one node.
 #[derive(Debug)]
 pub struct Supply {
@@ -222,17 +59,19 @@ pub struct Supply {
     blocks: BTreeMap<IpNetwork, Block>,
     interfaces: Vec<Interface>,
     interface_room: bool,
-    /// Interfaces that the node's kernel has; none where that was not told.
-    present: Option<BTreeSet<String>>,
-    /// Blocks that the node's network is set up for; none where that was not told.
-    carried: Option<BTreeSet<IpNetwork>>,
+    network: Network,
     /// What was given back, and when.
     tombstones: BTreeMap<IpNetwork, BootMillis>,
     in_flight: Option<Request>,
     last_read: [Option<BootMillis>; 2],
     /// A call had no answer: who has not been asked since.
     unsure: BTreeSet<Reader>,
+    /// An interface was asked for that no reader lists yet: since when, and how many there were.
+    adding: Option<(BootMillis, usize)>,
     surplus_since: [Option<BootMillis>; 2],
+    /// Interfaces that have no room for blocks of a family, or whose subnet has none: until when they are not asked.
+    full_until: BTreeMap<(String, Family), BootMillis>,
+    /// The same for interfaces that are yet to be made.
     no_room_until: [BootMillis; 2],
     /// The most blocks that are asked for in one call: fewer where a subnet had room for fewer, for it gives all or nothing.
     at_once: [u64; 2],
@@ -258,13 +97,14 @@ impl Supply {
             blocks: BTreeMap::new(),
             interfaces: Vec::new(),
             interface_room: false,
-            present: None,
-            carried: None,
+            network: Network::default(),
             tombstones,
             in_flight: None,
             last_read: [None; 2],
             unsure: BTreeSet::new(),
+            adding: None,
             surplus_since: [None; 2],
+            full_until: BTreeMap::new(),
             no_room_until: [BootMillis(0); 2],
             at_once: [u64::MAX; 2],
             bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
@@ -275,6 +115,27 @@ impl Supply {
             may_be_early: true,
             settings,
         }
+    }
+
+    /// Starts from what was known before a restart. From here on readers can raise doubt, and no more: whatever the first of them omits,
+    /// its pods keep their network.
+    pub fn restore<'a>(
+        &mut self,
+        interfaces: &[Interface],
+        blocks: impl IntoIterator<Item = (&'a IpNetwork, &'a str)>,
+        pool: &mut Pool,
+        now: BootMillis,
+    ) -> Vec<Report> {
+        self.interfaces = interfaces.to_vec();
+        let mut reports = Vec::new();
+        for (block, interface) in blocks {
+            if !self.tombstones.contains_key(block) {
+                self.take_up(*block, interface, pool, now, &mut reports);
+                self.blocks.entry(*block).and_modify(|known| known.evidence = Evidence::of_memory(now));
+            }
+        }
+        reports.extend(self.judge(pool, now));
+        reports
     }
 
     /// How freely the cloud is called now.
@@ -319,10 +180,8 @@ impl Supply {
     /// Tells which interfaces the node's kernel has, ready to carry packets. Until one is there, its blocks are of no use: a cloud
     /// attaches first and shows the device later.
     pub fn set_present(&mut self, interfaces: BTreeSet<String>, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
-        self.present = Some(interfaces);
-        let mut reports = Vec::new();
-        self.judge(pool, now, &mut reports);
-        reports
+        self.network.present = Some(interfaces);
+        self.judge(pool, now)
     }
 
     /// Tells which blocks the node's network is set up for: pods are given addresses of these alone. Whoever never tells has it set
@@ -331,21 +190,19 @@ impl Supply {
         for block in &blocks {
             self.blocks.entry(*block).and_modify(|known| known.was_carried = true);
         }
-        self.carried = Some(blocks);
-        let mut reports = Vec::new();
-        self.judge(pool, now, &mut reports);
-        reports
+        self.network.carried = Some(blocks);
+        self.judge(pool, now)
     }
 
-    /// Why a block is of no use to the node yet, or any more, though it is assigned.
-    fn obstacle(&self, block: &IpNetwork, interface: &str) -> Option<&'static str> {
-        obstacle(self.present.as_ref(), self.carried.as_ref(), block, interface)
+    fn judge(&mut self, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+        let readers = self.readers();
+        blocks::judge(&mut self.blocks, &mut self.tombstones, &self.network, readers, pool, now)
     }
 
     /// Addresses that are assigned and will be of use when the node's network carries them.
     fn expected(&self, family: Family, now: BootMillis) -> u64 {
         let late = self.blocks.iter().filter(|(block, known)| {
-            self.obstacle(block, &known.interface).is_some() && !known.was_carried && now.since(known.evidence.learned()) < APPEARS
+            self.network.obstacle(block, &known.interface).is_some() && !known.was_carried && is_young(known, now)
         });
         let ranges = late.map(|(block, _)| AddressRange::from(*block)).filter(|range| range.family() == family);
         ranges.fold(0, |sum, range| sum.saturating_add(range.size()))
@@ -358,13 +215,18 @@ impl Supply {
         if self.in_flight.is_some() {
             return None;
         }
-        let request = self.reading_to_make(now).map(Request::Read).or_else(|| self.change_to_make(pool, waiting, now))?;
+        // A reader that answers slowly must not take the turn of pods that wait.
+        let may_call = now >= self.backoff.until() && self.bucket.left(now) > 0;
+        let is_urgent = waiting > 0 && may_call && !self.interfaces.is_empty();
+        let mut request = if is_urgent { self.change_to_make(pool, waiting, now) } else { None };
+        request = request.or_else(|| self.reading_to_make(now).map(Request::Read));
+        let request = request.or_else(|| self.change_to_make(pool, waiting, now))?;
         let calls_api = request != Request::Read(Reader::Metadata);
         if calls_api && (now < self.backoff.until() || self.bucket.take(now).is_err()) {
             return None;
         }
         if let Request::Unassign { block, .. } = &request {
-            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed(LEAVING.to_owned()));
+            let closed = pool.set_use(&AddressRange::from(*block), Use::Closed(blocks::LEAVING.to_owned()));
             closed.ok()?;
             self.tombstones.insert(*block, now);
             if let Some(known) = self.blocks.get_mut(block) {
@@ -390,6 +252,8 @@ impl Supply {
             Outcome::Assigned(blocks) => {
                 self.backoff.succeeded();
                 if let Request::Assign { interface, family, .. } = request {
+                    let at_once = &mut self.at_once[family as usize];
+                    *at_once = at_once.saturating_mul(2);
                     for known in self.interfaces.iter_mut().filter(|known| known.id == interface) {
                         let room = &mut known.room[family as usize];
                         *room = room.saturating_sub(blocks.len() as u64);
@@ -402,29 +266,40 @@ impl Supply {
             }
             Outcome::Added => {
                 self.backoff.succeeded();
-                // Readers list the interface when it is there.
-                self.ask_everybody();
+                self.expect_interface(now);
             }
             Outcome::Unassigned => {
                 self.backoff.succeeded();
-                if let Request::Unassign { block, .. } = request {
+                // Closed and free since before the call. Were it not, it would stay known, and closed.
+                if let Request::Unassign { block, .. } = request
+                    && pool.remove_range(&AddressRange::from(block), now).is_ok()
+                {
                     self.blocks.remove(&block);
-                    // Closed and free since before the call; what is not so is a fault that recovery must see.
-                    if let Err(error) = pool.remove_range(&AddressRange::from(block), now) {
-                        reports.push(Report::Refused(error.to_string()));
-                    }
                 }
             }
-            Outcome::Refused(refusal) => self.refused(&request, &refusal, now, &mut reports),
+            Outcome::Refused(refusal) => self.refused(&request, &refusal, now),
             Outcome::Unknown => {
                 self.backoff.failed(now, None, &mut self.random);
-                if !matches!(request, Request::Read(_)) {
-                    self.ask_everybody();
+                match request {
+                    Request::Read(_) => {}
+                    Request::AddInterface { .. } => self.expect_interface(now),
+                    Request::Assign { .. } | Request::Unassign { .. } => self.ask_everybody(),
                 }
             }
         }
-        self.judge(pool, now, &mut reports);
+        reports.extend(self.judge(pool, now));
         reports
+    }
+
+    /// Whether it is not known what became of a call.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        !self.unsure.is_empty()
+    }
+
+    /// Takes one of the node's own tokens for a call that is none of [`Supply::next`]'s, if there is one and calls succeed.
+    pub fn take_token(&mut self, now: BootMillis) -> bool {
+        self.stance() == Stance::Normal && self.bucket.take(now).is_ok()
     }
 
     fn readers(&self) -> &'static [Reader] {
@@ -435,13 +310,18 @@ impl Supply {
         self.unsure.extend(self.readers());
     }
 
+    /// Readers list an interface when it is there, perhaps some seconds later; until then no other is asked for.
+    fn expect_interface(&mut self, now: BootMillis) {
+        self.adding = Some((now, self.interfaces.len()));
+        self.ask_everybody();
+    }
+
     fn reading_to_make(&self, now: BootMillis) -> Option<Reader> {
         let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
-        let is_doubtful = |known: &&Block| known.leaving.is_some() || known.evidence.belief(self.readers(), now) == Belief::Doubtful;
-        let mut doubts =
-            self.blocks.values().filter(is_doubtful).map(|known| known.evidence.changed().max(known.leaving.unwrap_or_default()));
-        let is_in_doubt = doubts.clone().next().is_some();
-        let is_soon = |reader: Reader, doubt: bool| (doubt || self.unsure.contains(&reader)) && due(reader, DOUBT_EVERY);
+        let newest_doubt = self.blocks.values().filter_map(|known| known.in_doubt_since(self.readers(), now)).max();
+        let is_in_doubt = newest_doubt.is_some();
+        let is_asked = |reader: Reader| self.unsure.contains(&reader) || self.adding.is_some();
+        let is_soon = |reader: Reader, doubt: bool| (doubt || is_asked(reader)) && due(reader, DOUBT_EVERY);
         let metadata_is_due = if self.metadata_backoff.failures() > 0 {
             now >= self.metadata_backoff.until()
         } else {
@@ -454,25 +334,22 @@ impl Supply {
         let asked = self.settings.api && now >= self.calls_from;
         let api_is_due = due(Reader::Api, API_EVERY) && (is_in_doubt || self.last_read[Reader::Api as usize].is_some());
         let is_new = |since: BootMillis| now.since(since) < NEW_DOUBT;
-        let needed = api_is_due || is_soon(Reader::Api, doubts.any(is_new));
+        let needed = api_is_due || is_soon(Reader::Api, newest_doubt.is_some_and(is_new));
         (asked && needed).then_some(Reader::Api)
     }
 
     fn change_to_make(&mut self, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
         let is_early = self.may_be_early && waiting > 0 && !self.blocks.is_empty();
-        if !self.settings.api
-            || now < self.calls_from && !is_early
-            || !self.unsure.is_empty()
-            || self.stance() == Stance::NoCalls && now < self.backoff.until()
-        {
+        if !self.settings.api || now < self.calls_from && !is_early || self.is_unsure() {
             return None;
         }
+        self.adding = self.adding.filter(|(since, _)| now.since(*since) < APPEARS);
         for (family, sizing) in Family::ALL.into_iter().zip(self.settings.sizing) {
             let Some(sizing) = sizing else { continue };
             let (have, used) = self.have_and_used(family, pool, waiting, now);
             if have < sizing.at_least(used) * sizing.block {
                 self.surplus_since[family as usize] = None;
-                if let Some(request) = self.growth(family, sizing, pool, waiting, now) {
+                if let Some(request) = self.growth(family, (sizing.at_least(used) * sizing.block - have).div_ceil(sizing.block), now) {
                     return Some(request);
                 }
             } else if have <= sizing.at_most(used) * sizing.block {
@@ -495,36 +372,43 @@ impl Supply {
         (have, (counts.held + counts.cooling) as u64 + waiting)
     }
 
-    fn growth(&self, family: Family, sizing: Sizing, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
-        let (have, used) = self.have_and_used(family, pool, waiting, now);
-        let missing = (sizing.at_least(used) * sizing.block).saturating_sub(have).div_ceil(sizing.block);
-        if missing == 0 || now < self.no_room_until[family as usize] {
-            return None;
+    /// How to get that many blocks more.
+    fn growth(&self, family: Family, missing: u64, now: BootMillis) -> Option<Request> {
+        let blocks = missing.min(self.at_once[family as usize]);
+        if let Some((interface, room)) = self.roomy(family, now) {
+            return Some(Request::Assign { interface: interface.to_owned(), family, blocks: blocks.min(room) });
         }
-        self.place_for(family, missing.min(self.at_once[family as usize]), now)
-    }
-
-    /// Whether the node should have more addresses of a family, and nothing that it knows of has room for them.
-    #[must_use]
-    pub fn is_stuck(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> bool {
-        let Some(sizing) = self.settings.sizing[family as usize].filter(|_| !self.interfaces.is_empty()) else { return false };
-        let (have, used) = self.have_and_used(family, pool, waiting, now);
-        have < sizing.at_least(used) * sizing.block && self.growth(family, sizing, pool, waiting, now).is_none()
-    }
-
-    fn place_for(&self, family: Family, blocks: u64, now: BootMillis) -> Option<Request> {
-        let roomy = self.interfaces.iter().find(|interface| interface.room[family as usize] > 0);
-        if let Some(interface) = roomy {
-            let blocks = blocks.min(interface.room[family as usize]);
-            return Some(Request::Assign { interface: interface.id.clone(), family, blocks });
-        }
-        if self.interface_room {
+        if self.interface_room && self.adding.is_none() && now >= self.no_room_until[family as usize] {
             return Some(Request::AddInterface { family, blocks });
         }
         // Metadata does not tell limits: before the API was asked, a node that was launched with all that is granted to an unknown one
         // has no room that anybody knows of.
         let is_old = self.last_read[Reader::Api as usize].is_none_or(|last| now.since(last) >= NO_ROOM);
         is_old.then_some(Request::Read(Reader::Api))
+    }
+
+    /// The interface to ask for blocks. One that the kernel does not have (yet) gets some only if nothing else has room, and no more
+    /// once it should have appeared.
+    fn roomy(&self, family: Family, now: BootMillis) -> Option<(&str, u64)> {
+        let has_room = |interface: &&Interface| {
+            let full = self.full_until.get(&(interface.id.clone(), family));
+            interface.room[family as usize] > 0 && full.is_none_or(|until| now >= *until)
+        };
+        let is_late = |interface: &&Interface| self.blocks.values().any(|known| known.interface == interface.id && !is_young(known, now));
+        let mut present = self.interfaces.iter().filter(|interface| self.network.has(&interface.id));
+        let mut absent = self.interfaces.iter().filter(|interface| !self.network.has(&interface.id) && !is_late(interface));
+        let found = present.find(has_room).or_else(|| absent.find(has_room))?;
+        Some((&found.id, found.room[family as usize]))
+    }
+
+    /// Whether the node should have more addresses of a family, and nothing that it knows of has room for them.
+    #[must_use]
+    pub fn is_stuck(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> bool {
+        let sizing = self.settings.sizing[family as usize].filter(|_| !self.interfaces.is_empty() && self.adding.is_none());
+        sizing.is_some_and(|sizing| {
+            let (have, used) = self.have_and_used(family, pool, waiting, now);
+            have < sizing.at_least(used) * sizing.block && self.growth(family, 1, now).is_none()
+        })
     }
 
     /// The highest block that is free. Before it is given back, every reader has to list it.
@@ -545,45 +429,45 @@ impl Supply {
         self.readers().iter().find(is_stale).map(|reader| Request::Read(*reader))
     }
 
-    fn refused(&mut self, request: &Request, refusal: &Refusal, now: BootMillis, reports: &mut Vec<Report>) {
-        if let Request::Unassign { block, .. } = request {
+    fn refused(&mut self, request: &Request, refusal: &Refusal, now: BootMillis) {
+        match request {
             // Nothing was done: it is ours still.
-            self.tombstones.remove(block);
-            self.blocks.entry(*block).and_modify(|known| known.leaving = None);
+            Request::Unassign { block, .. } => {
+                self.tombstones.remove(block);
+                self.blocks.entry(*block).and_modify(|known| known.leaving = None);
+            }
+            Request::Read(reader) => self.last_read[*reader as usize] = Some(now),
+            Request::Assign { .. } | Request::AddInterface { .. } => {}
         }
+        let of_metadata = *request == Request::Read(Reader::Metadata);
+        let backoff = if of_metadata { &mut self.metadata_backoff } else { &mut self.backoff };
         match refusal {
             Refusal::Throttled(retry_after) => {
-                self.may_be_early = false;
-                self.backoff.failed(now, *retry_after, &mut self.random);
+                self.may_be_early &= of_metadata;
+                backoff.failed(now, *retry_after, &mut self.random);
             }
+            Refusal::Other(_) => backoff.failed(now, None, &mut self.random),
             Refusal::Full | Refusal::Exhausted => {
-                self.backoff.succeeded();
-                match request {
-                    Request::Assign { interface, family, .. } if *refusal == Refusal::Full => {
-                        let known = self.interfaces.iter_mut().find(|known| known.id == *interface);
-                        known.into_iter().for_each(|known| known.room[*family as usize] = 0);
-                    }
-                    Request::Assign { family, blocks, .. } | Request::AddInterface { family, blocks }
-                        if *refusal == Refusal::Exhausted && *blocks > 1 =>
-                    {
-                        self.at_once[*family as usize] = blocks / 2;
-                    }
-                    Request::Assign { family, .. } | Request::AddInterface { family, .. } => {
-                        self.at_once[*family as usize] = u64::MAX;
-                        self.no_room_until[*family as usize] = now.plus(NO_ROOM);
-                        reports.push(Report::NoRoom(*family));
-                    }
-                    Request::Read(_) | Request::Unassign { .. } => {}
-                }
-            }
-            Refusal::Other(why) => {
-                let backoff = if *request == Request::Read(Reader::Metadata) { &mut self.metadata_backoff } else { &mut self.backoff };
-                backoff.failed(now, None, &mut self.random);
-                reports.push(Report::Refused(why.clone()));
+                backoff.succeeded();
+                self.note_no_room(request, *refusal == Refusal::Full, now);
             }
         }
-        if let Request::Read(reader) = request {
-            self.last_read[*reader as usize] = Some(now);
+    }
+
+    /// A subnet gives all or nothing, so that half as many are asked for next; one that has not even one block is left alone for a
+    /// while, and so is an interface that is full whatever its limits say.
+    fn note_no_room(&mut self, request: &Request, is_full: bool, now: BootMillis) {
+        let (Request::Assign { family, blocks, .. } | Request::AddInterface { family, blocks }) = request else { return };
+        let at_once = &mut self.at_once[*family as usize];
+        if !is_full && *blocks > 1 {
+            *at_once = blocks / 2;
+            return;
+        }
+        *at_once = u64::MAX;
+        let until = now.plus(NO_ROOM);
+        match request {
+            Request::Assign { interface, family, .. } => drop(self.full_until.insert((interface.clone(), *family), until)),
+            _ => self.no_room_until[*family as usize] = until,
         }
     }
 
@@ -593,18 +477,13 @@ impl Supply {
         self.unsure.remove(&reader);
         let listed: BTreeMap<_, _> =
             interfaces.iter().flat_map(|interface| interface.blocks.iter().map(|block| (*block, interface.id.clone()))).collect();
-        let Self { blocks, present, carried, .. } = self;
-        for (block, known) in blocks {
+        let readers = self.readers();
+        for (block, known) in &mut self.blocks {
             let interface = listed.get(block);
             known.evidence.note(reader, interface.is_some(), now);
-            // A block can move; whether a reader is behind that says so, the kernel knows.
-            let elsewhere = interface.filter(|interface| **interface != known.interface && is_in(present.as_ref(), interface));
-            if let Some(interface) = elsewhere {
-                known.interface.clone_from(interface);
+            if interface.is_some_and(|interface| known.moves(reader, interface, readers, &self.network, now)) {
                 // The node's network has it where it was.
-                if let Some(carried) = carried {
-                    carried.remove(block);
-                }
+                self.network.carried.as_mut().map(|carried| carried.remove(block));
             }
         }
         for (block, interface) in listed {
@@ -617,17 +496,20 @@ impl Supply {
                 });
             }
         }
-        // The reader that is read often has had its say about those that are due.
+        // The reader that is read often has had its say about those that are due. Of a block that is leaving still, a restart must know.
         if reader == Reader::Metadata {
-            self.tombstones.retain(|_, at| now.since(*at) < TOMBSTONE);
+            let is_leaving = |block: &IpNetwork| self.blocks.get(block).is_some_and(|known| known.leaving.is_some());
+            self.tombstones.retain(|block, at| now.since(*at) < TOMBSTONE || is_leaving(block));
         }
         // A reading may omit an interface: it is known as long as one of its blocks is.
         for known in std::mem::take(&mut self.interfaces) {
             let is_omitted = !interfaces.iter().any(|interface| interface.id == known.id);
             if is_omitted && self.blocks.values().any(|block| block.interface == known.id) {
-                interfaces.push(Interface { blocks: BTreeSet::new(), room: [0; 2], ..known });
+                interfaces.push(known.lasting());
             }
         }
+        self.adding = self.adding.filter(|(_, before)| interfaces.len() <= *before);
+        self.full_until.retain(|_, until| now < *until);
         self.interfaces = interfaces;
         self.interface_room = interface_room;
     }
@@ -636,80 +518,20 @@ impl Supply {
         let range = AddressRange::from(block);
         match pool.add_range(range) {
             Ok(()) => {
-                if let Some(obstacle) = self.obstacle(&block, interface) {
+                if let Some(obstacle) = self.network.obstacle(&block, interface) {
                     // Before anybody else sees the pool.
                     let _ = pool.set_use(&range, Use::Closed(obstacle.to_owned()));
                 }
-                let known = Block { interface: interface.to_owned(), evidence: Evidence::new(now), leaving: None, was_carried: false };
-                self.blocks.entry(block).or_insert(known);
+                self.blocks.entry(block).or_insert_with(|| Block::new(interface, now));
             }
             Err(_) => reports.push(Report::Overlap(block)),
         }
     }
-
-    /// Follows what is believed of each block.
-    fn judge(&mut self, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
-        let readers = self.readers();
-        let Self { blocks, present, carried, tombstones, .. } = self;
-        blocks.retain(|block, known| {
-            let range = AddressRange::from(*block);
-            let belief = known.evidence.belief(readers, now);
-            if let Some(since) = known.leaving {
-                let settled = now.since(since).checked_sub(CALL_SETTLES);
-                if belief == Belief::Gone {
-                    return pool.remove_range(&range, now).is_err();
-                }
-                if !settled.is_some_and(|age| known.evidence.all_list_it(readers, age, now)) {
-                    let _ = pool.set_use(&range, Use::Closed(LEAVING.to_owned()));
-                    return true;
-                }
-                tombstones.remove(block);
-                known.leaving = None;
-            }
-            let was = pool.ranges().find(|(other, _)| **other == range).map(|(_, may_be_used)| may_be_used.clone());
-            let held = pool.counts_of(&range, now).map_or(0, |counts| counts.held);
-            let next = match belief {
-                Belief::Gone => Use::Closed(LOST.to_owned()),
-                // What was lost is found when nobody doubts it.
-                Belief::Doubtful if was == Some(Use::Closed(LOST.to_owned())) => Use::Closed(LOST.to_owned()),
-                Belief::Assigned | Belief::Doubtful => match obstacle(present.as_ref(), carried.as_ref(), block, &known.interface) {
-                    Some(obstacle) => Use::Closed(obstacle.to_owned()),
-                    None if belief == Belief::Assigned => Use::Open,
-                    None => Use::LastResort,
-                },
-            };
-            if was.as_ref() != Some(&next) {
-                match (&was, &next) {
-                    // Nobody has lost anything that the network was about to be set up for.
-                    (_, Use::Closed(why)) if why == LOST || (held > 0 && why == ABSENT) => {
-                        reports.push(Report::Lost { block: *block, held })
-                    }
-                    (Some(Use::Closed(why)), Use::Open) if why == LOST => reports.push(Report::Found(*block)),
-                    _ => {}
-                }
-            }
-            let _ = pool.set_use(&range, next);
-            // Gone, and nobody has any of it: there is nothing to remember.
-            belief != Belief::Gone || pool.remove_range(&range, now).is_err()
-        });
-    }
 }
 
-fn obstacle(
-    present: Option<&BTreeSet<String>>,
-    carried: Option<&BTreeSet<IpNetwork>>,
-    block: &IpNetwork,
-    interface: &str,
-) -> Option<&'static str> {
-    if !is_in(present, interface) {
-        return Some(ABSENT);
-    }
-    carried.is_some_and(|carried| !carried.contains(block)).then_some(NOT_CARRIED)
-}
-
-/// Where the kernel has not told, every interface is taken to be there.
-fn is_in(present: Option<&BTreeSet<String>>, interface: &str) -> bool {
-    present.is_none_or(|present| present.contains(interface))
+/// Whether a block was learned of so lately that its interface may be about to appear.
+fn is_young(known: &Block, now: BootMillis) -> bool {
+    now.since(known.evidence.learned()) < APPEARS
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::supply::sizing::Sizing;
 
 const SECOND: u64 = 1000;
 
@@ -164,12 +165,12 @@ fn a_block_that_all_miss_keeps_its_pods_gets_no_new_ones_and_is_reported() {
     let block: IpNetwork = "10.0.1.0/28".parse().unwrap();
     world.assigned.remove(&block);
     world.run(600);
-    assert!(world.reports.contains(&Report::Lost { block, held: 3 }), "{:?}", world.reports);
+    assert!(world.reports.contains(&Report::Lost { block, held: 3, why: "the cloud has taken it from this node" }), "{:?}", world.reports);
     assert!(world.take(5).iter().all(|address| !block.contains(*address)), "new pods get addresses that the node has");
     // It comes back.
     world.assigned.insert(block);
     world.run(120);
-    assert!(world.reports.contains(&Report::Found(block)));
+    assert_eq!(world.pool.use_of(&AddressRange::from(block)), Some(&Use::Open));
     assert_eq!(world.pool.take_this(pods[0], world.now), Err(crate::pool::PoolError::InUse(pods[0])));
 }
 
@@ -376,7 +377,7 @@ fn a_subnet_that_has_fewer_blocks_than_are_wanted_gives_what_it_has() {
         other => world.serve(other),
     });
     assert_eq!((world.assigned.len(), left), (4, 0), "{:?}", world.changes());
-    assert_eq!(world.reports, [Report::NoRoom(Family::V4)]);
+    assert!(world.supply.is_stuck(Family::V4, &world.pool, 0, world.now));
 }
 
 #[test]
@@ -417,5 +418,177 @@ fn a_node_whose_pods_wait_does_not_wait_for_its_turn_unless_all_do() {
             world.now = world.now.plus(SECOND);
         }
         assert_eq!(world.changes().len(), early, "throttled: {throttled}, waiting: {waiting}");
+    }
+}
+
+fn all_of(blocks: &[&str]) -> BTreeSet<IpNetwork> {
+    blocks.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn reading_of(reader: Reader, interfaces: Vec<Interface>) -> Outcome {
+    Outcome::Read(Reading { reader, interfaces, interface_room: false })
+}
+
+#[test]
+fn a_restart_does_not_make_a_reader_that_never_forgets_right() {
+    let four = ["10.0.1.0/28", "10.0.1.16/28", "10.0.1.32/28", "10.0.1.48/28"];
+    let mut world = World::new(true, &four);
+    world.run(1200);
+    let stays = |world: &mut World, request: &Request| match request {
+        Request::Read(Reader::Metadata) => reading_of(Reader::Metadata, vec![eni(all_of(&four), [10, 0])]),
+        other => world.serve(other),
+    };
+    world.run_with(3600, stays);
+    let given_back: BTreeMap<_, _> = world.supply.tombstones.clone();
+    world.supply = Supply::new(settings(true), given_back, world.now);
+    world.pool = Pool::new(&[], 30 * SECOND);
+    world.run_with(3600, stays);
+    assert_eq!(world.pool.counts(Family::V4, world.now).free(), 48, "{:?}", world.pool.ranges().collect::<Vec<_>>());
+}
+
+#[test]
+fn after_a_restart_a_reader_that_omits_an_interface_takes_nothing_away_and_what_all_miss_is_reported() {
+    let block: IpNetwork = "10.0.2.0/28".parse().unwrap();
+    let second = Interface { id: "eni-2".into(), ..eni(BTreeSet::new(), [0; 2]) };
+    for is_assigned in [true, false] {
+        let mut world = World::new(true, &["10.0.1.0/28"]);
+        let first: IpNetwork = "10.0.1.0/28".parse().unwrap();
+        let pod = "10.0.2.3".parse().unwrap();
+        world.pool.restore_held(pod);
+        let known = [(&first, "eni-1"), (&block, "eni-2")];
+        world.supply.restore(&[eni(BTreeSet::new(), [0; 2]), second.clone()], known, &mut world.pool, world.now);
+        // Metadata omits the interface; whether the API has it is what counts.
+        world.run_with(300, |world, request| match request {
+            Request::Read(Reader::Api) if is_assigned => {
+                let interface = Interface { blocks: [block].into(), ..second.clone() };
+                reading_of(Reader::Api, vec![eni(world.assigned.clone(), [13, 0]), interface])
+            }
+            other => world.serve(other),
+        });
+        assert_eq!(world.supply.interface_of(&block), Some("eni-2"));
+        assert!(world.supply.interfaces().iter().any(|interface| interface.id == "eni-2"));
+        let lost = Report::Lost { block, held: 1, why: "the cloud has taken it from this node" };
+        assert_eq!(world.reports.contains(&lost), !is_assigned, "{:?}", world.reports);
+        assert!(world.take(10).iter().all(|address| first.contains(*address)), "nobody else gets an address that is in doubt");
+    }
+}
+
+#[test]
+fn a_node_whose_readers_are_away_after_a_restart_serves_pods_from_what_it_remembers() {
+    let mut world = World::new(true, &[]);
+    let block: IpNetwork = "10.0.1.0/28".parse().unwrap();
+    world.supply.restore(&[eni(BTreeSet::new(), [0; 2])], [(&block, "eni-1")], &mut world.pool, world.now);
+    world.run_with(3600, |_, _| Outcome::Refused(Refusal::Other("away".into())));
+    assert!(block.contains(world.take(1)[0]));
+}
+
+#[test]
+fn where_a_subnet_is_full_the_next_interface_is_asked_and_then_another_made() {
+    let mut world = World::new(true, &[]);
+    let second = Interface { id: "eni-2".into(), ..eni(BTreeSet::new(), [14, 0]) };
+    world.run_with(3600, |world, request| match request {
+        Request::Read(reader) => {
+            let interfaces = vec![eni(world.assigned.clone(), [14, 0]), second.clone()];
+            Outcome::Read(Reading { reader: *reader, interfaces, interface_room: true })
+        }
+        Request::Assign { .. } | Request::AddInterface { .. } => Outcome::Refused(Refusal::Exhausted),
+        Request::Unassign { .. } => unreachable!(),
+    });
+    let asked: Vec<_> = world.changes().into_iter().cloned().collect();
+    let assign = |interface: &str| Request::Assign { interface: interface.into(), family: Family::V4, blocks: 1 };
+    let all = [assign("eni-1"), assign("eni-2"), Request::AddInterface { family: Family::V4, blocks: 1 }];
+    assert_eq!(asked[..3], all);
+    assert!(asked.len() <= 3 * 6, "each again every ten minutes, and not at every reading: {}", asked.len());
+}
+
+#[test]
+fn no_second_interface_is_made_while_the_first_is_attached() {
+    let mut world = World::new(true, &[]);
+    let mut made = None;
+    world.run_with(120, |world, request| match request {
+        Request::AddInterface { .. } => {
+            made.get_or_insert(world.now);
+            Outcome::Added
+        }
+        Request::Read(reader) => {
+            let mut interfaces = vec![eni(BTreeSet::new(), [0, 0])];
+            if made.is_some_and(|at| world.now.since(at) > 40 * SECOND) {
+                interfaces.push(Interface { id: "eni-2".into(), ..eni(all_of(&["10.0.2.0/28"]), [13, 0]) });
+            }
+            Outcome::Read(Reading { reader: *reader, interfaces, interface_room: true })
+        }
+        other => unreachable!("{other:?}"),
+    });
+    assert_eq!(world.changes().len(), 1, "{:?}", world.changes());
+    assert_eq!(world.pool.counts(Family::V4, world.now).size, 16);
+}
+
+#[test]
+fn an_interface_that_does_not_appear_gets_no_more_while_another_can_have_some() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    let [absent, third] = ["eni-2", "eni-3"].map(|id| Interface { id: id.into(), ..eni(BTreeSet::new(), [49, 0]) });
+    let all = |world: &World| {
+        let absent = Interface { blocks: all_of(&["10.0.2.0/28"]), ..absent.clone() };
+        vec![eni(world.assigned.clone(), [0, 0]), absent, third.clone()]
+    };
+    let serve = |world: &mut World, request: &Request| match request {
+        Request::Read(reader) => reading_of(*reader, all(world)),
+        Request::Assign { .. } => Outcome::Refused(Refusal::Exhausted),
+        other => world.serve(other),
+    };
+    world.supply.set_present(["eni-1", "eni-3"].map(String::from).into(), &mut world.pool, world.now);
+    world.run_with(1, serve);
+    world.take(16);
+    world.run_with(1200, serve);
+    let asked: BTreeSet<_> = world.changes().iter().map(|request| format!("{request:?}")).collect();
+    assert!(asked.iter().all(|request| request.contains("eni-3")), "{asked:?}");
+}
+
+#[test]
+fn a_reader_that_is_asked_does_not_take_the_turn_of_pods_that_wait() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(60);
+    world.take(16);
+    world.now = world.now.plus(60 * SECOND);
+    assert_eq!(world.supply.reading_to_make(world.now), Some(Reader::Metadata), "it is due");
+    let request = world.supply.next(&mut world.pool, 1, world.now);
+    assert!(matches!(request, Some(Request::Assign { .. })), "{request:?}");
+}
+
+#[test]
+fn while_the_api_is_away_pods_that_wait_do_not_keep_metadata_from_being_read() {
+    let mut world = World::new(true, &["10.0.1.0/28"]);
+    world.run(1);
+    world.take(16);
+    let mut readings = 0;
+    for _ in 0..600 {
+        while let Some(request) = world.supply.next(&mut world.pool, 1, world.now) {
+            readings += u32::from(request == Request::Read(Reader::Metadata));
+            let is_metadata = request == Request::Read(Reader::Metadata);
+            let outcome = if is_metadata { world.serve(&request) } else { Outcome::Refused(Refusal::Other("away".into())) };
+            world.supply.done(outcome, &mut world.pool, world.now);
+        }
+        world.now = world.now.plus(SECOND);
+    }
+    assert!(readings >= 15, "{readings}");
+}
+
+#[test]
+fn one_reader_does_not_move_a_block_whose_interface_is_there() {
+    for both_agree in [false, true] {
+        let mut world = World::new(true, &["10.0.1.0/28"]);
+        world.supply.set_present(["eni-1", "eni-2"].map(String::from).into(), &mut world.pool, world.now);
+        world.run(60);
+        let mut seen = BTreeSet::new();
+        for _ in 0..4000 {
+            world.run_with(1, |world, request| match request {
+                Request::Read(reader) if both_agree || *reader == Reader::Metadata => {
+                    reading_of(*reader, vec![Interface { id: "eni-2".into(), ..eni(world.assigned.clone(), [13, 0]) }])
+                }
+                other => world.serve(other),
+            });
+            seen.extend(world.supply.interface_of(&"10.0.1.0/28".parse().unwrap()).map(str::to_owned));
+        }
+        assert_eq!(seen, [if both_agree { "eni-2" } else { "eni-1" }.to_owned()].into(), "both agree: {both_agree}");
     }
 }

@@ -190,6 +190,24 @@ async fn a_restart_keeps_pods_and_asks_for_nothing() {
 }
 
 #[tokio::test]
+async fn after_a_restart_pods_start_though_no_reader_answers() {
+    let lab = Lab::new("m5.large", "wait_seconds = 0");
+    let node = Node::start(&lab);
+    node.settle().await;
+    node.add(1).unwrap();
+    lab.set_faults(|faults| {
+        faults.metadata.off = true;
+        faults.api.credentials_rejected = true;
+    });
+    let node = node.restart(&lab);
+    node.look();
+    node.settle().await;
+    let [address] = node.add(2).unwrap()[..] else { panic!("not one address") };
+    assert!(lab.networks().iter().any(|block| block.contains(address)), "{address}");
+    assert!(node.report().troubles.iter().any(|trouble| trouble.starts_with("read_metadata")), "{:?}", node.report().troubles);
+}
+
+#[tokio::test]
 async fn after_a_reboot_every_address_is_free_and_nothing_is_asked_for() {
     let lab = Lab::new("m5.large", "");
     let mut node = Node::start(&lab);

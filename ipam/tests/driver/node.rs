@@ -1,7 +1,7 @@
 //! A node: the daemon's parts put together as its `main` does, on a model of the kernel.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use cloudsim::metadata::Service;
 use cni_spec::{Error, PodIdentity};
 use datapath::{Ifindex, Uplink};
 use ipam::attachments::Attachments;
+use ipam::cloud_record::CloudRecord;
 use ipam::config::{CloudSource, Config};
 use ipam::driver::{self, Driver, SupplyReport};
 use ipam::link_numbers::LinkNumbers;
@@ -21,7 +22,7 @@ use ipam::metrics::Metrics;
 use ipam::pool::Pool;
 use ipam::recovery;
 use ipam::sources::Source;
-use ipam::store::{Found, Store};
+use ipam::store::{Change, Found, Store};
 use ipnetwork::IpNetwork;
 use node_api::{AddRequest, BootMillis, DelRequest};
 
@@ -155,14 +156,14 @@ impl Node {
         let kernel = ModelKernel::new(Arc::clone(&machine), Arc::clone(&numbers));
         let links = ipam::kernel::Kernel::links(&kernel).unwrap();
         let mut plan = recovery::plan(found, links, &"pods".parse().unwrap(), now());
-        let given_back = std::mem::take(&mut plan.given_back);
+        let memory = std::mem::take(&mut plan.cloud);
         let mut pool = Pool::new(&[], COOLDOWN);
         lab.config.families.iter().for_each(|family| pool.want(*family));
         let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan).unwrap();
         attachments.wait_for_addresses(lab.config.wait);
         let attachments = Arc::new(attachments);
         let settings = driver::settings(&lab.config, "node-1");
-        let driver = Driver::new(Arc::clone(&attachments), Source::from(&lab.config.cloud), settings, given_back, now);
+        let driver = Driver::new(Arc::clone(&attachments), Source::from(&lab.config.cloud), settings, &memory, now);
         Self { home, boot, machine, attachments, driver: Arc::new(driver) }
     }
 
@@ -180,6 +181,8 @@ impl Node {
         };
         let uplinks: Vec<_> = (0..u16::try_from(known.interfaces.len()).unwrap()).map(uplink).collect();
         self.attachments.set_uplinks(&uplinks);
+        let record = CloudRecord { known: known.clone(), uplinks: BTreeMap::new() };
+        self.attachments.commit(&Change::Cloud(&record)).unwrap();
         let interfaces = known.interfaces.iter().map(|interface| interface.id.clone()).collect();
         self.driver.set_network(interfaces, known.blocks.iter().map(|(block, _)| *block).collect());
     }
@@ -213,7 +216,7 @@ impl Node {
         let copy = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::copy(self.home.path().join("store.redb"), copy.path().join("store.redb")).unwrap();
         match Store::open(copy.path(), self.boot).unwrap().1 {
-            Found::Present(contents) => contents.given_back.into_iter().map(|(block, _)| block).collect(),
+            Found::Present(contents) => contents.cloud.given_back.into_iter().map(|(block, _)| block).collect(),
             other => panic!("{other:?}"),
         }
     }

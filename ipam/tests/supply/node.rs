@@ -7,7 +7,7 @@ use ipam::pool::{Pool, PoolError, Use};
 use ipam::range::{AddressRange, Family};
 use ipam::supply::evidence::Reader;
 use ipam::supply::sizing::Sizing;
-use ipam::supply::{Outcome, Request, Settings, Supply};
+use ipam::supply::{Interface, Outcome, Request, Settings, Supply};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 
@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) pods: BTreeMap<u8, IpAddr>,
     freed: BTreeMap<IpAddr, BootMillis>,
     given_back: BTreeMap<IpNetwork, BootMillis>,
+    /// Durable as well, and written a moment after it is known: the network that the cloud has told.
+    remembered: (Vec<Interface>, Vec<(IpNetwork, String)>),
     /// Pods whose ADD found no address. They try again.
     pub(crate) waiting: BTreeSet<u8>,
     words: BTreeMap<(IpNetwork, usize), Word>,
@@ -57,6 +59,7 @@ impl Node {
             pods: BTreeMap::new(),
             freed: BTreeMap::new(),
             given_back: BTreeMap::new(),
+            remembered: Default::default(),
             waiting: BTreeSet::new(),
             words: BTreeMap::new(),
             unsure: Vec::new(),
@@ -71,6 +74,8 @@ impl Node {
         self.pool = Pool::new(&[], COOLDOWN);
         self.pods.values().for_each(|address| self.pool.restore_held(*address));
         self.pool.restore_freed(self.freed.iter().map(|(address, at)| (*address, *at)).collect());
+        let (interfaces, blocks) = &self.remembered;
+        self.supply.restore(interfaces, blocks.iter().map(|(block, interface)| (block, interface.as_str())), &mut self.pool, now);
         self.out = None;
         self.words.clear();
         self.unsure.clear();
@@ -81,6 +86,7 @@ impl Node {
         self.pods.clear();
         self.freed.clear();
         self.given_back.clear();
+        self.remembered = Default::default();
         self.waiting.clear();
         self.start(now);
     }
@@ -113,6 +119,12 @@ impl Node {
             _ => {}
         }
         self.supply.done(outcome, &mut self.pool, now);
+    }
+
+    /// What is known becomes durable.
+    pub(crate) fn remember(&mut self) {
+        let interfaces = self.supply.interfaces().iter().map(Interface::lasting).collect();
+        self.remembered = (interfaces, self.supply.blocks().map(|(block, interface)| (*block, interface.to_owned())).collect());
     }
 
     pub(crate) fn has_change_out(&self) -> bool {

@@ -119,6 +119,7 @@ impl World {
         let shown = self.cloud.shown(node).collect();
         let Node { supply, pool, .. } = &mut self.nodes[node];
         supply.set_present(shown, pool, self.now);
+        self.nodes[node].remember();
     }
 
     fn ask(&mut self, number: usize) -> Holds {
