@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cloudsim::cloud::{Action, Cloud, InstanceId, LaunchSpec, Settings, SubnetId, SubnetSpec};
 use cloudsim::fabric::NoFabric;
-use cloudsim::faults::{Faults, Interval, Refusal as SimulatedRefusal, Storm};
+use cloudsim::faults::{DeviceFaults, Faults, Interval, Latency, Refusal as SimulatedRefusal, Storm};
 use cloudsim::http::{Asker, Role, Server};
 use cloudsim::metadata::Service;
 use cloudsim::time::Millis;
@@ -139,6 +139,8 @@ async fn a_fragmented_subnet_gives_single_addresses() {
     let source = lab.source();
     let id = agreed(&source).await.interfaces[0].id.clone();
     lab.server.with(|cloud, _| cloud.fragment_subnet(lab.subnet, 0).unwrap());
+    let two = Request::Assign { interface: id.clone(), family: Family::V4, blocks: 2 };
+    assert_eq!(source.call(&two).await, Outcome::Refused(Refusal::Exhausted), "of one there may be room: it is for the supply to ask");
     let assigned = assign(&source, &id, Family::V4, 1).await;
     assert_eq!(assigned.len(), 9, "as many as there is room for, of the sixteen of a prefix");
     assert!(assigned.iter().all(|block| block.prefix() == 32));
@@ -150,7 +152,7 @@ async fn a_fragmented_subnet_gives_single_addresses() {
     let request = Request::Assign { interface: id, family: Family::V4, blocks: 1 };
     assert_eq!(source.call(&request).await, Outcome::Refused(Refusal::Exhausted));
     let calls = lab.server.with(|cloud, _| cloud.calls().of(Action::AssignPrivateIpAddresses).calls);
-    assert_eq!(calls, 3, "prefixes are not asked for again within the hour");
+    assert_eq!(calls, 4, "prefixes are not asked for again within the hour");
 }
 
 #[tokio::test]
@@ -175,6 +177,18 @@ async fn an_interface_is_added_with_its_addresses_in_the_subnet_that_has_room() 
     assert_eq!(source.call(&request).await, Outcome::Added);
     assert_eq!(source.call(&request).await, Outcome::Refused(Refusal::Full));
     assert!(!agreed(&source).await.interface_room);
+}
+
+#[tokio::test]
+async fn an_interface_that_is_being_attached_is_the_nodes_own_already() {
+    let lab = Lab::new("m5.large");
+    let slowly = DeviceFaults { attaching: Latency::exactly(Millis(60_000)), ..DeviceFaults::default() };
+    lab.set_faults(|faults| faults.devices = slowly);
+    let source = lab.source();
+    agreed(&source).await;
+    assert_eq!(source.call(&Request::AddInterface { family: Family::V4, blocks: 1 }).await, Outcome::Added);
+    let reading = read(&source, Reader::Api).await;
+    assert_eq!(reading.interfaces.iter().map(|interface| interface.blocks.len()).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[tokio::test]

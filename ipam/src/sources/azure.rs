@@ -14,7 +14,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::Deserialize;
 
 use super::http::Client;
-use super::metadata::{MetadataError, colons, fetch, get, mac, refused, text};
+use super::metadata::{MetadataError, colons, fetch, get, mac, not_empty, refused, text};
 use super::{Failure, first_address, outcome_of_read, xml};
 use crate::supply::evidence::Reader;
 use crate::supply::{Interface, Outcome, Reading, Refusal, Request};
@@ -128,7 +128,8 @@ fn from_metadata(url: &str, body: &str) -> Result<Reading, MetadataError> {
         let own = addresses.next().transpose()?;
         Ok(interface(mac(url, &nic.mac_address)?, own, subnet, addresses.collect::<Result<_, _>>()?))
     });
-    Ok(Reading { reader: Reader::Metadata, interfaces: interfaces.collect::<Result<_, _>>()?, interface_room: false })
+    let interfaces = not_empty(url, interfaces.collect::<Result<_, _>>()?)?;
+    Ok(Reading { reader: Reader::Metadata, interfaces, interface_room: false })
 }
 
 #[derive(Deserialize)]
@@ -172,7 +173,8 @@ fn from_wireserver(url: &str, body: &str) -> Result<Reading, MetadataError> {
         let further = further.into_iter().map(|further| address(url, &further.address)).collect::<Result<_, _>>()?;
         Ok(interface(mac(url, &nic.mac)?, own, subnet, further))
     });
-    Ok(Reading { reader: Reader::Api, interfaces: interfaces.collect::<Result<_, _>>()?, interface_room: false })
+    let interfaces = not_empty(url, interfaces.collect::<Result<_, _>>()?)?;
+    Ok(Reading { reader: Reader::Api, interfaces, interface_room: false })
 }
 
 /// Azure has no name for an interface that both documents know but its MAC address.

@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::http::Client;
-use super::metadata::{MetadataError, block, colons, fetch, get, mac, refused, text};
+use super::metadata::{MetadataError, block, colons, fetch, get, mac, not_empty, refused, text};
 use super::{Failure, outcome_of_read};
 use crate::range::AddressRange;
 use crate::supply::evidence::Reader;
@@ -148,7 +148,7 @@ struct Nic {
 fn parse(url: &str, body: &str) -> Result<Reading, MetadataError> {
     let nics: Vec<Nic> =
         serde_json::from_str(body).map_err(|_| MetadataError::malformed(url, body, "the metadata server's list of interfaces"))?;
-    let interfaces = nics.iter().map(|nic| interface(url, nic)).collect::<Result<_, _>>()?;
+    let interfaces = not_empty(url, nics.iter().map(|nic| interface(url, nic)).collect::<Result<_, _>>()?)?;
     Ok(Reading { reader: Reader::Metadata, interfaces, interface_room: false })
 }
 

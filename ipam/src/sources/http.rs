@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -44,13 +45,26 @@ impl Reply {
     pub(crate) fn start(&self) -> String {
         excerpt(&String::from_utf8_lossy(&self.body))
     }
+
+    /// For how many milliseconds the other side asks to be left alone (`Retry-After` in seconds, RFC 9110, section 10.2.3); an hour at
+    /// most, for whoever answers may be wrong.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        const LONGEST: u64 = 3600;
+        let seconds = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u64>().ok()?;
+        Some(seconds.min(LONGEST) * 1000)
+    }
 }
 
 /// The beginning of a text on one line.
 pub(crate) fn excerpt(text: &str) -> String {
     const LONG: usize = 80;
+    shortened(text, LONG)
+}
+
+/// The first `long` characters of a text, on one line.
+pub(crate) fn shortened(text: &str, long: usize) -> String {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if words.chars().count() <= LONG { words } else { words.chars().take(LONG).chain(['…']).collect() }
+    if words.chars().count() <= long { words } else { words.chars().take(long).chain(['…']).collect() }
 }
 
 /// Services of the same process in place of the network and of the wall clock. Spans are tokio's: with its time paused they pass at once.

@@ -8,6 +8,7 @@ use axum::http::{Request, StatusCode, Uri};
 use ipnetwork::IpNetwork;
 
 use super::http::{Client, HttpError, Reply, excerpt};
+use crate::supply::Interface;
 
 /// The service is one hop away: what takes longer will not come.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ pub(crate) enum MetadataError {
     #[error("{url}: {why}; {remedy}")]
     Away { url: String, why: HttpError, remedy: &'static str },
     #[error("{url} answered {status}: {start:?}; {remedy}")]
-    Refused { url: String, status: StatusCode, start: String, remedy: &'static str },
+    Refused { url: String, status: StatusCode, start: String, retry_after: Option<u64>, remedy: &'static str },
     #[error("{url} answered {value:?}, which is not {wanted}: is something else answering in its place?")]
     Malformed { url: String, value: String, wanted: &'static str },
 }
@@ -62,7 +63,12 @@ fn is_passing(status: StatusCode) -> bool {
 }
 
 pub(super) fn refused(url: &str, reply: &Reply, remedy: &'static str) -> MetadataError {
-    MetadataError::Refused { url: url.to_owned(), status: reply.status, start: reply.start(), remedy }
+    MetadataError::Refused { url: url.to_owned(), status: reply.status, start: reply.start(), retry_after: reply.retry_after(), remedy }
+}
+
+/// A machine without an interface would not answer: an empty list tells nothing.
+pub(super) fn not_empty(url: &str, interfaces: Vec<Interface>) -> Result<Vec<Interface>, MetadataError> {
+    if interfaces.is_empty() { Err(MetadataError::malformed(url, "no interface", "a list of at least one")) } else { Ok(interfaces) }
 }
 
 /// The body as text.

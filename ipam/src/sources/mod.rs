@@ -18,7 +18,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use crate::config::{AwsApi, Cloud};
-use crate::supply::{Outcome, Refusal, Request};
+use crate::supply::{Outcome, Reading, Refusal, Request};
 pub use http::{Answer, InProcess};
 use metadata::MetadataError;
 
@@ -63,12 +63,17 @@ pub enum Source {
 }
 
 impl Source {
-    /// Makes the calls that `request` takes. Ends within seconds: see the constants of each source.
+    /// Makes the calls that `request` takes. Each exchange is bounded (2 s of metadata, 15 s of the API), and so is what is made of
+    /// several: some 30 s a reading, 120 s an interface.
     pub async fn call(&self, request: &Request) -> Outcome {
-        match self {
+        let outcome = match self {
             Self::Aws(aws) => aws.call(request).await,
             Self::Azure(azure) => azure.call(request).await,
             Self::Gcp(gcp) => gcp.call(request).await,
+        };
+        match outcome {
+            Outcome::Read(reading) => credible(reading),
+            other => other,
         }
     }
 
@@ -110,6 +115,8 @@ pub(crate) enum Failure {
     Refused(Refusal),
     /// It may have been done; why that is not known.
     Unknown(String),
+    /// The same, and the service asks to be left alone for so many milliseconds.
+    Overloaded(String, u64),
 }
 
 impl Failure {
@@ -120,7 +127,10 @@ impl Failure {
 
 impl From<MetadataError> for Failure {
     fn from(error: MetadataError) -> Self {
-        Self::other(error)
+        match error {
+            MetadataError::Refused { retry_after: Some(millis), .. } => Self::Refused(Refusal::Throttled(Some(millis))),
+            error => Self::other(error),
+        }
     }
 }
 
@@ -130,14 +140,29 @@ fn outcome_of_read(read: Result<Outcome, Failure>) -> Outcome {
         Ok(outcome) => outcome,
         Err(Failure::Refused(refusal)) => Outcome::Refused(refusal),
         Err(Failure::Unknown(why)) => Outcome::Refused(Refusal::Other(why)),
+        Err(Failure::Overloaded(why, millis)) => {
+            tracing::warn!(%why, millis, "the cloud asks to be left alone for a while");
+            Outcome::Refused(Refusal::Throttled(Some(millis)))
+        }
     }
+}
+
+/// A reading with more blocks than any machine has is none.
+fn credible(reading: Reading) -> Outcome {
+    const BLOCKS_MAX: usize = 4096;
+    let blocks = reading.interfaces.iter().map(|interface| interface.blocks.len()).sum::<usize>();
+    if blocks <= BLOCKS_MAX {
+        return Outcome::Read(reading);
+    }
+    let why = format!("{blocks} blocks of addresses are listed for this node, more than {BLOCKS_MAX}: is something else answering?");
+    Outcome::Refused(Refusal::Other(why))
 }
 
 fn outcome_of_change(change: Result<Outcome, Failure>, request: &Request) -> Outcome {
     match change {
         Ok(outcome) => outcome,
         Err(Failure::Refused(refusal)) => Outcome::Refused(refusal),
-        Err(Failure::Unknown(why)) => {
+        Err(Failure::Unknown(why) | Failure::Overloaded(why, _)) => {
             tracing::warn!(?request, %why, "it is not known what became of a call");
             Outcome::Unknown
         }

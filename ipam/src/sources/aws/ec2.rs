@@ -14,11 +14,11 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use axum::body::Bytes;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{Request, StatusCode, Uri};
 use serde::de::DeserializeOwned;
 
-use super::super::http::{Client, HttpError, Reply, chain};
+use super::super::http::{Client, HttpError, Reply, chain, excerpt, shortened};
 use super::super::{Failure, xml};
 use super::reply::ErrorReply;
 use crate::supply::Refusal;
@@ -54,7 +54,7 @@ pub(super) enum CallError {
     Refused { action: &'static str, code: String, message: String, retry_after: Option<u64> },
     /// It may have been done.
     #[error("{action}: {why}")]
-    NoAnswer { action: &'static str, why: String },
+    NoAnswer { action: &'static str, why: String, retry_after: Option<u64> },
 }
 
 impl CallError {
@@ -64,6 +64,11 @@ impl CallError {
             Self::Refused { code, .. } => code,
             Self::NotCalled(_) | Self::NoAnswer { .. } => "",
         }
+    }
+
+    /// Whether there were too many calls.
+    pub(super) fn is_throttled(&self) -> bool {
+        is_throttling(self.code())
     }
 
     /// Whether the subnet has no prefix left; single addresses there may be.
@@ -76,6 +81,7 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match &error {
             CallError::NotCalled(_) => Self::other(error),
+            CallError::NoAnswer { retry_after: Some(millis), .. } => Self::Overloaded(error.to_string(), *millis),
             CallError::NoAnswer { .. } => Self::Unknown(error.to_string()),
             CallError::Refused { code, message, retry_after, .. } => Self::Refused(match code.as_str() {
                 code if is_throttling(code) => Refusal::Throttled(*retry_after),
@@ -100,6 +106,13 @@ fn is_exhausted(code: &str, message: &str) -> bool {
 /// Codes of failures inside of EC2: it does not say what became of the call.
 fn is_unsettled(code: &str) -> bool {
     matches!(code, "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable")
+}
+
+/// What of EC2's message is for people, and the same each time: at its end there may be kilobytes that only the cloud can read.
+fn told(message: &str) -> String {
+    const LONG: usize = 300;
+    let readable = message.split("Encoded authorization failure message").next().unwrap_or_default();
+    shortened(readable, LONG)
 }
 
 /// What the operator can do about it.
@@ -152,23 +165,24 @@ impl Ec2 {
                 "{action}: {}: {error}; check name resolution, route and firewall, or set the endpoint (a VPC endpoint has its own)",
                 self.endpoint
             )),
-            HttpError::NoReply(why) => CallError::NoAnswer { action, why },
+            HttpError::NoReply(why) => CallError::NoAnswer { action, why, retry_after: None },
         })?;
         if reply.status != StatusCode::OK {
             return Err(self.refusal(action, &reply));
         }
         let text = String::from_utf8_lossy(&reply.body);
-        xml::parse(&format!("{action}Response"), &text)
-            .map_err(|why| CallError::NoAnswer { action, why: format!("{} answered {:?}: {why}", self.endpoint, reply.start()) })
+        xml::parse(&format!("{action}Response"), &text).map_err(|why| {
+            let why = format!("{} answered {:?}: {why}", self.endpoint, reply.start());
+            CallError::NoAnswer { action, why, retry_after: None }
+        })
     }
 
     fn refusal(&self, action: &'static str, reply: &Reply) -> CallError {
-        let retry_after = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-        let retry_after = retry_after.map(|seconds| seconds.saturating_mul(1000));
+        let retry_after = reply.retry_after();
         let text = String::from_utf8_lossy(&reply.body);
         match xml::parse::<ErrorReply>("Response", &text) {
             Ok(ErrorReply { errors }) if !is_unsettled(&errors.error.code) => {
-                let (code, message) = (errors.error.code, errors.error.message);
+                let (code, message) = (excerpt(&errors.error.code), told(&errors.error.message));
                 if matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || code == "RequestExpired" {
                     *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
@@ -178,8 +192,10 @@ impl Ec2 {
             Err(_) if reply.status == StatusCode::TOO_MANY_REQUESTS => {
                 CallError::Refused { action, code: "TooManyRequests".to_owned(), message: reply.start(), retry_after }
             }
-            _ if reply.status.is_server_error() => CallError::NoAnswer { action, why: format!("{}: {:?}", reply.status, reply.start()) },
-            Ok(ErrorReply { errors }) => CallError::NoAnswer { action, why: errors.error.code },
+            _ if reply.status.is_server_error() => {
+                CallError::NoAnswer { action, why: format!("{}: {:?}", reply.status, reply.start()), retry_after }
+            }
+            Ok(ErrorReply { errors }) => CallError::NoAnswer { action, why: excerpt(&errors.error.code), retry_after },
             // Something that is not EC2 has refused: a proxy, or a page where people sign in.
             Err(_) => CallError::NotCalled(format!(
                 "{action}: {} answered {} {:?}: is that the EC2 API? check the endpoint",

@@ -24,11 +24,17 @@ const TOKEN_REMEDY: &str = "the instance metadata service is off, or its answer 
 const REMEDY: &str = "see the instance's metadata options";
 
 /// A client of the service, with its token.
-#[derive(Debug)]
 pub(super) struct Imds {
     client: Client,
     base: Uri,
     token: Mutex<Option<(String, Instant)>>,
+}
+
+/// Without the token: whoever has it is the instance.
+impl std::fmt::Debug for Imds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imds").field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 /// Which instance this is.
@@ -47,8 +53,7 @@ pub(super) struct Identity {
 pub(super) struct MetadataInterface {
     pub(super) id: String,
     pub(super) mac: [u8; 6],
-    /// By these, in the order of attachment.
-    pub(super) card: u32,
+    /// By this, in the order of attachment.
     pub(super) device: u32,
     pub(super) subnet: String,
     pub(super) subnet_cidr: Option<IpNetwork>,
@@ -109,7 +114,7 @@ impl Imds {
         })
     }
 
-    /// All interfaces, in the order of their attachment.
+    /// The interfaces of the first network card, in the order of their attachment.
     pub(super) async fn interfaces(&self) -> Result<Vec<MetadataInterface>, MetadataError> {
         let mut interfaces = Vec::new();
         let macs = self.required(MACS).await?;
@@ -117,14 +122,18 @@ impl Imds {
             let mac = mac(&macs.url, name)?;
             interfaces.extend(self.interface(name, mac).await?);
         }
-        interfaces.sort_by_key(|interface| (interface.card, interface.device));
+        interfaces.sort_by_key(|interface| interface.device);
         Ok(interfaces)
     }
 
-    /// None where it is going or coming: some of what every interface has is not there.
+    /// None where it is another card's, or going or coming: some of what every interface has is not there then.
     async fn interface(&self, name: &str, mac: [u8; 6]) -> Result<Option<MetadataInterface>, MetadataError> {
         let value = async |key: &str| self.optional(&format!("{MACS}{name}/{key}")).await;
         let blocks = async |key: &str| value(key).await?.map_or(Ok(Vec::new()), |value| value.blocks());
+        // First: machines made for training have dozens of the others.
+        if value("network-card").await?.map_or(Ok(0), |value| value.number())? != 0 {
+            return Ok(None);
+        }
         let (Some(id), Some(device), Some(subnet)) =
             (value("interface-id").await?, value("device-number").await?, value("subnet-id").await?)
         else {
@@ -137,7 +146,6 @@ impl Imds {
         Ok(Some(MetadataInterface {
             id: id.name("eni-")?,
             mac,
-            card: value("network-card").await?.map_or(Ok(0), |value| value.number())?,
             device: device.number()?,
             subnet: subnet.name("subnet-")?,
             subnet_cidr: blocks("subnet-ipv4-cidr-block").await?.first().copied(),

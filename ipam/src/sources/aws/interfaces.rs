@@ -71,8 +71,10 @@ impl Aws {
             return Err(Failure::Refused(Refusal::Full));
         }
         let device = (0..).find(|device| !taken.contains(device)).unwrap_or(u32::MAX);
-        let Some(primary) = own.first() else {
-            return Err(Failure::other("DescribeNetworkInterfaces lists no interface of this instance: is the endpoint of its region?"));
+        let Some(primary) = own.iter().find(|interface| interface.place() == Some((0, 0))) else {
+            return Err(Failure::other(
+                "DescribeNetworkInterfaces lists no primary interface of this instance: is the endpoint of its region?",
+            ));
         };
         let making =
             Making { ec2: self.ec2().await?, instance: &self.identity().await?.instance_id, groups: self.security_groups(primary), device };
@@ -121,12 +123,13 @@ impl Aws {
         // One place is taken by its own address.
         let places = limits.room(family, 1).max(1);
         let prefixes = blocks.min(places);
-        let singles = if limits.prefixes { blocks.saturating_mul(PREFIX_ADDRESSES) } else { blocks }.min(places);
+        let singles = blocks.saturating_mul(PREFIX_ADDRESSES).min(places);
         for subnet in subnets {
             if family == Family::V6 || (limits.prefixes && !self.is_fragmented(Some(subnet))) {
                 let parameter = if family == Family::V6 { "Ipv6PrefixCount" } else { "Ipv4PrefixCount" };
                 match making.create(subnet, parameter, prefixes).await {
-                    Err(error) if error.has_no_prefix() && family == Family::V4 => self.note_fragmented(Some(subnet)),
+                    // It gives all or nothing: of fewer there may be some.
+                    Err(error) if error.has_no_prefix() && family == Family::V4 && prefixes == 1 => self.note_fragmented(Some(subnet)),
                     Err(error) if error.has_no_prefix() => continue,
                     done => return Ok(done?),
                 }
@@ -156,7 +159,7 @@ impl Aws {
                 Err(error) => break error,
             }
         };
-        if matches!(error, CallError::NoAnswer { .. }) {
+        if let CallError::NoAnswer { .. } = error {
             tracing::warn!(interface = id, "it is not known whether the interface is attached: if not, a sweep deletes it later");
         } else {
             self.delete(id).await;
@@ -185,7 +188,8 @@ impl Aws {
     }
 
     /// Deletes interfaces that a node has made, that are attached to nothing, and that are older than `age`: those of this node and
-    /// those that nodes left which are no more. Ends at the first failure; the next sweep goes on. Returns how many were deleted.
+    /// those that nodes left which are no more. Looks at some of them; one that cannot be deleted is passed over. Has those of this node
+    /// go with it, where a lost reply has kept them from being told to. Returns how many were deleted.
     ///
     /// `age` has to be longer than any interface takes from its making to its attachment: minutes.
     ///
@@ -195,11 +199,17 @@ impl Aws {
         self.sweep(age).await.map_err(|failure| match failure {
             Failure::Refused(refusal) => refusal,
             Failure::Unknown(why) => Refusal::Other(why),
+            Failure::Overloaded(_, millis) => Refusal::Throttled(Some(millis)),
         })
     }
 
     async fn sweep(&self, age: Duration) -> Result<usize, Failure> {
-        let leaked = self.describe(&[("tag-key", TAG_INSTANCE), ("status", "available")]).await?;
+        for stays in self.describe_own().await?.iter().filter(|interface| interface.tag(TAG_INSTANCE).is_some()) {
+            if let Some(held) = stays.attachment.as_ref().filter(|held| held.delete_on_termination == Some(false)) {
+                self.delete_on_termination(&stays.network_interface_id, &held.attachment_id).await;
+            }
+        }
+        let (leaked, _) = self.describe(&[("tag-key", TAG_INSTANCE), ("status", "available")], 1).await?;
         let ec2 = self.ec2().await?;
         let now = ec2.wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_old = |interface: &&NetworkInterface| {
@@ -220,6 +230,9 @@ impl Aws {
                 }
                 // Another node's sweep was first.
                 Err(error) if error.code() == "InvalidNetworkInterfaceID.NotFound" => {}
+                Err(error @ CallError::Refused { .. }) if !error.is_throttled() => {
+                    tracing::warn!(interface = interface.network_interface_id, %error, "a leaked interface stays");
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -64,6 +64,10 @@ pub(super) struct Attachment {
     #[serde(default)]
     pub(super) network_card_index: u32,
     pub(super) status: String,
+    #[serde(default)]
+    pub(super) attachment_id: String,
+    #[serde(default)]
+    pub(super) delete_on_termination: Option<bool>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

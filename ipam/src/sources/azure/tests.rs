@@ -76,3 +76,10 @@ async fn nobody_there_and_nothing_to_assign() {
     let request = Request::AddInterface { family: Family::V4, blocks: 1 };
     assert_eq!(azure.call(&request).await, Outcome::Refused(Refusal::Other(NOT_OURS.to_owned())));
 }
+
+#[test]
+fn a_machine_without_an_interface_is_none() {
+    for reading in [from_metadata("u", r#"{"interface":[]}"#), from_wireserver("u", "<Interfaces/>")] {
+        assert!(reading.unwrap_err().to_string().contains("at least one"));
+    }
+}

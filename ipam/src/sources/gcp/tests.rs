@@ -70,3 +70,8 @@ fn local_routes_of_alias_ranges_are_explained_and_others_left_alone() {
     }
     assert_eq!(super::explanation(&[]), None);
 }
+
+#[test]
+fn a_machine_without_an_interface_is_none() {
+    assert!(parse("u", "[]").unwrap_err().to_string().contains("at least one"));
+}

@@ -131,3 +131,23 @@ async fn what_was_never_sent_is_refused() {
     let Failure::Refused(Refusal::Other(why)) = Failure::from(proxy) else { panic!("not refused") };
     assert!(why.contains("Blocked by your administrator") && why.contains("check the endpoint"), "{why}");
 }
+
+#[tokio::test]
+async fn what_the_cloud_says_is_bounded_and_the_same_each_time() {
+    let texts = ["You are not authorized. Encoded authorization failure message: Zm9v".to_owned(), "word ".repeat(10_000)];
+    for text in texts {
+        let failure = refused_with(403, &[], error("UnauthorizedOperation", &text)).await.to_string();
+        assert!(!failure.contains("Zm9v") && failure.len() < 600, "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_asks_to_be_left_alone_is_left_alone_for_an_hour_at_most() {
+    const CASES: [(&[(&str, &str)], u64); 2] = [(&[("retry-after", "7")], 7000), (&[("retry-after", "1000000000000")], 3_600_000)];
+    for (headers, millis) in CASES {
+        let failure = Failure::from(refused_with(503, headers, error("Unavailable", "The server is overloaded")).await);
+        assert!(matches!(failure, Failure::Overloaded(_, told) if told == millis), "{failure:?}");
+        let read = crate::sources::outcome_of_read(Err(failure));
+        assert_eq!(read, crate::supply::Outcome::Refused(Refusal::Throttled(Some(millis))));
+    }
+}

@@ -54,7 +54,6 @@ async fn an_absent_key_is_none() {
     let expected = MetadataInterface {
         id: "eni-0a".to_owned(),
         mac: [0x02, 0x29, 0x96, 0x8f, 0x6a, 0x2d],
-        card: 0,
         device: 0,
         subnet: "subnet-0b".to_owned(),
         subnet_cidr: Some("10.0.0.0/20".parse().unwrap()),
