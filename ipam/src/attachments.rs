@@ -30,6 +30,7 @@ use crate::pool::{Counts, Pool, PoolError, Use};
 use crate::range::Family;
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 use crate::recovery::Plan;
+use crate::server::WORKERS;
 use crate::store::{Change, Store, StoreError};
 
 /// How long an ADD waits for removals that hold the name it needs. They take some 30 ms.
@@ -39,6 +40,9 @@ const NUMBER_ATTEMPTS: u32 = 8;
 /// How long a pod's link must have been gone before its attachment is released without a DEL. A runtime that is going to
 /// send the DEL has done so by then.
 const DEAD_AFTER_MILLIS: u64 = 5 * 60 * 1000;
+
+/// ADDs that wait for addresses at a time: half of the workers that serve requests.
+const WAITING_MAX: u64 = WORKERS as u64 / 2;
 
 /// All attachments of this node.
 pub struct Attachments<K: Kernel> {
@@ -178,7 +182,8 @@ impl<K: Kernel> Attachments<K> {
     /// As the runtime is told; nothing is left behind.
     pub fn add(&self, request: &AddRequest, netns: &K::Netns, now: BootMillis) -> Result<AddResult, Error> {
         let key = AttachmentKey { container_id: request.container_id.clone(), ifname: request.ifname.clone() };
-        let _turn = self.take_turn(&key)?;
+        let turn = self.take_turn(&key)?;
+        let now = turn.since(now);
         let known = self.lock().records.get(&key).cloned();
         if let Some(known) = known {
             if let Some(pod) = self.alive(&known, netns)? {
@@ -190,7 +195,7 @@ impl<K: Kernel> Attachments<K> {
         let record = self.wire(request, key, netns, now)?;
         self.commit(&Change::Attach(&record)).map_err(|error| {
             self.kernel.remove_soon(Ifindex(record.host_ifindex));
-            self.put_back(&record.addresses, now);
+            self.put_back(&record.addresses, record.attached_at);
             failure::store(&error)
         })?;
         let result = record.result(&request.netns_path);
@@ -218,10 +223,10 @@ impl<K: Kernel> Attachments<K> {
     }
 
     fn del_if(&self, key: &AttachmentKey, applies: impl FnOnce(&Record) -> bool, now: BootMillis) -> Result<(), Error> {
-        let _turn = self.take_turn(key)?;
+        let turn = self.take_turn(key)?;
         let known = self.lock().records.get(key).cloned();
         if let Some(record) = known.filter(applies) {
-            self.release(&record, now);
+            self.release(&record, turn.since(now));
         }
         Ok(())
     }
@@ -334,9 +339,10 @@ impl<K: Kernel> Attachments<K> {
         outcome
     }
 
-    /// From now on STATUS and ADD say no.
+    /// From now on STATUS and ADD say no, those that wait for an address too.
     pub fn drain(&self) {
         self.lock().draining = true;
+        self.pool_changed.notify_all();
     }
 
     /// Every attachment.
@@ -425,8 +431,8 @@ impl<K: Kernel> Attachments<K> {
 
     /// Takes addresses and makes the link. On failure neither is left.
     fn wire(&self, request: &AddRequest, key: AttachmentKey, netns: &K::Netns, now: BootMillis) -> Result<Record, Error> {
-        let now = self.await_addresses(now);
-        let (addresses, mtu) = self.reserve(&request.ips, now)?;
+        let (now, reserved) = self.reserve(&request.ips, now);
+        let (addresses, mtu) = reserved?;
         let netns_id = self.kernel.netns_id(netns);
         let mac = request.mac.unwrap_or_else(|| mac_for(&key));
         let mut record = Record {
@@ -492,10 +498,12 @@ impl<K: Kernel> Attachments<K> {
         Err(Error::new(Code::WiringFailed, format!("{NUMBER_ATTEMPTS} interface numbers in a row are taken by other links")))
     }
 
-    /// Waits until the pool has an address of each family, or patience ends; tells what time it is then.
-    fn await_addresses(&self, now: BootMillis) -> BootMillis {
+    /// Addresses and MTU for a pod, and what time it is then: where the pool has none, somebody is about to get more. At most
+    /// [`WAITING_MAX`] wait for that, so that there are always workers for DELs, which free addresses.
+    fn reserve(&self, wanted: &[IpAddr], now: BootMillis) -> (BootMillis, Result<(Vec<IpAddr>, u32), Error>) {
         let mut state = self.lock();
-        let Some(patience) = state.patience.filter(|_| state.pool.lacking(now).is_some()) else { return now };
+        let may_wait = |state: &State| state.waiting < WAITING_MAX && state.pool.lacking(now).is_some();
+        let Some(patience) = state.patience.filter(|_| may_wait(&state)) else { return (now, state.reserve(wanted, now)) };
         let begun = Instant::now();
         let clock = || now.plus(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
         state.waiting += 1;
@@ -507,57 +515,8 @@ impl<K: Kernel> Attachments<K> {
             state = self.pool_changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.waiting -= 1;
-        clock()
-    }
-
-    /// One address of each family that the node has, or the ones asked for; and the MTU.
-    fn reserve(&self, wanted: &[IpAddr], now: BootMillis) -> Result<(Vec<IpAddr>, u32), Error> {
-        let mut state = self.lock();
-        if state.draining {
-            return Err(Error::new(Code::TryAgainLater, "barewired is shutting down; try again when it is back"));
-        }
-        let Some(mtu) = state.uplinks.iter().map(|uplink| uplink.mtu).min() else {
-            let why = state.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
-            return Err(Error::new(Code::TryAgainLater, format!("the node has no uplink yet{why}; try again later")));
-        };
-        let mut taken = Vec::new();
-        let mut outcome = Ok(());
-        for address in wanted {
-            if taken.iter().any(|earlier| Family::of(*earlier) == Family::of(*address)) {
-                let msg = format!("runtimeConfig.ips: {address} is a second {} address; ask for one of each family", Family::of(*address));
-                outcome = Err(Error::new(Code::InvalidConfig, msg));
-                break;
-            }
-            match state.pool.take_this(*address, now) {
-                Ok(()) => taken.push(*address),
-                Err(error) => {
-                    outcome = Err(state.failure(&error));
-                    break;
-                }
-            }
-        }
-        if outcome.is_ok() {
-            let families: Vec<_> =
-                state.pool.families().filter(|family| !taken.iter().any(|address| Family::of(*address) == *family)).collect();
-            for family in families {
-                match state.pool.take(family, now) {
-                    Ok(address) => taken.push(address),
-                    Err(error) => {
-                        outcome = Err(state.failure(&error));
-                        break;
-                    }
-                }
-            }
-        }
-        taken.sort_unstable();
-        match outcome {
-            Ok(()) => Ok((taken, mtu)),
-            Err(error) => {
-                // Nobody has used them: they were taken at `now`, and a cooldown would starve the next ADD.
-                taken.iter().for_each(|address| state.pool.untake(*address));
-                Err(error)
-            }
-        }
+        // Under the lock still: nobody else takes what was waited for.
+        (clock(), state.reserve(wanted, clock()))
     }
 
     /// Addresses of an ADD that failed: the pod may have sent packets, so they cool down.
@@ -601,6 +560,55 @@ impl<K: Kernel> Attachments<K> {
 }
 
 impl State {
+    /// One address of each family that the node has, or the ones asked for; and the MTU.
+    fn reserve(&mut self, wanted: &[IpAddr], now: BootMillis) -> Result<(Vec<IpAddr>, u32), Error> {
+        if self.draining {
+            return Err(Error::new(Code::TryAgainLater, "barewired is shutting down; try again when it is back"));
+        }
+        let Some(mtu) = self.uplinks.iter().map(|uplink| uplink.mtu).min() else {
+            let why = self.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
+            return Err(Error::new(Code::TryAgainLater, format!("the node has no uplink yet{why}; try again later")));
+        };
+        let mut taken = Vec::new();
+        let mut outcome = Ok(());
+        for address in wanted {
+            if taken.iter().any(|earlier| Family::of(*earlier) == Family::of(*address)) {
+                let msg = format!("runtimeConfig.ips: {address} is a second {} address; ask for one of each family", Family::of(*address));
+                outcome = Err(Error::new(Code::InvalidConfig, msg));
+                break;
+            }
+            match self.pool.take_this(*address, now) {
+                Ok(()) => taken.push(*address),
+                Err(error) => {
+                    outcome = Err(self.failure(&error));
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() {
+            let families: Vec<_> =
+                self.pool.families().filter(|family| !taken.iter().any(|address| Family::of(*address) == *family)).collect();
+            for family in families {
+                match self.pool.take(family, now) {
+                    Ok(address) => taken.push(address),
+                    Err(error) => {
+                        outcome = Err(self.failure(&error));
+                        break;
+                    }
+                }
+            }
+        }
+        taken.sort_unstable();
+        match outcome {
+            Ok(()) => Ok((taken, mtu)),
+            Err(error) => {
+                // Nobody has used them: they were taken at `now`, and a cooldown would starve the next ADD.
+                taken.iter().for_each(|address| self.pool.untake(*address));
+                Err(error)
+            }
+        }
+    }
+
     /// What a pod is told that gets no address.
     fn failure(&self, error: &PoolError) -> Error {
         let mut told = failure::pool(error);

@@ -1,6 +1,6 @@
 //! Drives the [supply](crate::supply) with a real cloud: asks it what to call, calls, and tells it what became of the call.
 //!
-//! - One request is in flight, beside the ADDs and never on their way. An ADD that waits for an address is heard at once.
+//! - One request is in flight, beside the ADDs and never on their way. An ADD that waits for an address is heard as soon as it ends.
 //! - What is given back is in the store before the call: a crash in between leaves a block that nobody uses, not one that two use.
 //! - Every wait is bounded. A call that is cut off may have been made, and readers tell what became of it.
 
@@ -26,7 +26,7 @@ use crate::sources::Source;
 use crate::store::Change;
 use crate::supply::budget::Random;
 use crate::supply::sizing::Sizing;
-use crate::supply::{Interface, Outcome, Refusal, Report, Request, Settings, Stance, Supply};
+use crate::supply::{Interface, Outcome, Refusal, Report, Request, Settings, Supply};
 pub use report::{Call, Calls, Count, SupplyReport};
 use troubles::{Topic, Troubles};
 
@@ -37,8 +37,9 @@ const READ_LIMIT: Duration = Duration::from_secs(30);
 const CHANGE_LIMIT: Duration = Duration::from_secs(150);
 /// EC2's refill of the buckets that changes take (docs/clouds.md).
 const AWS_CALLS_PER_SECOND: u64 = 5;
-/// How often leaked interfaces are looked for, and how old one must be: older than any is that is about to be attached.
+/// How often leaked interfaces are looked for, how soon again after a failure, and how old one must be: older than any is that is about to be attached.
 const SWEEP_EVERY: u64 = 6 * 3600 * 1000;
+const SWEEP_AGAIN: u64 = 10 * 60 * 1000;
 const LEAKED_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// The driver of one node's supply.
@@ -127,11 +128,14 @@ impl<K: Kernel> Driver<K> {
                 look();
                 continue;
             }
-            self.sweep().await;
+            let idle = async {
+                self.sweep().await;
+                tokio::time::sleep(TICK).await;
+            };
             tokio::select! {
                 () = self.attachments.shortage() => {}
                 () = self.stirred.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = idle => {}
             }
         }
     }
@@ -231,20 +235,22 @@ impl<K: Kernel> Driver<K> {
         outcome
     }
 
-    /// Deletes interfaces that were made for a node and never attached, now and then.
+    /// Deletes interfaces that were made for a node and never attached, now and then. One that is cut off, for a pod that waits, is due
+    /// again soon.
     async fn sweep(&self) {
         let now = (self.clock)();
         {
             let mut state = self.lock();
-            if now < state.sweep_at || state.supply.stance() != Stance::Normal {
+            if now < state.sweep_at || !state.supply.take_token(now) {
                 return;
             }
-            state.sweep_at = now.plus(SWEEP_EVERY);
+            state.sweep_at = now.plus(SWEEP_AGAIN);
         }
-        let swept = tokio::time::timeout(CHANGE_LIMIT, self.source.sweep_leaked(LEAKED_AFTER)).await;
-        let outcome = swept.unwrap_or_else(|_| Err(Refusal::Other(format!("no end within {} s", CHANGE_LIMIT.as_secs()))));
-        if let Err(refusal) = outcome {
-            tracing::warn!(?refusal, "leaked interfaces are not cleaned up; the next sweep goes on");
+        let swept = tokio::time::timeout(READ_LIMIT, self.source.sweep_leaked(LEAKED_AFTER)).await;
+        let outcome = swept.unwrap_or_else(|_| Err(Refusal::Other(format!("no end within {} s", READ_LIMIT.as_secs()))));
+        match outcome {
+            Ok(_) => self.lock().sweep_at = now.plus(SWEEP_EVERY),
+            Err(refusal) => tracing::warn!(?refusal, "not all leaked interfaces are cleaned up; a later sweep goes on"),
         }
     }
 
@@ -269,7 +275,14 @@ impl<K: Kernel> Driver<K> {
 impl State {
     fn hear(&mut self, reports: Vec<Report>, pool: &Pool) {
         let Self { supply, troubles, .. } = self;
-        troubles.end_lost(|block| supply.interface_of(block).is_none() || use_of(pool, *block).1.is_none());
+        let is_known = |block: &IpNetwork| supply.interface_of(block).is_some();
+        troubles.end_blocks(
+            |block| is_known(block) && use_of(pool, *block).1.is_some(),
+            |block| !is_known(block) && supply.interfaces().iter().any(|interface| interface.blocks.contains(block)),
+        );
+        if !supply.is_unsure() {
+            troubles.end_unanswered();
+        }
         for report in reports {
             match report {
                 Report::Lost { block, held: 0, why } => tracing::warn!(%block, why, "is lost; no pod had an address of it"),

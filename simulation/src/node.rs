@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cloudsim::cloud::InstanceId;
+use ipam::cloud_record::Known;
 use ipam::pool::Pool;
 use ipam::range::Family;
 use ipam::sources::Source;
 use ipam::supply::sizing::Sizing;
-use ipam::supply::{Outcome, Report, Request, Settings, Supply};
+use ipam::supply::{Interface, Outcome, Report, Request, Settings, Supply};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use tokio::task::AbortHandle;
@@ -103,6 +104,7 @@ pub struct Node {
     pods: BTreeMap<PodId, IpAddr>,
     freed: VecDeque<(IpAddr, BootMillis)>,
     given_back: BTreeMap<IpNetwork, BootMillis>,
+    remembered: Known,
     waiting: VecDeque<(PodId, BootMillis)>,
     waits: Waits,
     reports: Vec<(BootMillis, Report)>,
@@ -121,6 +123,7 @@ impl Node {
             pods: BTreeMap::new(),
             freed: VecDeque::new(),
             given_back: BTreeMap::new(),
+            remembered: Known::default(),
             waiting: VecDeque::new(),
             waits: Waits::default(),
             reports: Vec::new(),
@@ -205,14 +208,24 @@ impl Node {
         self.pods.values().for_each(|address| pool.restore_held(*address));
         pool.restore_freed(self.freed.iter().copied().collect());
         let NodeSettings { api, cluster_nodes, .. } = self.settings;
-        let supply = Supply::new(supply_settings(&self.name, api, cluster_nodes), self.given_back.clone(), now);
+        let mut supply = Supply::new(supply_settings(&self.name, api, cluster_nodes), self.given_back.clone(), now);
+        let blocks = self.remembered.blocks.iter().map(|(block, interface)| (block, interface.as_str()));
+        let reports = supply.restore(&self.remembered.interfaces, blocks, &mut pool, now);
+        self.reports.extend(reports.into_iter().map(|report| (now, report)));
         let source = Rc::new(Services { shared: self.shared.clone(), instance: self.instance }.source(api));
         self.daemon = Some(Daemon { pool, supply, source, present: BTreeSet::new(), calling: None });
         self.look_at_interfaces();
     }
 
     pub(crate) fn crash(&mut self) {
-        self.daemon = None;
+        let Some(daemon) = self.daemon.take() else { return };
+        let supply = &daemon.supply;
+        // The daemon has written it down whenever it changed.
+        self.remembered = Known {
+            interfaces: supply.interfaces().iter().map(Interface::lasting).collect(),
+            blocks: supply.blocks().map(|(block, interface)| (*block, interface.to_owned())).collect(),
+            native: Vec::new(),
+        };
     }
 
     /// A pod asks for an address.

@@ -49,11 +49,11 @@ impl Troubles {
     pub(super) fn note(&mut self, call: Call, outcome: &Outcome, at: BootMillis) {
         let (topic, what) = match outcome {
             Outcome::Read(_) | Outcome::Assigned(_) | Outcome::Added | Outcome::Unassigned => return self.succeeded(call),
-            // That there is no room is told as such.
-            Outcome::Refused(Refusal::Full | Refusal::Exhausted) => return,
+            // That there is no room is told as such, and is an answer.
+            Outcome::Refused(Refusal::Full | Refusal::Exhausted) => return self.succeeded(call),
             Outcome::Refused(Refusal::Other(why)) => (Topic::Call(call), why.clone()),
             Outcome::Refused(Refusal::Throttled(_)) => {
-                (Topic::Call(call), "the account makes too many calls; they are made less often".to_owned())
+                (Topic::Call(call), "the cloud asks for fewer calls; they are made less often".to_owned())
             }
             Outcome::Unknown => {
                 (Topic::Unanswered(call), "no answer, so it may have been done: the cloud is asked what became of it".to_owned())
@@ -65,8 +65,12 @@ impl Troubles {
 
     fn succeeded(&mut self, call: Call) {
         self.clear(&Topic::Call(call));
-        // Whoever has read knows what became of the others.
-        self.end(|topic| matches!(topic, Topic::Unanswered(unanswered) if call == Call::ReadApi || *unanswered == call));
+        self.clear(&Topic::Unanswered(call));
+    }
+
+    /// The readers have told what became of all calls.
+    pub(super) fn end_unanswered(&mut self) {
+        self.end(|topic| matches!(topic, Topic::Unanswered(_)));
     }
 
     /// How each kind of call failed last, and when.
@@ -87,9 +91,13 @@ impl Troubles {
         self.set(topic, format!("there is no room for more {family} addresses: {what}; {remedy}"));
     }
 
-    /// Ends the troubles of blocks that are lost no more.
-    pub(super) fn end_lost(&mut self, is_over: impl Fn(&IpNetwork) -> bool) {
-        self.end(|topic| matches!(topic, Topic::Lost(block) if is_over(block)));
+    /// Ends the troubles of blocks that are lost no more, and of those that are in the way no more.
+    pub(super) fn end_blocks(&mut self, is_lost: impl Fn(&IpNetwork) -> bool, overlaps: impl Fn(&IpNetwork) -> bool) {
+        self.end(|topic| match topic {
+            Topic::Lost(block) => !is_lost(block),
+            Topic::Overlap(block) => !overlaps(block),
+            Topic::Call(_) | Topic::Unanswered(_) | Topic::NoRoom(_) => false,
+        });
     }
 
     fn end(&mut self, is_over: impl Fn(&Topic) -> bool) {
@@ -112,8 +120,6 @@ impl Troubles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supply::Reading;
-    use crate::supply::evidence::Reader;
 
     #[test]
     fn a_trouble_ends_with_what_it_is_about() {
@@ -127,20 +133,25 @@ mod tests {
         troubles.note(Call::Assign, &Outcome::Assigned(Vec::new()), BootMillis(3));
         troubles.set_stuck(Family::V6, false);
         assert_eq!(troubles.told().unwrap(), "read_metadata: away");
-        troubles.end_lost(|_| true);
+        troubles.set(Topic::Overlap("10.0.0.0/28".parse().unwrap()), "overlaps".into());
+        troubles.end_blocks(|_| false, |_| true);
+        assert_eq!(troubles.all(), ["read_metadata: away", "overlaps"]);
+        troubles.end_blocks(|_| false, |_| false);
         assert_eq!(troubles.all(), ["read_metadata: away"]);
         let failed: Vec<_> = troubles.last_failures().map(|(call, (what, at))| (*call, what.as_str(), at.0)).collect();
         assert_eq!(failed, [(Call::ReadMetadata, "away", 2), (Call::Assign, "AuthFailure", 1)], "it is remembered");
     }
 
     #[test]
-    fn what_had_no_answer_is_over_when_the_cloud_has_told_what_became_of_it() {
-        let read = |reader| Outcome::Read(Reading { reader, interfaces: Vec::new(), interface_room: false });
+    fn an_answer_ends_what_had_none_and_so_do_readers() {
         let mut troubles = Troubles::default();
-        troubles.note(Call::AddInterface, &Outcome::Unknown, BootMillis(1));
-        troubles.note(Call::ReadMetadata, &read(Reader::Metadata), BootMillis(2));
+        troubles.note(Call::Assign, &Outcome::Refused(Refusal::Throttled(None)), BootMillis(1));
+        troubles.note(Call::Assign, &Outcome::Unknown, BootMillis(2));
+        troubles.note(Call::Assign, &Outcome::Refused(Refusal::Exhausted), BootMillis(3));
+        assert_eq!(troubles.told(), None);
+        troubles.note(Call::AddInterface, &Outcome::Unknown, BootMillis(4));
         assert!(troubles.told().unwrap().starts_with("add_interface: no answer"));
-        troubles.note(Call::ReadApi, &read(Reader::Api), BootMillis(3));
+        troubles.end_unanswered();
         assert_eq!(troubles.told(), None);
     }
 }

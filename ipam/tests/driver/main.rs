@@ -110,6 +110,30 @@ async fn a_pod_that_waits_is_heard_at_once() {
 }
 
 #[tokio::test]
+async fn pods_that_wait_leave_workers_to_others_and_do_not_hold_up_the_end() {
+    const PODS: u64 = 20;
+    let lab = Lab::new("m5.large", "wait_seconds = 15");
+    let node = Node::start(&lab);
+    let begun = Instant::now();
+    let adds: Vec<_> = (0..PODS)
+        .map(|pod| {
+            let attachments = Arc::clone(&node.attachments);
+            std::thread::spawn(move || node::add(&attachments, pod, node::now()))
+        })
+        .collect();
+    let ended = || adds.iter().filter(|add| add.is_finished()).count();
+    while ended() < 12 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{} have ended", ended());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.report().waiting, 8, "half of the workers");
+    node.attachments.drain();
+    let errors: Vec<_> = adds.into_iter().map(|add| add.join().unwrap().unwrap_err().to_string()).collect();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(errors.iter().filter(|error| error.contains("shutting down")).count(), 8, "{errors:?}");
+}
+
+#[tokio::test]
 async fn a_pod_that_waits_in_vain_is_told_why() {
     let lab = Lab::new("m5.large", "wait_seconds = 0");
     lab.set_faults(|faults| faults.api.credentials_rejected = true);
