@@ -302,6 +302,14 @@ impl<'lab> Site<'lab> {
         })?)
     }
 
+    /// Waits until one of the daemon's troubles has these words in it.
+    pub(crate) fn wait_until_told(&self, words: &str) -> Result<()> {
+        Ok(wait_until(&format!("a trouble with {words:?} in it"), SETTLES, || {
+            let supply = self.supply().map_err(|error| format!("{error:#}"))?;
+            if supply.troubles.iter().any(|trouble| trouble.contains(words)) { Ok(()) } else { Err(format!("{:?}", supply.troubles)) }
+        })?)
+    }
+
     /// Waits until the daemon gives out addresses of `block` no more, or only where it has no other.
     pub(crate) fn wait_until_doubted(&self, block: IpNetwork) -> Result<()> {
         Ok(wait_until(&format!("doubts of {block}"), SETTLES, || {

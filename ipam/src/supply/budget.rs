@@ -1,5 +1,5 @@
-//! How often a node may call the cloud: a token bucket for each kind of call, full-jitter backoff after a failure, and a delay at
-//! the start that spreads a cluster's nodes over the time that the cloud needs for all of them. While the cloud is away they spread
+//! How often a node may call the cloud: a token bucket for all its changes and API readings, full-jitter backoff after a failure, and a
+//! delay at the start that spreads a cluster's nodes over the time that the cloud needs for all of them. While the cloud is away they spread
 //! likewise, since they will all want something when it is back.
 //!
 //! A cloud's own bucket is shared by the whole account. A node that calls when the bucket is empty is refused, and every refused
