@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cloudsim::cloud::Request;
 use cloudsim::faults::{ApiFaults, Faults, MetadataFaults, ReadFaults, Refusal, Storm};
 use cloudsim::time::Millis;
