@@ -6,7 +6,7 @@
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -57,12 +57,31 @@ pub struct Harness {
     skipped: usize,
 }
 
+/// How a case has ended.
+#[derive(Debug)]
+pub struct Ended {
+    took: Duration,
+    outcome: Result<()>,
+}
+
+impl Ended {
+    /// Runs a case. A panic is a failure.
+    pub fn of(work: impl FnOnce() -> Result<()>) -> Self {
+        let begun = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, as said above")));
+        Self { took: begun.elapsed(), outcome }
+    }
+}
+
 impl Harness {
     /// Runs a case and tells whether it succeeded. A panic is a failure.
     pub fn case(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> bool {
-        let begun = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, as said above")));
-        let took = begun.elapsed().as_secs_f32();
+        self.ended(name, Ended::of(work))
+    }
+
+    /// Says how a case has ended that ran beside others; tells whether it succeeded.
+    pub fn ended(&mut self, name: &str, Ended { took, outcome }: Ended) -> bool {
+        let took = took.as_secs_f32();
         match outcome {
             Ok(()) => {
                 println!("ok   {name} ({took:.1} s)");

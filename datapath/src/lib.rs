@@ -23,7 +23,7 @@ pub use node_network::{ApplyError, NodeNetwork, PodRange};
 pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, attach, refresh_host_end};
 pub use removal::{LinkRemover, remove_links};
 pub use sysctl::SysctlError;
-pub use uplink::{Uplink, UplinkChoice, UplinkError, find_uplinks};
+pub use uplink::{SetUpError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks, set_up_uplink};
 
 /// The kernel's number of an interface within its network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

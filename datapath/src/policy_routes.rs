@@ -37,7 +37,7 @@ impl WayOut {
     }
 }
 
-/// Sets rules and routes for all but the first of `uplinks`, and removes ours that no uplink needs.
+/// Sets rules and routes for all of `uplinks` but the node's own, and removes ours that no uplink needs.
 pub(crate) fn apply(host: &mut Socket, uplinks: &[Uplink]) -> Result<(), NetlinkError> {
     let wanted = ways_out(uplinks);
     let kept = |family: AddressFamily, table: Option<u32>| wanted.iter().any(|way| way.family() == family && Some(way.table()) == table);
@@ -70,8 +70,8 @@ pub(crate) fn apply(host: &mut Socket, uplinks: &[Uplink]) -> Result<(), Netlink
 
 fn ways_out(uplinks: &[Uplink]) -> Vec<WayOut> {
     let mut ways = Vec::new();
-    for (mark, uplink) in (0..).zip(uplinks).skip(1) {
-        ways.extend(uplink.gateways.iter().map(|&gateway| WayOut { mark, gateway, oif: uplink.ifindex.0 }));
+    for uplink in uplinks.iter().filter(|uplink| uplink.index != 0) {
+        ways.extend(uplink.gateways.iter().map(|&gateway| WayOut { mark: uplink.index.into(), gateway, oif: uplink.ifindex.0 }));
     }
     ways
 }
@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn the_first_uplink_needs_no_way_of_its_own() {
-        let uplink = |ifindex, gateways: &[&str]| Uplink {
+        let uplink = |ifindex: u32, gateways: &[&str]| Uplink {
+            index: u16::try_from(ifindex).unwrap() - 2,
             ifindex: Ifindex(ifindex),
             ifname: format!("eth{ifindex}"),
             mtu: 9001,

@@ -39,7 +39,7 @@ fn chains(network: &NodeNetwork) -> String {
         // Behind the usual srcnat hooks (100): a service's own masquerade wins.
         text += &format!("  chain postrouting {{\n    type nat hook postrouting priority 105; policy accept;\n{rules}  }}\n");
     }
-    if network.uplinks.len() > 1 {
+    if network.uplinks.iter().any(|uplink| uplink.index != 0) {
         let rules = per_family(network, marks);
         // Behind dstnat (-100): where a packet goes is known, and the route is yet to be chosen.
         text += &format!(
@@ -66,18 +66,18 @@ fn masquerade(network: &NodeNetwork, family: Family) -> String {
 fn marks(network: &NodeNetwork, family: Family) -> String {
     let ip = family.keyword();
     let mut text = format!("    {ip} daddr {} return\n", pods(network, family));
-    for (index, uplink) in network.uplinks.iter().enumerate() {
+    for uplink in &network.uplinks {
         let addresses: Vec<_> = uplink.addresses.iter().filter(|address| address.is_ipv4() == family.is_v4()).collect();
         if !addresses.is_empty() {
             let addresses = anonymous_set(addresses);
-            text += &format!("    ct direction reply ct original {ip} daddr {addresses} {}\n", set_mark(index));
+            text += &format!("    ct direction reply ct original {ip} daddr {addresses} {}\n", set_mark(uplink.index));
         }
     }
     if network.masquerade {
         text += &format!("   {} return\n", not_native(network, family));
     }
-    for (index, _) in network.uplinks.iter().enumerate().skip(1) {
-        let owned: Vec<_> = network.pods_of(family.is_v4()).filter(|range| usize::from(range.uplink) == index).collect();
+    for index in network.uplinks.iter().map(|uplink| uplink.index).filter(|index| *index != 0) {
+        let owned: Vec<_> = network.pods_of(family.is_v4()).filter(|range| range.uplink == index).collect();
         if !owned.is_empty() {
             let owned = anonymous_set(owned.into_iter().map(crate::PodRange::interval));
             text += &format!("    {ip} saddr {owned} {}\n", set_mark(index));
@@ -86,7 +86,7 @@ fn marks(network: &NodeNetwork, family: Family) -> String {
     text
 }
 
-fn set_mark(uplink: usize) -> String {
+fn set_mark(uplink: u16) -> String {
     if uplink == 0 { "return".to_owned() } else { format!("meta mark set meta mark & {:#x} | {uplink} return", !UPLINK_MASK) }
 }
 
@@ -140,6 +140,7 @@ mod tests {
 
     fn uplink(ifindex: u32, address: &str) -> Uplink {
         Uplink {
+            index: u16::try_from(ifindex).unwrap() - 1,
             ifindex: Ifindex(ifindex),
             ifname: format!("eth{ifindex}"),
             mtu: 9001,

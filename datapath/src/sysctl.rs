@@ -25,7 +25,7 @@ pub struct SysctlError {
 pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Result<(), SysctlError> {
     if network.pods_of(true).next().is_some() {
         set("net/ipv4/ip_forward", "1")?;
-        for uplink in network.uplinks.iter().skip(1) {
+        for uplink in network.uplinks.iter().filter(|uplink| uplink.index != 0) {
             set(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2")?;
         }
     }
@@ -37,6 +37,22 @@ pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Result<(), SysctlError
             }
         }
         set("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+/// Lets an interface take router advertisements though the kernel forwards, from its first one on, and places the default routes
+/// that they bring behind those of the node's own uplink.
+pub(crate) fn take_advertisements(ifname: &str) -> Result<(), SysctlError> {
+    /// The kernel's default is 1024 (IP6_RT_PRIO_USER).
+    const BEHIND: &str = "4096";
+    let folder = format!("net/ipv6/conf/{ifname}");
+    // A kernel without IPv6 has none of it, and one before 5.12 no metric.
+    for (name, value) in [("ra_defrtr_metric", BEHIND), ("accept_ra", "2")] {
+        let setting = format!("{folder}/{name}");
+        if PathBuf::from("/proc/sys").join(&setting).exists() {
+            set(&setting, value)?;
+        }
     }
     Ok(())
 }

@@ -3,18 +3,23 @@
 use netlink_packet_route::AddressFamily;
 use std::net::IpAddr;
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 
 use crate::Ifindex;
 use crate::inventory::{all_links, gateway, host_addresses};
-use crate::netlink::{NetlinkError, Socket};
+use crate::netlink::{NetlinkError, Request, Socket};
 use crate::pod_link::{GROUP, ROUTE_PROTOCOL};
+use crate::sysctl::{self, SysctlError};
 
 /// An uplink as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
+    /// Its index among the node's uplinks, for as long as it is attached: 0 is the node's own.
+    pub index: u16,
     /// Its number.
     pub ifindex: Ifindex,
     /// Its name.
@@ -29,11 +34,25 @@ pub struct Uplink {
     pub addresses: Vec<IpAddr>,
 }
 
+/// By what an uplink is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum UplinkName {
+    /// By the default route with the lowest metric, IPv4 first.
+    #[default]
+    DefaultRoute,
+    /// By its name.
+    Interface(String),
+    /// By its MAC address, whatever its name is. It need not be there: a cloud shows the device some time after it was attached.
+    Mac([u8; 6]),
+}
+
 /// An uplink as somebody asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UplinkChoice {
-    /// Its name; the default route tells where there is none, which only the first may do without.
-    pub interface: Option<String>,
+    /// Its index.
+    pub index: u16,
+    /// Which interface it is.
+    pub interface: UplinkName,
     /// Its gateways, where its default routes do not tell.
     pub gateways: Vec<IpAddr>,
 }
@@ -52,8 +71,8 @@ pub enum UplinkError {
     NoDefaultRoute,
 }
 
-/// Finds uplinks in the order of `choices`, and every address of the node. An unnamed one is the interface of the default route
-/// with the lowest metric, IPv4 first.
+/// Finds uplinks in the order of `choices`, and every address of the node. Those known by a MAC address that is not there are left
+/// out.
 ///
 /// # Errors
 /// See [`UplinkError`].
@@ -71,7 +90,8 @@ pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<
     let addresses = host_addresses(host)?;
     let mut uplinks = Vec::new();
     for choice in choices {
-        let mut uplink = choose(choice, &links, &routes)?;
+        let Some(mut uplink) = choose(choice, &links, &routes)? else { continue };
+        uplink.index = choice.index;
         let told = routes.iter().filter(|route| route.oif == uplink.ifindex.0).filter_map(|route| route.gateway);
         for gateway in choice.gateways.iter().copied().chain(told) {
             if !uplink.gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {
@@ -87,17 +107,80 @@ pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<
     Ok((uplinks, addresses))
 }
 
-fn choose(choice: &UplinkChoice, links: &[Uplink], routes: &[DefaultRoute]) -> Result<Uplink, UplinkError> {
-    let Some(name) = &choice.interface else {
-        let mut main = routes.iter().filter(|route| route.in_main_table);
-        let found = main.find_map(|route| links.iter().find(|link| link.ifindex.0 == route.oif));
-        return found.cloned().ok_or(UplinkError::NoDefaultRoute);
+fn choose(choice: &UplinkChoice, links: &[HostLink], routes: &[DefaultRoute]) -> Result<Option<Uplink>, UplinkError> {
+    let found = match &choice.interface {
+        UplinkName::DefaultRoute => {
+            let mut main = routes.iter().filter(|route| route.in_main_table);
+            let found = main.find_map(|route| links.iter().find(|link| link.uplink.ifindex.0 == route.oif));
+            Some(found.ok_or(UplinkError::NoDefaultRoute)?)
+        }
+        UplinkName::Interface(name) => Some(links.iter().find(|link| link.uplink.ifname == *name).ok_or_else(|| {
+            let mut names: Vec<_> = links.iter().map(|link| link.uplink.ifname.as_str()).collect();
+            names.sort_unstable();
+            UplinkError::Unknown(name.clone(), names.join(", "))
+        })?),
+        // Others may have the same: what is made on top of it later, and, on Azure, the hardware below it, which it is the master of.
+        UplinkName::Mac(mac) => {
+            links.iter().filter(|link| link.mac == Some(*mac)).min_by_key(|link| (link.is_below, link.uplink.ifindex.0))
+        }
     };
-    links.iter().find(|link| link.ifname == *name).cloned().ok_or_else(|| {
-        let mut names: Vec<_> = links.iter().map(|link| link.ifname.as_str()).collect();
-        names.sort_unstable();
-        UplinkError::Unknown(name.clone(), names.join(", "))
-    })
+    Ok(found.map(|link| link.uplink.clone()))
+}
+
+/// Makes an interface ready to be an uplink: up, and with `address` as its own where it has none of that family.
+///
+/// A further uplink takes router advertisements, as forwarding would end otherwise, but its default routes come behind those of the
+/// node's own; and its address comes without a route to its subnet, which may be the first uplink's as well.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn set_up_uplink(host: &mut Socket, uplink: &Uplink, address: Option<IpAddr>) -> Result<(), SetUpError> {
+    if uplink.index != 0 {
+        sysctl::take_advertisements(&uplink.ifname)?;
+    }
+    let mut requests = Vec::new();
+    if !uplink.running {
+        let mut link = LinkMessage::default();
+        (link.header.index, link.header.flags, link.header.change_mask) = (uplink.ifindex.0, LinkFlags::Up, LinkFlags::Up);
+        requests.push(Request { step: "set an uplink up", message: RouteNetlinkMessage::SetLink(link), flags: 0 });
+    }
+    if let Some(missing) = address.filter(|address| uplink.lacks(*address)) {
+        let mut message = AddressMessage::default();
+        message.header.family = if missing.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.index = uplink.ifindex.0;
+        message.header.prefix_len = if missing.is_ipv4() { 32 } else { 128 };
+        message.attributes = vec![AddressAttribute::Address(missing), AddressAttribute::Local(missing)];
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        requests.push(Request { step: "give an uplink its address", message: RouteNetlinkMessage::NewAddress(message), flags });
+    }
+    Ok(host.execute(requests)?)
+}
+
+impl Uplink {
+    /// Whether it has no address of the family of `address`.
+    #[must_use]
+    pub fn lacks(&self, address: IpAddr) -> bool {
+        !self.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4())
+    }
+}
+
+/// Why an interface could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// A setting was refused.
+    #[error("{0}")]
+    Sysctl(#[from] SysctlError),
+    /// The kernel refused.
+    #[error("{0}")]
+    Netlink(#[from] NetlinkError),
+}
+
+/// A link of the host, and what tells it from others with the same MAC address.
+struct HostLink {
+    uplink: Uplink,
+    mac: Option<[u8; 6]>,
+    /// Another link is its master.
+    is_below: bool,
 }
 
 /// A default route of somebody else's.
@@ -127,11 +210,13 @@ fn default_route(row: &RouteNetlinkMessage) -> Option<DefaultRoute> {
     interface.map(|oif| DefaultRoute { in_main_table, metric, oif, gateway: gateway(route) })
 }
 
-fn not_a_pods(row: RouteNetlinkMessage) -> Option<Uplink> {
+fn not_a_pods(row: RouteNetlinkMessage) -> Option<HostLink> {
     let RouteNetlinkMessage::NewLink(link) = row else { return None };
-    let (mut ifname, mut mtu) = (String::new(), 0);
+    let (mut ifname, mut mtu, mut mac, mut is_below) = (String::new(), 0, None, false);
     for attribute in link.attributes {
         match attribute {
+            LinkAttribute::Address(bytes) => mac = bytes.try_into().ok(),
+            LinkAttribute::Controller(_) => is_below = true,
             LinkAttribute::IfName(name) => ifname = name,
             LinkAttribute::Mtu(bytes) => mtu = bytes,
             LinkAttribute::Group(GROUP) => return None,
@@ -139,5 +224,7 @@ fn not_a_pods(row: RouteNetlinkMessage) -> Option<Uplink> {
         }
     }
     let running = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-    Some(Uplink { ifindex: Ifindex(link.header.index), ifname, mtu, running, gateways: Vec::new(), addresses: Vec::new() })
+    let ifindex = Ifindex(link.header.index);
+    let uplink = Uplink { index: 0, ifindex, ifname, mtu, running, gateways: Vec::new(), addresses: Vec::new() };
+    Some(HostLink { uplink, mac, is_below })
 }

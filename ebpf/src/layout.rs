@@ -4,7 +4,7 @@
 //! [`LAYOUT_VERSION`] is part of the pins' path. A daemon that finds pins of another version does not read them.
 
 /// Raised by any change in this file.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The interface number of the first host end. Those behind it follow, so that a table by host end is an array.
 pub const FIRST_IFINDEX: u32 = 1 << 20;
@@ -15,7 +15,7 @@ pub const ENDPOINTS_MAX: u32 = 2048;
 /// The most uplinks.
 pub const UPLINKS_MAX: u32 = 16;
 /// The most ranges of pod addresses of this node, of one family.
-pub const LOCAL_MAX: usize = 8;
+pub const LOCAL_MAX: usize = 16;
 /// The most CIDRs that have a scope, of one family.
 pub const CIDRS_MAX: usize = 24;
 /// The most flows noted as going through the host's stack, of one family.

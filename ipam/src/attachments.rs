@@ -11,23 +11,26 @@
 mod check;
 mod turn;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cni_spec::{AddResult, Code, Error};
-use datapath::{FoundLink, Ifindex, PodLink, PodState, Uplink, WiringError, host_ifname};
+use datapath::netlink::NetlinkError;
+use datapath::{FoundLink, Ifindex, PodLink, PodRange, PodState, Uplink, WiringError, host_ifname};
 use node_api::{AddRequest, BootMillis, CheckRequest, DelRequest, GcRequest};
+use tokio::sync::Notify;
 
 use crate::failure;
 use crate::kernel::Kernel;
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
-use crate::pool::{Counts, Pool};
+use crate::pool::{Counts, Pool, PoolError, Use};
 use crate::range::Family;
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 use crate::recovery::Plan;
+use crate::server::WORKERS;
 use crate::store::{Change, Store, StoreError};
 
 /// How long an ADD waits for removals that hold the name it needs. They take some 30 ms.
@@ -38,6 +41,9 @@ const NUMBER_ATTEMPTS: u32 = 8;
 /// send the DEL has done so by then.
 const DEAD_AFTER_MILLIS: u64 = 5 * 60 * 1000;
 
+/// ADDs that wait for addresses at a time: half of the workers that serve requests.
+const WAITING_MAX: u64 = WORKERS as u64 / 2;
+
 /// All attachments of this node.
 pub struct Attachments<K: Kernel> {
     kernel: K,
@@ -46,6 +52,10 @@ pub struct Attachments<K: Kernel> {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     turn_over: Condvar,
+    /// The pool may have more than before.
+    pool_changed: Condvar,
+    /// An ADD has begun to wait for an address.
+    shortage: Notify,
 }
 
 #[derive(Debug)]
@@ -56,6 +66,12 @@ struct State {
     busy: HashSet<AttachmentKey>,
     /// DELs that could not be committed (a full disk): they are done in memory and tried again.
     uncommitted: Vec<(Record, BootMillis)>,
+    /// How long an ADD waits for the cloud to give an address; nothing where addresses come from no cloud.
+    patience: Option<Duration>,
+    /// ADDs that wait.
+    waiting: u64,
+    /// Why there are no more addresses, where somebody knows.
+    trouble: Option<String>,
     /// Attachments whose link is gone, and since when.
     dead_since: HashMap<AttachmentKey, BootMillis>,
     /// None where one that is asked for is not there.
@@ -104,18 +120,55 @@ impl<K: Kernel> Attachments<K> {
             }
         }
         plan.remove.iter().for_each(|link| kernel.remove_soon(*link));
-        let living = records.values().filter(|record| plan.numbers.contains(&Ifindex(record.host_ifindex)));
-        kernel.adopt(&living.filter_map(Record::link).collect::<Vec<_>>());
         let state = State {
             pool,
             records,
             busy: HashSet::new(),
             uncommitted: Vec::new(),
+            patience: None,
+            waiting: 0,
+            trouble: None,
             dead_since: HashMap::new(),
             uplinks: Vec::new(),
             draining: false,
         };
-        Ok(Self { kernel, store, numbers, metrics, state: Mutex::new(state), turn_over: Condvar::new() })
+        Ok(Self {
+            kernel,
+            store,
+            numbers,
+            metrics,
+            state: Mutex::new(state),
+            turn_over: Condvar::new(),
+            pool_changed: Condvar::new(),
+            shortage: Notify::new(),
+        })
+    }
+
+    /// Has the kernel take up the pods that run already. Once, before any ADD, and when the kernel knows the node's network: that
+    /// tells which uplink is a pod's.
+    ///
+    /// # Errors
+    /// Where the kernel's tables cannot be read.
+    pub fn adopt(&self) -> Result<(), NetlinkError> {
+        let links = self.kernel.links()?;
+        let living = |record: &&Record| links.iter().any(|link| owns(record, link));
+        let adopted: Vec<_> = self.lock().records.values().filter(living).filter_map(Record::link).collect();
+        self.kernel.forget_all_but(&adopted);
+        self.kernel.adopt(&adopted);
+        Ok(())
+    }
+
+    /// Has the kernel follow pods whose addresses have moved to another uplink.
+    pub fn follow(&self, moved: &[PodRange]) {
+        // Under the lock: a pod that is detached meanwhile is stopped after this, and not before.
+        let state = self.lock();
+        let has_moved = |address: &IpAddr| moved.iter().any(|range| (range.first..=range.last).contains(address));
+        let links: Vec<_> =
+            state.records.values().filter(|record| record.addresses.iter().any(has_moved)).filter_map(Record::link).collect();
+        if !links.is_empty() {
+            tracing::warn!(pods = links.len(), "their addresses have moved to another interface; they follow, through the host's stack");
+            self.kernel.adopt(&links);
+        }
     }
 
     /// The kernel underneath.
@@ -129,7 +182,8 @@ impl<K: Kernel> Attachments<K> {
     /// As the runtime is told; nothing is left behind.
     pub fn add(&self, request: &AddRequest, netns: &K::Netns, now: BootMillis) -> Result<AddResult, Error> {
         let key = AttachmentKey { container_id: request.container_id.clone(), ifname: request.ifname.clone() };
-        let _turn = self.take_turn(&key)?;
+        let turn = self.take_turn(&key)?;
+        let now = turn.since(now);
         let known = self.lock().records.get(&key).cloned();
         if let Some(known) = known {
             if let Some(pod) = self.alive(&known, netns)? {
@@ -141,7 +195,7 @@ impl<K: Kernel> Attachments<K> {
         let record = self.wire(request, key, netns, now)?;
         self.commit(&Change::Attach(&record)).map_err(|error| {
             self.kernel.remove_soon(Ifindex(record.host_ifindex));
-            self.put_back(&record.addresses, now);
+            self.put_back(&record.addresses, record.attached_at);
             failure::store(&error)
         })?;
         let result = record.result(&request.netns_path);
@@ -169,10 +223,10 @@ impl<K: Kernel> Attachments<K> {
     }
 
     fn del_if(&self, key: &AttachmentKey, applies: impl FnOnce(&Record) -> bool, now: BootMillis) -> Result<(), Error> {
-        let _turn = self.take_turn(key)?;
+        let turn = self.take_turn(key)?;
         let known = self.lock().records.get(key).cloned();
         if let Some(record) = known.filter(applies) {
-            self.release(&record, now);
+            self.release(&record, turn.since(now));
         }
         Ok(())
     }
@@ -235,16 +289,17 @@ impl<K: Kernel> Attachments<K> {
                 return Err(Error::new(Code::NotAvailable, "barewired is shutting down; try again when it is back"));
             }
             if state.uplinks.is_empty() {
-                return Err(Error::new(
-                    Code::LimitedConnectivity,
-                    "the node has no uplink, or lacks a further one; set uplink.interface or a default route",
-                ));
+                let why = state.trouble.as_ref().map_or_else(
+                    || "the node has no uplink, or lacks a further one; set uplink.interface or a default route".to_owned(),
+                    |trouble| format!("the node has no uplink: {trouble}"),
+                );
+                return Err(Error::new(Code::LimitedConnectivity, why));
             }
             if let Some(uplink) = state.uplinks.iter().find(|uplink| !uplink.running) {
                 return Err(Error::new(Code::LimitedConnectivity, format!("the uplink {} is down; bring it up", uplink.ifname)));
             }
             if let Some(lack) = state.pool.lacking(now) {
-                return Err(Error::new(Code::NotAvailable, failure::pool(&lack).msg));
+                return Err(Error::new(Code::NotAvailable, state.failure(&lack).msg));
             }
         }
         self.store.probe().map_err(|error| Error::new(Code::NotAvailable, failure::store(&error).msg))
@@ -259,9 +314,35 @@ impl<K: Kernel> Attachments<K> {
         }
     }
 
-    /// From now on STATUS and ADD say no.
+    /// Says why there are no more addresses, to those who ask in vain.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.lock().trouble = trouble;
+    }
+
+    /// Ends when an ADD has begun to wait for an address, perhaps since this was called last.
+    pub async fn shortage(&self) {
+        self.shortage.notified().await;
+    }
+
+    /// From now on an ADD waits that long for an address, where the pool has none: somebody gets more.
+    pub fn wait_for_addresses(&self, patience: Duration) {
+        self.lock().patience = Some(patience);
+    }
+
+    /// Works on the pool beside the ADDs; `work` is told how many of them wait for an address. They look again afterwards.
+    pub fn with_pool<T>(&self, work: impl FnOnce(&mut Pool, u64) -> T) -> T {
+        let mut state = self.lock();
+        let waiting = state.waiting;
+        let outcome = work(&mut state.pool, waiting);
+        drop(state);
+        self.pool_changed.notify_all();
+        outcome
+    }
+
+    /// From now on STATUS and ADD say no, those that wait for an address too.
     pub fn drain(&self) {
         self.lock().draining = true;
+        self.pool_changed.notify_all();
     }
 
     /// Every attachment.
@@ -350,7 +431,8 @@ impl<K: Kernel> Attachments<K> {
 
     /// Takes addresses and makes the link. On failure neither is left.
     fn wire(&self, request: &AddRequest, key: AttachmentKey, netns: &K::Netns, now: BootMillis) -> Result<Record, Error> {
-        let (addresses, mtu) = self.reserve(&request.ips, now)?;
+        let (now, reserved) = self.reserve(&request.ips, now);
+        let (addresses, mtu) = reserved?;
         let netns_id = self.kernel.netns_id(netns);
         let mac = request.mac.unwrap_or_else(|| mac_for(&key));
         let mut record = Record {
@@ -416,53 +498,25 @@ impl<K: Kernel> Attachments<K> {
         Err(Error::new(Code::WiringFailed, format!("{NUMBER_ATTEMPTS} interface numbers in a row are taken by other links")))
     }
 
-    /// One address of each family that the node has, or the ones asked for; and the MTU.
-    fn reserve(&self, wanted: &[IpAddr], now: BootMillis) -> Result<(Vec<IpAddr>, u32), Error> {
+    /// Addresses and MTU for a pod, and what time it is then: where the pool has none, somebody is about to get more. At most
+    /// [`WAITING_MAX`] wait for that, so that there are always workers for DELs, which free addresses.
+    fn reserve(&self, wanted: &[IpAddr], now: BootMillis) -> (BootMillis, Result<(Vec<IpAddr>, u32), Error>) {
         let mut state = self.lock();
-        if state.draining {
-            return Err(Error::new(Code::TryAgainLater, "barewired is shutting down; try again when it is back"));
+        let may_wait = |state: &State| state.waiting < WAITING_MAX && state.pool.lacking(now).is_some();
+        let Some(patience) = state.patience.filter(|_| may_wait(&state)) else { return (now, state.reserve(wanted, now)) };
+        let begun = Instant::now();
+        let clock = || now.plus(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        state.waiting += 1;
+        self.shortage.notify_one();
+        while let Some(left) = patience.checked_sub(begun.elapsed())
+            && state.pool.lacking(clock()).is_some()
+            && !state.draining
+        {
+            state = self.pool_changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let Some(mtu) = state.uplinks.iter().map(|uplink| uplink.mtu).min() else {
-            return Err(Error::new(Code::TryAgainLater, "the node has no uplink yet; try again later"));
-        };
-        let mut taken = Vec::new();
-        let mut outcome = Ok(());
-        for address in wanted {
-            if taken.iter().any(|earlier| Family::of(*earlier) == Family::of(*address)) {
-                let msg = format!("runtimeConfig.ips: {address} is a second {} address; ask for one of each family", Family::of(*address));
-                outcome = Err(Error::new(Code::InvalidConfig, msg));
-                break;
-            }
-            match state.pool.take_this(*address, now) {
-                Ok(()) => taken.push(*address),
-                Err(error) => {
-                    outcome = Err(failure::pool(&error));
-                    break;
-                }
-            }
-        }
-        if outcome.is_ok() {
-            let families: Vec<_> =
-                state.pool.families().filter(|family| !taken.iter().any(|address| Family::of(*address) == *family)).collect();
-            for family in families {
-                match state.pool.take(family, now) {
-                    Ok(address) => taken.push(address),
-                    Err(error) => {
-                        outcome = Err(failure::pool(&error));
-                        break;
-                    }
-                }
-            }
-        }
-        taken.sort_unstable();
-        match outcome {
-            Ok(()) => Ok((taken, mtu)),
-            Err(error) => {
-                // Nobody has used them: they were taken at `now`, and a cooldown would starve the next ADD.
-                taken.iter().for_each(|address| state.pool.untake(*address));
-                Err(error)
-            }
-        }
+        state.waiting -= 1;
+        // Under the lock still: nobody else takes what was waited for.
+        (clock(), state.reserve(wanted, clock()))
     }
 
     /// Addresses of an ADD that failed: the pod may have sent packets, so they cool down.
@@ -488,7 +542,11 @@ impl<K: Kernel> Attachments<K> {
         tracing::info!(attachment = %record.key, addresses = ?record.addresses, "detached");
     }
 
-    fn commit(&self, change: &Change<'_>) -> Result<(), StoreError> {
+    /// Makes a change durable.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit(&self, change: &Change<'_>) -> Result<(), StoreError> {
         let begun = Instant::now();
         let outcome = self.store.commit(change);
         self.metrics.commit(begun.elapsed(), outcome.is_ok());
@@ -498,6 +556,73 @@ impl<K: Kernel> Attachments<K> {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held left at worst an address held that nobody has; going on beats refusing all pods.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// One address of each family that the node has, or the ones asked for; and the MTU.
+    fn reserve(&mut self, wanted: &[IpAddr], now: BootMillis) -> Result<(Vec<IpAddr>, u32), Error> {
+        if self.draining {
+            return Err(Error::new(Code::TryAgainLater, "barewired is shutting down; try again when it is back"));
+        }
+        let Some(mtu) = self.uplinks.iter().map(|uplink| uplink.mtu).min() else {
+            let why = self.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
+            return Err(Error::new(Code::TryAgainLater, format!("the node has no uplink yet{why}; try again later")));
+        };
+        let mut taken = Vec::new();
+        let mut outcome = Ok(());
+        for address in wanted {
+            if taken.iter().any(|earlier| Family::of(*earlier) == Family::of(*address)) {
+                let msg = format!("runtimeConfig.ips: {address} is a second {} address; ask for one of each family", Family::of(*address));
+                outcome = Err(Error::new(Code::InvalidConfig, msg));
+                break;
+            }
+            match self.pool.take_this(*address, now) {
+                Ok(()) => taken.push(*address),
+                Err(error) => {
+                    outcome = Err(self.failure(&error));
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() {
+            let families: Vec<_> =
+                self.pool.families().filter(|family| !taken.iter().any(|address| Family::of(*address) == *family)).collect();
+            for family in families {
+                match self.pool.take(family, now) {
+                    Ok(address) => taken.push(address),
+                    Err(error) => {
+                        outcome = Err(self.failure(&error));
+                        break;
+                    }
+                }
+            }
+        }
+        taken.sort_unstable();
+        match outcome {
+            Ok(()) => Ok((taken, mtu)),
+            Err(error) => {
+                // Nobody has used them: they were taken at `now`, and a cooldown would starve the next ADD.
+                taken.iter().for_each(|address| self.pool.untake(*address));
+                Err(error)
+            }
+        }
+    }
+
+    /// What a pod is told that gets no address.
+    fn failure(&self, error: &PoolError) -> Error {
+        let mut told = failure::pool(error);
+        if let PoolError::Exhausted { family, .. } = error {
+            let closed = self.pool.ranges().filter_map(|(range, may_be_used)| match may_be_used {
+                Use::Closed(why) if range.family() == *family => Some(why.as_str()),
+                Use::Open | Use::LastResort | Use::Closed(_) => None,
+            });
+            let reasons: BTreeSet<_> = self.trouble.as_deref().into_iter().chain(closed).collect();
+            if !reasons.is_empty() {
+                told.msg = format!("{} ({})", told.msg, reasons.into_iter().collect::<Vec<_>>().join("; "));
+            }
+        }
+        told
     }
 }
 

@@ -1,13 +1,15 @@
 //! The daemon from start to stop, in the order that its promises need.
 //!
 //! Start: lock the state, read store and kernel, settle them, apply queued DELs, open the socket, publish the
-//! configuration list. Stop: say no to new work, finish what was begun, leave the pods alone.
+//! configuration list where an ADD would succeed. Addresses of a cloud come after that, and the list with them. Stop: say no to new
+//! work, finish what was begun, leave the pods alone.
 
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use datapath::fast_path::{FastPath, FastPathError};
 use datapath::netlink::{NetlinkError, Socket};
@@ -17,7 +19,9 @@ use node_api::{BootMillis, boot_id};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::attachments::Attachments;
-use crate::config::{Config, ConfigFile};
+use crate::cloud_record::CloudMemory;
+use crate::config::{CloudSource, Config, ConfigFile};
+use crate::driver::{self, Driver};
 use crate::housekeeping::{Housekeeping, apply_queue, publish_when_ready, queue_directory};
 use crate::kernel::{Kernel, Linux};
 use crate::link_numbers::LinkNumbers;
@@ -25,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::node_network::{Keeper, describe};
 use crate::pool::Pool;
 use crate::server::Server;
+use crate::sources::Source;
 use crate::store::{Found, Store, StoreError};
 use crate::{conflist, recovery, telemetry, uplink_watch};
 
@@ -59,6 +64,9 @@ pub enum DaemonError {
     FastPath(#[from] FastPathError),
 }
 
+/// How long a call of the cloud that is in flight may hold up the end.
+const LAST_CALL: Duration = Duration::from_secs(10);
+
 fn io<T>(what: impl Into<String>, outcome: std::io::Result<T>) -> Result<T, DaemonError> {
     outcome.map_err(|source| DaemonError::Io { what: what.into(), source })
 }
@@ -71,10 +79,12 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
     let boot_id = io("read the boot ID", boot_id())?;
     let metrics = Arc::new(Metrics::default());
-    let attachments = Arc::new(recover(config, &boot_id, &metrics)?);
+    let (attachments, cloud) = recover(config, &boot_id, &metrics)?;
+    let attachments = Arc::new(attachments);
     apply_queue(&queue_directory(config), &boot_id, &attachments);
+    let driver = config.source.cloud().map(|source| drive(source, config, &attachments, &cloud));
 
-    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments));
+    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), driver.clone().map(|driver| (driver, cloud.network)));
     match keeper.look() {
         // The stack carries what the programs do not.
         Err(ApplyError::FastPath(_)) => keeper.look_again(),
@@ -90,7 +100,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
         tracing::warn!(%error, "cannot tell the service manager");
     }
 
-    let served = serve_beside_pods(config, keeper, &attachments, &metrics);
+    let served = serve_beside_pods(config, keeper, driver, &attachments, &metrics);
     tracing::info!("stopping; running pods keep their network");
     attachments.drain();
     server.drain();
@@ -110,7 +120,7 @@ fn lock_state(config: &Config) -> Result<Flock<File>, DaemonError> {
     })
 }
 
-fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<Attachments<Linux>, DaemonError> {
+fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(Attachments<Linux>, CloudMemory), DaemonError> {
     let (store, found) = Store::open(&config.run_dir, boot_id)?;
     if !matches!(found, Found::Present(_)) {
         // A list from an earlier boot would call this node ready before it is.
@@ -119,13 +129,29 @@ fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<Att
     let numbers = Arc::new(LinkNumbers::default());
     let kernel = Linux::start(Arc::clone(&numbers), load_programs(config)?, describe(config))?;
     let now = io("read the clock", BootMillis::now())?;
-    let plan = recovery::plan(found, kernel.links()?, &config.network, now);
+    let mut plan = recovery::plan(found, kernel.links()?, &config.network, now);
     for remark in &plan.remarks {
         tracing::warn!("{remark}");
     }
     tracing::info!(attachments = plan.records.len() + plan.adopted.len(), "recovered");
-    let pool = Pool::new(&config.source.ranges(), config.cooldown_millis);
-    Ok(Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?)
+    let mut pool = Pool::new(&config.source.ranges(), config.cooldown_millis);
+    let cloud = config.source.cloud();
+    cloud.iter().flat_map(|cloud| &cloud.families).for_each(|family| pool.want(*family));
+    let memory = std::mem::take(&mut plan.cloud);
+    let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?;
+    // A cloud has to tell first which uplink is a pod's: see the keeper.
+    if cloud.is_none() {
+        attachments.adopt()?;
+    }
+    Ok((attachments, memory))
+}
+
+/// The supply of addresses from a cloud, about to be driven.
+fn drive(source: &CloudSource, config: &Config, attachments: &Arc<Attachments<Linux>>, memory: &CloudMemory) -> Arc<Driver<Linux>> {
+    attachments.wait_for_addresses(source.wait);
+    let clock = || BootMillis::now().unwrap_or_default();
+    let settings = driver::settings(source, &config.node_name);
+    Arc::new(Driver::new(Arc::clone(attachments), Source::from(&source.cloud), settings, memory, clock))
 }
 
 /// The kernel programs, where the configuration wants them and the kernel takes them. Where they are not used, none that an
@@ -173,10 +199,11 @@ pub fn uninstall(config: &Config) -> Result<(), DaemonError> {
     Ok(NodeNetwork::remove(&mut Socket::open()?)?)
 }
 
-/// Signals, telemetry and the uplink: everything that waits, on one thread.
+/// Signals, telemetry, the uplinks and the cloud: everything that waits, on one thread.
 fn serve_beside_pods(
     config: &Config,
     keeper: Keeper,
+    driver: Option<Arc<Driver<Linux>>>,
     attachments: &Arc<Attachments<Linux>>,
     metrics: &Arc<Metrics>,
 ) -> Result<(), DaemonError> {
@@ -194,16 +221,31 @@ fn serve_beside_pods(
         };
         let telemetry = async {
             match config.telemetry {
-                Some(listen) => telemetry::serve(listen, Arc::clone(attachments), Arc::clone(metrics)).await,
+                Some(listen) => telemetry::serve(listen, Arc::clone(attachments), driver.clone(), Arc::clone(metrics)).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let drive = async {
+            match &driver {
+                Some(driver) => driver.run(|| keeper.borrow_mut().look_again()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut drive = std::pin::pin!(drive);
+        let served = tokio::select! {
             _ = terminate.recv() => Ok(()),
             outcome = tokio::signal::ctrl_c() => io("await SIGINT", outcome),
             outcome = telemetry => io("serve telemetry.listen", outcome),
             error = uplinks => io("follow the uplinks", Err(error)),
             () = reloads => Ok(()),
+            () = &mut drive => Ok(()),
+        };
+        if let Some(driver) = &driver {
+            driver.stop();
+            if tokio::time::timeout(LAST_CALL, drive).await.is_err() {
+                tracing::warn!("a call of the cloud is cut off; what became of it is found out at the next start");
+            }
         }
+        served
     })
 }

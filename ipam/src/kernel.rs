@@ -38,7 +38,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// Where the kernel refuses.
     fn repair(&self, link: &PodLink) -> Result<(), NetlinkError>;
 
-    /// Takes up pods that run already, after a restart.
+    /// Forgets every pod but these, after a restart.
+    fn forget_all_but(&self, links: &[PodLink]);
+
+    /// Takes up pods that run already: after a restart, or when they have moved to another uplink.
     fn adopt(&self, links: &[PodLink]);
 
     /// Stops a pod's packets, has its link removed soon, and its number given back when it is gone.
@@ -155,11 +158,16 @@ impl Kernel for Linux {
         self.with_socket(|socket| datapath::refresh_host_end(socket, link))
     }
 
-    fn adopt(&self, links: &[PodLink]) {
-        let Some(fast_path) = self.fast_path() else { return };
-        if let Err(error) = fast_path.retain_endpoints(links) {
+    fn forget_all_but(&self, links: &[PodLink]) {
+        if let Some(fast_path) = self.fast_path()
+            && let Err(error) = fast_path.retain_endpoints(links)
+        {
             tracing::error!(%error, "pods that are gone cannot be removed from the maps");
         }
+    }
+
+    fn adopt(&self, links: &[PodLink]) {
+        let Some(fast_path) = self.fast_path() else { return };
         for link in links {
             if let Err(error) = self.with_socket(|socket| fast_path.adopt_endpoint(socket, link, &self.network())) {
                 tracing::error!(link = link.host_ifname, %error, "stays with the host's stack");

@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod attachments;
+pub mod cloud_record;
+mod cloud_uplinks;
 pub mod config;
 pub mod conflist;
 pub mod daemon;
+pub mod driver;
 mod failure;
 mod housekeeping;
 pub mod kernel;
@@ -20,6 +23,8 @@ pub mod range;
 pub mod record;
 pub mod recovery;
 pub mod server;
+pub mod sources;
 pub mod store;
+pub mod supply;
 mod telemetry;
 mod uplink_watch;

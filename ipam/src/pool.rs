@@ -1,19 +1,20 @@
 //! Which address is free, held, cooling or quarantined. Pure: no I/O, and time is an argument.
 //!
-//! Reuse is least recently freed first, and not before a cooldown has passed: late packets and stale caches of an old pod
-//! must not meet a new one. Addresses that were never used count as freed longest ago. A range can be larger than any
-//! memory (an IPv6 /64), so never-used addresses are a cursor, not a list; once [`REMEMBERED`] freed addresses are on
-//! record, cooled ones are taken before the cursor moves on, and memory stays bounded.
+//! Ranges come and go with what the cloud assigns. The first range that has an address gives one: pods gather in the lower
+//! ranges, and the upper ones can be given back. Within a range, reuse is least recently freed first, and not before a cooldown
+//! has passed: late packets and stale caches of an old pod must not meet a new one. Addresses that were never used count as
+//! freed longest ago. A range can be larger than any memory (an IPv6 /64), so never-used addresses are a cursor, not a list;
+//! once very many freed addresses are on record, cooled ones are taken before the cursor moves on, and memory stays bounded.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod range_pool;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use node_api::BootMillis;
 
-use crate::range::{AddressRange, Family};
-
-/// How many freed addresses of a family are remembered before they are preferred to never-used ones.
-const REMEMBERED: usize = 1 << 16;
+use crate::range::{AddressRange, Family, bits};
+use range_pool::RangePool;
 
 /// Why there is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum PoolError {
         /// Freed less than a cooldown ago.
         cooling: usize,
         /// Not to be used until somebody has looked.
-        quarantined: usize,
+        quarantined: u64,
         /// All addresses of the family.
         size: u64,
         /// Milliseconds until the first has cooled down.
@@ -48,22 +49,57 @@ pub enum PoolError {
         /// Milliseconds until it has cooled down.
         left: u64,
     },
-    /// An address was asked for that is quarantined.
+    /// An address was asked for that is quarantined, itself or with its range.
     #[error("address {0} is quarantined: {1}")]
     Quarantined(IpAddr, String),
+}
+
+/// Why a range cannot be changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    /// A range was to be removed whose addresses are not all free.
+    #[error("range {range}: {held} addresses in use, {cooling} cooling down, {quarantined} quarantined")]
+    Occupied {
+        /// Which one.
+        range: AddressRange,
+        /// Owned by a pod.
+        held: usize,
+        /// Freed less than a cooldown ago.
+        cooling: usize,
+        /// Not to be used until somebody has looked.
+        quarantined: u64,
+    },
+    /// A range was added that has addresses in common with another.
+    #[error("range {0} overlaps {1}")]
+    Overlap(AddressRange, AddressRange),
+    /// A range was spoken of that is not there.
+    #[error("range {0} is not in the pool")]
+    NoSuchRange(AddressRange),
+}
+
+/// Whether pods may be given addresses of a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Use {
+    /// Yes.
+    Open,
+    /// Only where no open range has any: there is doubt whether the cloud still delivers to it.
+    LastResort,
+    /// No, for this reason. Those that have one keep it.
+    Closed(String),
 }
 
 /// The addresses of one family.
 #[derive(Debug)]
 struct FamilyPool {
     family: Family,
-    ranges: Vec<AddressRange>,
-    /// The never-used address to look at next: its range and its number.
-    cursor: Option<(usize, u128)>,
+    /// A pod gets an address of it, whether there is one yet or not.
+    wanted: bool,
+    /// By the number of their first address; they do not overlap.
+    ranges: BTreeMap<u128, RangePool>,
+    /// In a range or not: what a pod has, it has.
     held: HashSet<IpAddr>,
-    freed_at: HashMap<IpAddr, BootMillis>,
-    /// Freed addresses, oldest first. An entry whose time differs from `freed_at` is outdated and skipped.
-    freed: VecDeque<(IpAddr, BootMillis)>,
+    /// Freed addresses that are in no range, or not yet.
+    strays: HashMap<IpAddr, BootMillis>,
     quarantined: BTreeMap<IpAddr, String>,
 }
 
@@ -77,14 +113,14 @@ pub struct Counts {
     /// Freed less than a cooldown ago.
     pub cooling: usize,
     /// Not to be used.
-    pub quarantined: usize,
+    pub quarantined: u64,
 }
 
 impl Counts {
     /// Addresses that a pod could have now.
     #[must_use]
     pub const fn free(&self) -> u64 {
-        self.size.saturating_sub((self.held + self.cooling + self.quarantined) as u64)
+        self.size.saturating_sub((self.held + self.cooling) as u64).saturating_sub(self.quarantined)
     }
 }
 
@@ -99,26 +135,95 @@ impl Pool {
     /// A pool over ranges that do not overlap.
     #[must_use]
     pub fn new(ranges: &[AddressRange], cooldown_millis: u64) -> Self {
-        let families = Family::ALL.map(|family| {
-            let mut ranges: Vec<_> = ranges.iter().filter(|range| range.family() == family).copied().collect();
-            ranges.sort_unstable();
-            let cursor = ranges.first().map(|range| (0, range.first()));
-            FamilyPool {
-                family,
-                ranges,
-                cursor,
-                held: HashSet::new(),
-                freed_at: HashMap::new(),
-                freed: VecDeque::new(),
-                quarantined: BTreeMap::new(),
-            }
+        let families = Family::ALL.map(|family| FamilyPool {
+            family,
+            wanted: ranges.iter().any(|range| range.family() == family),
+            ranges: BTreeMap::new(),
+            held: HashSet::new(),
+            strays: HashMap::new(),
+            quarantined: BTreeMap::new(),
         });
-        Self { families, cooldown_millis }
+        let mut pool = Self { families, cooldown_millis };
+        for range in ranges {
+            pool.of(range.family()).ranges.insert(range.first(), RangePool::new(*range, 0));
+        }
+        pool
     }
 
-    /// The families that have addresses: a pod gets one of each.
+    /// From now on a pod gets an address of this family, though there may be no range of it yet.
+    pub fn want(&mut self, family: Family) {
+        self.of(family).wanted = true;
+    }
+
+    /// The families of which a pod gets an address each.
     pub fn families(&self) -> impl Iterator<Item = Family> {
-        self.families.iter().filter(|pool| !pool.ranges.is_empty()).map(|pool| pool.family)
+        self.families.iter().filter(|pool| pool.wanted).map(|pool| pool.family)
+    }
+
+    /// Every range.
+    pub fn ranges(&self) -> impl Iterator<Item = (&AddressRange, &Use)> {
+        self.families.iter().flat_map(|pool| pool.ranges.values()).map(|part| (&part.range, &part.may_be_used))
+    }
+
+    /// Whether pods may be given addresses of a range; nothing where there is no such range.
+    #[must_use]
+    pub fn use_of(&self, range: &AddressRange) -> Option<&Use> {
+        let pool = self.families.iter().find(|pool| pool.family == range.family())?;
+        pool.ranges.get(&range.first()).filter(|part| part.range == *range).map(|part| &part.may_be_used)
+    }
+
+    /// Takes a range up; one that is there already stays as it is. What pods have of it, and what was freed of it a moment ago,
+    /// is known.
+    ///
+    /// # Errors
+    /// [`RangeError::Overlap`]
+    pub fn add_range(&mut self, range: AddressRange) -> Result<(), RangeError> {
+        let pool = self.of(range.family());
+        if let Some(other) = pool.ranges.values().map(|part| part.range).find(|other| other.overlaps(&range)) {
+            return if other == range { Ok(()) } else { Err(RangeError::Overlap(range, other)) };
+        }
+        let held = pool.held.iter().filter(|address| range.contains(**address)).count();
+        let mut part = RangePool::new(range, held);
+        let mut freed: Vec<_> = pool.strays.extract_if(|address, _| range.contains(*address)).collect();
+        freed.sort_unstable_by_key(|(_, at)| *at);
+        freed.into_iter().for_each(|(address, at)| part.free(address, at));
+        pool.ranges.insert(range.first(), part);
+        Ok(())
+    }
+
+    /// Lets a range go of which every address is free (invariant I2).
+    ///
+    /// # Errors
+    /// [`RangeError::Occupied`] and [`RangeError::NoSuchRange`]
+    pub fn remove_range(&mut self, range: &AddressRange, now: BootMillis) -> Result<(), RangeError> {
+        let Counts { held, cooling, .. } = self.counts_of(range, now)?;
+        let pool = self.of(range.family());
+        let quarantined = pool.quarantined.keys().filter(|address| range.contains(**address)).count() as u64;
+        if held > 0 || cooling > 0 || quarantined > 0 {
+            return Err(RangeError::Occupied { range: *range, held, cooling, quarantined });
+        }
+        pool.ranges.remove(&range.first());
+        Ok(())
+    }
+
+    /// Says whether pods may be given addresses of a range from now on.
+    ///
+    /// # Errors
+    /// [`RangeError::NoSuchRange`]
+    pub fn set_use(&mut self, range: &AddressRange, may_be_used: Use) -> Result<(), RangeError> {
+        let part = self.of(range.family()).ranges.get_mut(&range.first()).filter(|part| part.range == *range);
+        part.ok_or(RangeError::NoSuchRange(*range))?.may_be_used = may_be_used;
+        Ok(())
+    }
+
+    /// Counts of one range.
+    ///
+    /// # Errors
+    /// [`RangeError::NoSuchRange`]
+    pub fn counts_of(&self, range: &AddressRange, now: BootMillis) -> Result<Counts, RangeError> {
+        let pool = self.families.iter().find(|pool| pool.family == range.family());
+        let part = pool.and_then(|pool| Some((pool, pool.ranges.get(&range.first()).filter(|part| part.range == *range)?)));
+        part.map(|(pool, part)| pool.counts_of(part, now, self.cooldown_millis)).ok_or(RangeError::NoSuchRange(*range))
     }
 
     /// Takes any free address.
@@ -128,42 +233,37 @@ impl Pool {
     pub fn take(&mut self, family: Family, now: BootMillis) -> Result<IpAddr, PoolError> {
         let cooldown = self.cooldown_millis;
         let pool = self.of(family);
-        let reuse_first = pool.freed_at.len() >= REMEMBERED;
-        let address = if reuse_first {
-            pool.oldest_cooled(now, cooldown).or_else(|| pool.never_used())
-        } else {
-            pool.never_used().or_else(|| pool.oldest_cooled(now, cooldown))
-        };
-        match address {
-            Some(address) => {
-                pool.freed_at.remove(&address);
-                pool.held.insert(address);
-                Ok(address)
+        let FamilyPool { ranges, held, quarantined, .. } = pool;
+        for wanted in [Use::Open, Use::LastResort] {
+            for part in ranges.values_mut().filter(|part| part.may_be_used == wanted) {
+                let taken = |address: &IpAddr| held.contains(address) || quarantined.contains_key(address);
+                if let Some(address) = part.take(taken, now, cooldown) {
+                    held.insert(address);
+                    return Ok(address);
+                }
             }
-            None => Err(pool.exhausted(now, cooldown)),
         }
+        Err(pool.exhausted(now, cooldown))
     }
 
     /// Takes one certain address.
     ///
     /// # Errors
-    /// Every [`PoolError`] but `Exhausted`.
+    /// [`PoolError::Foreign`], [`PoolError::Quarantined`], [`PoolError::InUse`] and [`PoolError::Cooling`]
     pub fn take_this(&mut self, address: IpAddr, now: BootMillis) -> Result<(), PoolError> {
         let cooldown = self.cooldown_millis;
         let pool = self.of(Family::of(address));
-        if !pool.ranges.iter().any(|range| range.contains(address)) {
-            return Err(PoolError::Foreign(address));
-        }
         if let Some(why) = pool.quarantined.get(&address) {
             return Err(PoolError::Quarantined(address, why.clone()));
         }
         if pool.held.contains(&address) {
             return Err(PoolError::InUse(address));
         }
-        if let Some(left) = pool.freed_at.get(&address).and_then(|freed| remaining(*freed, now, cooldown)) {
-            return Err(PoolError::Cooling { address, left });
+        let part = pool.part_mut(address).ok_or(PoolError::Foreign(address))?;
+        if let Use::Closed(why) = &part.may_be_used {
+            return Err(PoolError::Quarantined(address, why.clone()));
         }
-        pool.freed_at.remove(&address);
+        part.take_this(address, now, cooldown).map_err(|left| PoolError::Cooling { address, left })?;
         pool.held.insert(address);
         Ok(())
     }
@@ -171,23 +271,35 @@ impl Pool {
     /// Gives an address back; it cools down from `now`. One that was not held stays as it is.
     pub fn release(&mut self, address: IpAddr, now: BootMillis) {
         let pool = self.of(Family::of(address));
-        if pool.held.remove(&address) && pool.ranges.iter().any(|range| range.contains(address)) {
-            pool.free(address, now);
+        if pool.held.remove(&address) {
+            match pool.part_mut(address) {
+                Some(part) => {
+                    part.held -= 1;
+                    part.free(address, now);
+                }
+                None => pool.stray(address, now),
+            }
         }
     }
 
     /// Undoes a take that nobody has seen: no cooldown.
     pub fn untake(&mut self, address: IpAddr) {
         let pool = self.of(Family::of(address));
-        if pool.held.remove(&address) {
-            pool.freed_at.insert(address, BootMillis(0));
-            pool.freed.push_front((address, BootMillis(0)));
+        if pool.held.remove(&address)
+            && let Some(part) = pool.part_mut(address)
+        {
+            part.untake(address);
         }
     }
 
-    /// At start: an address that a pod has, in the ranges or (since they changed) not.
+    /// At start: an address that a pod has, in the ranges or (since they changed, or are not known yet) not.
     pub fn restore_held(&mut self, address: IpAddr) {
-        self.of(Family::of(address)).held.insert(address);
+        let pool = self.of(Family::of(address));
+        if pool.held.insert(address)
+            && let Some(part) = pool.part_mut(address)
+        {
+            part.held += 1;
+        }
     }
 
     /// At start: addresses freed earlier, in any order.
@@ -195,9 +307,12 @@ impl Pool {
         freed.sort_unstable_by_key(|(_, at)| *at);
         for (address, at) in freed {
             let pool = self.of(Family::of(address));
-            let known = pool.ranges.iter().any(|range| range.contains(address));
-            if known && !pool.held.contains(&address) && !pool.quarantined.contains_key(&address) {
-                pool.free(address, at);
+            if pool.held.contains(&address) || pool.quarantined.contains_key(&address) {
+                continue;
+            }
+            match pool.part_mut(address) {
+                Some(part) => part.free(address, at),
+                None => pool.stray(address, at),
             }
         }
     }
@@ -205,8 +320,11 @@ impl Pool {
     /// Keeps an address from being used until somebody has looked.
     pub fn quarantine(&mut self, address: IpAddr, why: String) {
         let pool = self.of(Family::of(address));
-        pool.held.remove(&address);
-        pool.freed_at.remove(&address);
+        let was_held = pool.held.remove(&address);
+        if let Some(part) = pool.part_mut(address) {
+            part.held -= usize::from(was_held);
+            part.forget(address);
+        }
         pool.quarantined.insert(address, why);
     }
 
@@ -224,7 +342,7 @@ impl Pool {
     /// Why a pod would not get its addresses now, if it would not.
     #[must_use]
     pub fn lacking(&self, now: BootMillis) -> Option<PoolError> {
-        let pools = self.families.iter().filter(|pool| !pool.ranges.is_empty());
+        let pools = self.families.iter().filter(|pool| pool.wanted);
         pools
             .into_iter()
             .find(|pool| pool.counts(now, self.cooldown_millis).free() == 0)
@@ -241,61 +359,45 @@ impl Pool {
 }
 
 impl FamilyPool {
-    fn never_used(&mut self) -> Option<IpAddr> {
-        while let Some((index, number)) = self.cursor {
-            let range = self.ranges.get(index)?;
-            self.cursor = if number < range.last() {
-                Some((index, number + 1))
-            } else {
-                self.ranges.get(index + 1).map(|next| (index + 1, next.first()))
-            };
-            let address = self.family.address(number);
-            let known = self.held.contains(&address) || self.freed_at.contains_key(&address) || self.quarantined.contains_key(&address);
-            if !known {
-                return Some(address);
-            }
-        }
-        None
+    fn part_mut(&mut self, address: IpAddr) -> Option<&mut RangePool> {
+        let (_, part) = self.ranges.range_mut(..=bits(address)).next_back()?;
+        part.range.contains(address).then_some(part)
     }
 
-    fn oldest_cooled(&mut self, now: BootMillis, cooldown: u64) -> Option<IpAddr> {
-        while let Some(&(address, at)) = self.freed.front() {
-            let outdated = self.freed_at.get(&address) != Some(&at);
-            if !outdated && remaining(at, now, cooldown).is_some() {
-                return None;
-            }
-            self.freed.pop_front();
-            if !outdated {
-                return Some(address);
-            }
+    /// Remembers a freed address that is in no range, as many as a range remembers of its own.
+    fn stray(&mut self, address: IpAddr, at: BootMillis) {
+        if self.strays.len() < range_pool::REMEMBERED {
+            self.strays.insert(address, at);
         }
-        None
     }
 
-    fn free(&mut self, address: IpAddr, at: BootMillis) {
-        self.freed_at.insert(address, at);
-        self.freed.push_back((address, at));
+    fn counts_of(&self, part: &RangePool, now: BootMillis, cooldown: u64) -> Counts {
+        let size = part.range.size();
+        let (held, cooling) = (part.held, part.cooling(now, cooldown));
+        let quarantined = match part.may_be_used {
+            // All that nobody has.
+            Use::Closed(_) => size.saturating_sub((held + cooling) as u64),
+            Use::Open | Use::LastResort => self.quarantined.keys().filter(|address| part.range.contains(**address)).count() as u64,
+        };
+        Counts { size, held, cooling, quarantined }
     }
 
     fn counts(&self, now: BootMillis, cooldown: u64) -> Counts {
-        let cooling = self.freed.iter().rev().take_while(|(_, at)| remaining(*at, now, cooldown).is_some());
-        let cooling = cooling.filter(|(address, at)| self.freed_at.get(address) == Some(at)).count();
-        let size = self.ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.size()));
-        let inside = |address: &&IpAddr| self.ranges.iter().any(|range| range.contains(**address));
-        let held = self.held.iter().filter(inside).count();
-        Counts { size, held, cooling, quarantined: self.quarantined.keys().filter(inside).count() }
+        let parts = self.ranges.values().map(|part| self.counts_of(part, now, cooldown));
+        parts.fold(Counts::default(), |sum, part| Counts {
+            size: sum.size.saturating_add(part.size),
+            held: sum.held + part.held,
+            cooling: sum.cooling + part.cooling,
+            quarantined: sum.quarantined.saturating_add(part.quarantined),
+        })
     }
 
     fn exhausted(&self, now: BootMillis, cooldown: u64) -> PoolError {
         let Counts { size, held, cooling, quarantined } = self.counts(now, cooldown);
-        let next = self.freed.iter().filter_map(|(_, at)| remaining(*at, now, cooldown)).min();
+        let usable = self.ranges.values().filter(|part| !matches!(part.may_be_used, Use::Closed(_)));
+        let next = usable.filter_map(|part| part.next_cooled(now, cooldown)).min();
         PoolError::Exhausted { family: self.family, held, cooling, quarantined, size, next }
     }
-}
-
-/// Milliseconds until an address freed at `freed` has cooled down; `None` where it has.
-fn remaining(freed: BootMillis, now: BootMillis, cooldown: u64) -> Option<u64> {
-    cooldown.checked_sub(now.since(freed)).filter(|left| *left > 0)
 }
 
 #[cfg(test)]
@@ -377,7 +479,80 @@ mod tests {
             let address = pool.take(Family::V6, BootMillis(step)).unwrap();
             pool.release(address, BootMillis(step));
         }
-        assert!(pool.of(Family::V6).freed.len() <= REMEMBERED + 1);
+        assert!(pool.of(Family::V6).ranges.values().all(|part| part.remembered() <= range_pool::REMEMBERED + 1));
+    }
+
+    fn range(text: &str) -> AddressRange {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_wanted_family_without_a_range_is_exhausted() {
+        let mut pool = pool(&["10.0.0.0/31"]);
+        pool.want(Family::V6);
+        assert!(matches!(pool.lacking(at(0)), Some(PoolError::Exhausted { family: Family::V6, size: 0, .. })));
+        assert_eq!(pool.families().count(), 2);
+    }
+
+    #[test]
+    fn pods_gather_in_the_lower_ranges() {
+        let mut pool = pool(&["10.0.0.16/30", "10.0.0.0/30"]);
+        let taken: Vec<_> = (0..5).map(|_| pool.take(Family::V4, at(0)).unwrap()).collect();
+        assert_eq!(taken[4], ip("10.0.0.16"));
+        pool.release(taken[1], at(1));
+        assert_eq!(pool.take(Family::V4, at(100)).unwrap(), taken[1]);
+    }
+
+    #[test]
+    fn i2_a_range_goes_only_when_all_of_it_is_free() {
+        let mut pool = pool(&["10.0.0.0/30"]);
+        let upper = range("10.0.0.16/30");
+        pool.add_range(upper).unwrap();
+        pool.add_range(upper).unwrap();
+        assert!(matches!(pool.add_range(range("10.0.0.18/31")), Err(RangeError::Overlap(..))));
+        pool.take_this(ip("10.0.0.17"), at(0)).unwrap();
+        assert!(matches!(pool.remove_range(&upper, at(0)), Err(RangeError::Occupied { held: 1, .. })));
+        pool.release(ip("10.0.0.17"), at(10));
+        assert!(matches!(pool.remove_range(&upper, at(39)), Err(RangeError::Occupied { cooling: 1, .. })));
+        pool.remove_range(&upper, at(40)).unwrap();
+        assert!(matches!(pool.remove_range(&upper, at(40)), Err(RangeError::NoSuchRange(_))));
+        assert_eq!(pool.take_this(ip("10.0.0.17"), at(40)), Err(PoolError::Foreign(ip("10.0.0.17"))));
+    }
+
+    #[test]
+    fn a_closed_range_keeps_its_pods_and_gets_no_new_ones() {
+        let mut pool = pool(&["10.0.0.0/31", "10.0.0.16/31"]);
+        let first = pool.take(Family::V4, at(0)).unwrap();
+        pool.set_use(&range("10.0.0.0/31"), Use::Closed("the cloud has it no more".into())).unwrap();
+        assert_eq!(pool.take(Family::V4, at(0)).unwrap(), ip("10.0.0.16"));
+        assert!(matches!(pool.take_this(ip("10.0.0.1"), at(0)), Err(PoolError::Quarantined(..))));
+        let counts = pool.counts(Family::V4, at(0));
+        assert_eq!((counts.size, counts.held, counts.quarantined, counts.free()), (4, 2, 1, 1));
+        pool.release(first, at(1));
+        pool.take(Family::V4, at(100)).unwrap();
+        assert!(pool.take(Family::V4, at(100)).is_err(), "what was freed in a closed range is not used again");
+        pool.remove_range(&range("10.0.0.0/31"), at(100)).unwrap();
+    }
+
+    #[test]
+    fn a_doubtful_range_is_the_last_resort() {
+        let mut pool = pool(&["10.0.0.0/31", "10.0.0.16/31"]);
+        pool.set_use(&range("10.0.0.0/31"), Use::LastResort).unwrap();
+        let taken: Vec<_> = (0..3).map(|_| pool.take(Family::V4, at(0)).unwrap()).collect();
+        assert_eq!(taken, ["10.0.0.16", "10.0.0.17", "10.0.0.0"].map(ip));
+    }
+
+    #[test]
+    fn what_was_held_or_freed_before_its_range_was_known_is_so_after() {
+        let mut pool = pool(&[]);
+        pool.restore_held(ip("10.0.0.0"));
+        pool.restore_freed(vec![(ip("10.0.0.1"), at(5))]);
+        pool.restore_held(ip("10.0.0.2"));
+        pool.release(ip("10.0.0.2"), at(6));
+        pool.add_range(range("10.0.0.0/30")).unwrap();
+        assert_eq!(pool.take(Family::V4, at(7)).unwrap(), ip("10.0.0.3"));
+        assert_eq!(pool.counts(Family::V4, at(7)), Counts { size: 4, held: 2, cooling: 2, quarantined: 0 });
+        assert_eq!(pool.take(Family::V4, at(35)).unwrap(), ip("10.0.0.1"));
     }
 
     mod properties {
@@ -441,7 +616,7 @@ mod tests {
                     prop_assert_eq!(counts.free() == 0, pool.lacking(now).is_some());
                     prop_assert_eq!(counts.free() == 0, {
                         // Probing must not change anything: take and put back only where it fails.
-                        let free = (0..16_u8).map(|last| IpAddr::from([10, 0, 0, last])).filter(|a| pool.of(Family::V4).ranges.iter().any(|r| r.contains(*a)))
+                        let free = (0..16_u8).map(|last| IpAddr::from([10, 0, 0, last])).filter(|a| pool.ranges().any(|(range, _)| range.contains(*a)))
                             .filter(|a| !held.contains(a) && freed.get(a).is_none_or(|at| now.since(*at) >= COOLDOWN)).count();
                         free == 0
                     });

@@ -12,6 +12,7 @@ use cni_spec::NetworkName;
 use datapath::{FoundLink, Ifindex};
 use node_api::BootMillis;
 
+use crate::cloud_record::CloudMemory;
 use crate::record::Record;
 use crate::store::Found;
 
@@ -26,6 +27,8 @@ pub struct Plan {
     pub repair: Vec<Record>,
     /// Freed addresses.
     pub freed: Vec<(IpAddr, BootMillis)>,
+    /// What is remembered of the cloud.
+    pub cloud: CloudMemory,
     /// Addresses to keep out of use, with the reason.
     pub quarantine: Vec<(IpAddr, String)>,
     /// Links that no attachment owns.
@@ -58,6 +61,7 @@ pub fn plan(found: Found, links: Vec<FoundLink>, network: &NetworkName, now: Boo
         }
     };
     plan.freed = contents.freed;
+    plan.cloud = contents.cloud;
     let by_number: HashMap<u32, &Record> = contents.records.iter().map(|record| (record.host_ifindex, record)).collect();
     let not_understood: HashMap<&str, &str> = contents.unreadable.iter().map(|(key, why)| (key.as_str(), why.as_str())).collect();
     for link in links {
@@ -146,7 +150,12 @@ mod tests {
 
     fn planned(records: Vec<Record>, unreadable: &[&str], links: Vec<FoundLink>) -> Plan {
         let unreadable = unreadable.iter().map(|key| ((*key).to_owned(), "later form".to_owned())).collect();
-        plan(Found::Present(Contents { records, unreadable, freed: vec![] }), links, &network(), BootMillis(50))
+        plan(
+            Found::Present(Contents { records, unreadable, freed: vec![], cloud: CloudMemory::default() }),
+            links,
+            &network(),
+            BootMillis(50),
+        )
     }
 
     #[test]

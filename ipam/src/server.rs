@@ -30,7 +30,7 @@ use crate::kernel::Kernel;
 use crate::metrics::{Metrics, Operation};
 
 /// More than the kernel lets wire at once (RTNL is one lock), fewer than would matter in memory.
-const WORKERS: usize = 16;
+pub(crate) const WORKERS: usize = 16;
 /// A plugin sends its request at once; a peer that does not is broken.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,4 +1,4 @@
-//! What survives a crash of the daemon: attachments, and when which address was freed.
+//! What survives a crash of the daemon: attachments, when which address was freed, and what is being given back to the cloud.
 //!
 //! One redb file in the run directory. Its lifetime is the kernel's: it bears the boot ID, and a store of another boot is
 //! moved aside, for every veth that it speaks of is gone. A store that cannot be read is moved aside too, never deleted
@@ -8,14 +8,21 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::cloud_record::{CloudMemory, CloudRecord};
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 
 const ATTACHMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
 /// Address to the moment it was freed, [`BootMillis`].
 const FREED: TableDefinition<'_, &str, u64> = TableDefinition::new("freed");
+/// Block of addresses to the moment it was given back, [`BootMillis`].
+const GIVEN_BACK: TableDefinition<'_, &str, u64> = TableDefinition::new("given_back");
+/// One row: what the cloud has told of the node's network, as JSON.
+const CLOUD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cloud");
+const NETWORK: &str = "network";
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const BOOT_ID: &str = "boot_id";
 const FILE: &str = "store.redb";
@@ -40,6 +47,8 @@ pub struct Contents {
     pub unreadable: Vec<(String, String)>,
     /// Freed addresses.
     pub freed: Vec<(IpAddr, BootMillis)>,
+    /// What it says of the cloud.
+    pub cloud: CloudMemory,
 }
 
 /// How a store was found.
@@ -62,6 +71,12 @@ pub enum Change<'a> {
     Attach(&'a Record),
     /// A DEL: its addresses are free from this moment.
     Detach(&'a Record, BootMillis),
+    /// A block is about to be given back: until it is surely gone or surely not, no pod gets an address of it.
+    GiveBack(IpNetwork, BootMillis),
+    /// The block stays after all, or was assigned again.
+    Keep(IpNetwork),
+    /// The cloud has told something else than before.
+    Cloud(&'a CloudRecord),
 }
 
 /// The store.
@@ -107,6 +122,8 @@ impl Store {
         transaction.open_table(META)?.insert(BOOT_ID, boot_id)?;
         transaction.open_table(ATTACHMENTS)?;
         transaction.open_table(FREED)?;
+        transaction.open_table(GIVEN_BACK)?;
+        transaction.open_table(CLOUD)?;
         transaction.commit()?;
         Ok(Self { path: path.to_owned(), database: Mutex::new(Some(database)) })
     }
@@ -172,6 +189,16 @@ fn apply(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb
                 freed.insert(address.to_string().as_str(), at.0)?;
             }
         }
+        Change::GiveBack(block, at) => {
+            transaction.open_table(GIVEN_BACK)?.insert(block.to_string().as_str(), at.0)?;
+        }
+        Change::Keep(block) => {
+            transaction.open_table(GIVEN_BACK)?.remove(block.to_string().as_str())?;
+        }
+        Change::Cloud(record) => {
+            let bytes = serde_json::to_vec(record).map_err(|why| redb::Error::Io(why.into()))?;
+            transaction.open_table(CLOUD)?.insert(NETWORK, bytes.as_slice())?;
+        }
     }
     Ok(())
 }
@@ -206,7 +233,32 @@ fn read(database: &Database, boot_id: &str) -> Result<Option<Contents>, redb::Er
             Err(_) => contents.unreadable.push((address.value().to_owned(), "is not an address".into())),
         }
     }
+    if let Some(given_back) = if_there(transaction.open_table(GIVEN_BACK))? {
+        for entry in given_back.iter()? {
+            let (block, at) = entry?;
+            match block.value().parse() {
+                Ok(parsed) => contents.cloud.given_back.push((parsed, BootMillis(at.value()))),
+                Err(_) => contents.unreadable.push((block.value().to_owned(), "is not a block of addresses".into())),
+            }
+        }
+    }
+    if let Some(cloud) = if_there(transaction.open_table(CLOUD))?
+        && let Some(row) = cloud.get(NETWORK)?
+    {
+        match serde_json::from_slice(row.value()) {
+            Ok(network) => contents.cloud.network = network,
+            Err(why) => contents.unreadable.push(("cloud network".to_owned(), why.to_string())),
+        }
+    }
     Ok(Some(contents))
+}
+
+/// A store that an earlier version of this program has made may lack a table.
+fn if_there<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
+    match opened {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn understand(key: &str, bytes: &[u8]) -> Result<Record, String> {
@@ -223,6 +275,7 @@ fn understand(key: &str, bytes: &[u8]) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud_record::Known;
 
     fn record(container: &str, address: &str) -> Record {
         Record {
@@ -260,6 +313,31 @@ mod tests {
         let contents = reopen(home.path());
         assert_eq!(contents.records, [b]);
         assert_eq!(contents.freed, [("10.0.0.1".parse().unwrap(), BootMillis(9))]);
+    }
+
+    #[test]
+    fn what_is_given_back_is_known_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(home.path(), "boot-1").unwrap();
+        let [a, b] = ["10.0.1.0/28", "fd00::/80"].map(|text| text.parse::<IpNetwork>().unwrap());
+        store.commit(&Change::GiveBack(a, BootMillis(5))).unwrap();
+        store.commit(&Change::GiveBack(b, BootMillis(6))).unwrap();
+        store.commit(&Change::Keep(a)).unwrap();
+        drop(store);
+        assert_eq!(reopen(home.path()).cloud.given_back, [(b, BootMillis(6))]);
+    }
+
+    #[test]
+    fn what_the_cloud_has_told_is_known_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(home.path(), "boot-1").unwrap();
+        let blocks = vec![("10.0.1.0/28".parse().unwrap(), "eni-2".to_owned())];
+        let known = Known { blocks, native: vec!["10.0.0.0/16".parse().unwrap()], ..Known::default() };
+        let record = CloudRecord { known, uplinks: [("eni-2".to_owned(), 3)].into() };
+        store.commit(&Change::Cloud(&CloudRecord::default())).unwrap();
+        store.commit(&Change::Cloud(&record)).unwrap();
+        drop(store);
+        assert_eq!(reopen(home.path()).cloud.network, record);
     }
 
     #[test]

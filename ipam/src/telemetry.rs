@@ -1,5 +1,6 @@
 //! Metrics and health over HTTP: `/metrics` (Prometheus text), `/healthz` (the process serves), `/readyz` (an ADD would
-//! succeed), `/debug/latency` (quantiles as JSON). For loopback: it has no authentication.
+//! succeed), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has assigned), as JSON. For
+//! loopback: it has no authentication.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,16 +19,20 @@ use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 
 use crate::attachments::Attachments;
+use crate::driver::{Count, Driver, SupplyReport};
 use crate::kernel::Linux;
 use crate::metrics::{Metrics, Operation};
 use crate::record::Record;
 
 type Labels = Vec<(&'static str, String)>;
+type CountOf = fn(&Count) -> u64;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 #[derive(Clone)]
 struct Watched {
     attachments: Arc<Attachments<Linux>>,
+    /// Where addresses come from a cloud.
+    driver: Option<Arc<Driver<Linux>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -35,7 +40,12 @@ struct Watched {
 ///
 /// # Errors
 /// Where the address cannot be listened on.
-pub(crate) async fn serve(listen: SocketAddr, attachments: Arc<Attachments<Linux>>, metrics: Arc<Metrics>) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    listen: SocketAddr,
+    attachments: Arc<Attachments<Linux>>,
+    driver: Option<Arc<Driver<Linux>>>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -43,7 +53,8 @@ pub(crate) async fn serve(listen: SocketAddr, attachments: Arc<Attachments<Linux
         .route("/metrics", get(exposition))
         .route("/debug/latency", get(latency))
         .route("/debug/fast_path", get(fast_path))
-        .with_state(Watched { attachments, metrics });
+        .route("/debug/supply", get(supply))
+        .with_state(Watched { attachments, driver, metrics });
     axum::serve(listener, router).await
 }
 
@@ -62,6 +73,11 @@ async fn latency(State(watched): State<Watched>) -> Json<Value> {
 async fn fast_path(State(watched): State<Watched>) -> Json<Value> {
     let hooks = watched.attachments.kernel().fast_path().map(FastPath::uplink_hooks);
     Json(json!({ "attached": hooks.as_ref().is_some_and(|hooks| !hooks.is_empty()), "uplinks": hooks.unwrap_or_default() }))
+}
+
+/// `null` where addresses come from no cloud.
+async fn supply(State(watched): State<Watched>) -> Json<Option<SupplyReport>> {
+    Json(watched.driver.map(|driver| driver.report()))
 }
 
 async fn exposition(State(watched): State<Watched>) -> Result<String, StatusCode> {
@@ -93,6 +109,10 @@ fn registry(watched: &Watched) -> Registry {
         }
     }
     registry.register("addresses", "Pod addresses of this node by state", addresses);
+
+    if let Some(driver) = &watched.driver {
+        register_supply(&mut registry, &driver.report());
+    }
 
     let records = watched.attachments.records();
     match watched.attachments.kernel().fast_path() {
@@ -132,6 +152,37 @@ fn registry(watched: &Watched) -> Registry {
     registry.register("operations", "Operations since start", counts);
     registry.register("operations_failed", "Failed operations since start", failures);
     registry
+}
+
+fn register_supply(registry: &mut Registry, report: &SupplyReport) {
+    let stance = Series::<Labels, Gauge>::default();
+    for name in ["normal", "no_releases", "no_calls"] {
+        stance.get_or_create(&vec![("stance", name.to_owned())]).set(i64::from(name == report.stance));
+    }
+    registry.register("supply_stance", "How freely the cloud is called: 1 for the stance that holds", stance);
+    let blocks = Series::<Labels, Gauge>::default();
+    for usage in ["open", "last_resort", "closed"] {
+        let count = report.blocks.iter().filter(|block| block.usage == usage).count();
+        blocks.get_or_create(&vec![("use", usage.to_owned())]).set(count as i64);
+    }
+    registry.register("supply_blocks", "Blocks of addresses that the cloud has assigned, by use", blocks);
+    let counts: [(&str, &str, CountOf); 4] = [
+        ("supply_calls", "Calls to the cloud since start", |count| count.made),
+        ("supply_calls_refused", "Calls that the cloud has refused, or that did not reach it", |count| count.refused),
+        ("supply_calls_throttled", "Calls that the cloud has refused because the account made too many", |count| count.throttled),
+        ("supply_calls_unknown", "Calls without an answer", |count| count.unknown),
+    ];
+    for (name, help, value) in counts {
+        let calls = Series::<Labels, Gauge>::default();
+        for (call, count) in &report.calls.0 {
+            calls.get_or_create(&vec![("call", call.name().to_owned())]).set(value(count).cast_signed());
+        }
+        registry.register(name, help, calls);
+    }
+    gauge(registry, "supply_calls_left", "Calls of the API that the node may make at once", report.budget.calls_left.cast_signed());
+    gauge(registry, "supply_interfaces", "Interfaces to the cloud network", report.interfaces.len() as i64);
+    gauge(registry, "supply_troubles", "What is wrong with the supply of addresses now; /debug/supply tells", report.troubles.len() as i64);
+    gauge(registry, "pods_waiting", "Pods that wait for an address", report.waiting.cast_signed());
 }
 
 /// Traffic by pod and by host, direction and scope, as programs or stack have counted it.

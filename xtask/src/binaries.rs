@@ -25,9 +25,13 @@ pub(crate) enum Kind {
     Kernel,
     /// Everything else that runs on a node or drives one: profile `release`.
     Node,
+    /// The simulation: profile `release` in a build of its own, because its tokio has a clock that can be paused, and what runs on nodes
+    /// is not to have it.
+    Simulation,
 }
 
 impl Kind {
+    /// All but the simulation, which nothing else needs.
     pub(crate) const ALL: [Kind; 4] = [Kind::Plugin, Kind::Floor, Kind::Kernel, Kind::Node];
     /// What nodes run, and the lab that runs them.
     pub(crate) const OF_NODES: [Kind; 3] = [Kind::Plugin, Kind::Kernel, Kind::Node];
@@ -39,6 +43,7 @@ impl Kind {
             ("ebpf", _) => Some(Kind::Kernel),
             ("cni-plugin", _) => Some(Kind::Plugin),
             ("bench", "exec-floor") => Some(Kind::Floor),
+            ("simulation", _) => Some(Kind::Simulation),
             _ => Some(Kind::Node),
         }
     }
@@ -61,7 +66,7 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
         |wanted: fn(Kind) -> bool| -> Vec<_> { binaries.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, target)| *target).collect() };
     let fixed = of(Kind::is_static);
     let kernel = of(|kind| kind == Kind::Kernel);
-    let node = of(|kind| kind == Kind::Node);
+    let released = [of(|kind| kind == Kind::Node), of(|kind| kind == Kind::Simulation)];
 
     let dist = workspace.dist();
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
@@ -70,8 +75,8 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
         let mut command = cargo_build(workspace, &["--profile", "plugin", "--target", &workspace.host], &fixed);
         crate::process::run(command.env("RUSTFLAGS", STATIC_RUSTFLAGS).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
     }
-    if !node.is_empty() {
-        crate::process::run(&mut cargo_build(workspace, &["--release"], &node))?;
+    for released in released.iter().filter(|targets| !targets.is_empty()) {
+        crate::process::run(&mut cargo_build(workspace, &["--release"], released))?;
     }
     if !kernel.is_empty() {
         let built = bpf::build(workspace, &kernel)?;
@@ -82,7 +87,7 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
     for target in fixed {
         collect(&workspace.target_dir.join(&workspace.host).join("plugin").join(&target.name), &dist, &target.name)?;
     }
-    for target in node {
+    for target in released.into_iter().flatten() {
         collect(&workspace.target_dir.join("release").join(&target.name), &dist, &target.name)?;
     }
     Ok(dist)

@@ -1,7 +1,7 @@
 //! Installs what is missing and says what it did; a second run changes nothing.
 //!
 //! Everything that is needed stands in [`TOOLS`], one row each. A new Debian package or cargo-installed program is a
-//! new row; a new kind of source (Python packages) is a variant of [`Source`] and its rows.
+//! new row; so is a Python package, which gets an environment of its own.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     Nodes,
     /// Running other kernels.
     Kernels,
+    /// Running the tests: what they compare with.
+    Tests,
     /// Checking the source beyond what cargo itself can.
     Checks,
 }
@@ -36,6 +38,8 @@ enum Source {
     DebianCompiler,
     /// A program of the row's name on crates.io, built once per version into the cache.
     Crate { version: &'static str, features: Features, env: &'static [(&'static str, &'static str)] },
+    /// A program of a Python package of the row's name, in a virtual environment of its own in the cache, once per version.
+    Python { version: &'static str, extras: &'static str, program: &'static str },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +114,13 @@ const TOOLS: &[Tool] = &[
     // Other kernels, emulated, and their modules unpacked.
     debian("qemu-system-x86", Purpose::Kernels),
     debian("xz-utils", Purpose::Kernels),
+    // An implementation of the EC2 API that we did not write: cloudsim's answers are compared with its own.
+    debian("python3-venv", Purpose::Tests),
+    Tool {
+        name: "moto",
+        source: Source::Python { version: "5.2.5", extras: "ec2,server", program: "moto_server" },
+        purpose: Purpose::Tests,
+    },
     // Two minutes to build, once: see deny.toml.
     Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2", features: Features::Default, env: &[] }, purpose: Purpose::Checks },
 ];
@@ -146,12 +157,16 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     };
     let mut built = Vec::new();
     for tool in needed() {
-        if let Source::Crate { version, features, env } = tool.source
-            && !crate_program(tool.name, version)?.exists()
-        {
-            build_crate(tool.name, version, features, env)?;
-            built.push(tool.name);
+        match tool.source {
+            Source::Crate { version, features, env } if !tool_program(tool.name, version, tool.name)?.exists() => {
+                build_crate(tool.name, version, features, env)?;
+            }
+            Source::Python { version, extras, program } if !tool_program(tool.name, version, program)?.exists() => {
+                install_python(tool.name, version, extras)?;
+            }
+            Source::Debian | Source::DebianCompiler | Source::Crate { .. } | Source::Python { .. } => continue,
         }
+        built.push(tool.name);
     }
     if missing.is_empty() && built.is_empty() {
         eprintln!("bootstrap: rustc {}, for the kernel {compiler}, {} tools: nothing is missing", workspace.rustc, needed().count());
@@ -166,7 +181,7 @@ fn packages<'a>(tools: impl Iterator<Item = &'a Tool>, has_compiler: bool) -> Ve
     let is_package = |tool: &&Tool| match tool.source {
         Source::Debian => true,
         Source::DebianCompiler => !has_compiler,
-        Source::Crate { .. } => false,
+        Source::Crate { .. } | Source::Python { .. } => false,
     };
     tools.filter(is_package).map(|tool| tool.name).collect()
 }
@@ -175,7 +190,7 @@ fn packages<'a>(tools: impl Iterator<Item = &'a Tool>, has_compiler: bool) -> Ve
 pub(crate) fn installed_crate(name: &str) -> Result<Option<PathBuf>> {
     for tool in TOOLS.iter().filter(|tool| tool.name == name) {
         if let Source::Crate { version, .. } = tool.source {
-            return Ok(Some(crate_program(name, version)?).filter(|program| program.exists()));
+            return Ok(Some(tool_program(name, version, name)?).filter(|program| program.exists()));
         }
     }
     Ok(None)
@@ -232,16 +247,30 @@ fn install_packages(missing: &[&str]) -> Result<()> {
     })
 }
 
-fn crate_root(name: &str, version: &str) -> Result<PathBuf> {
+fn tool_root(name: &str, version: &str) -> Result<PathBuf> {
     Ok(workspace::cache_dir()?.join("tools").join(format!("{name}-{version}")))
 }
 
-fn crate_program(name: &str, version: &str) -> Result<PathBuf> {
-    Ok(crate_root(name, version)?.join("bin").join(name))
+fn tool_program(name: &str, version: &str, program: &str) -> Result<PathBuf> {
+    Ok(tool_root(name, version)?.join("bin").join(program))
+}
+
+/// pip puts a package into place after what it needs, so that its program is there only once all of it is.
+fn install_python(name: &str, version: &str, extras: &str) -> Result<()> {
+    let root = tool_root(name, version)?;
+    eprintln!("bootstrap: installing {name} {version} into {}", root.display());
+    let started = Instant::now();
+    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&root))
+        .with_context(|| format!("could not make a Python environment in {}", root.display()))?;
+    let mut install = Command::new(root.join("bin/pip"));
+    install.args(["install", "--quiet", "--disable-pip-version-check"]).arg(format!("{name}[{extras}]=={version}"));
+    process::run(&mut install).with_context(|| format!("could not install {name}: check the network, then bootstrap again"))?;
+    eprintln!("bootstrap: {name} installed in {} s", started.elapsed().as_secs());
+    Ok(())
 }
 
 fn build_crate(name: &str, version: &str, features: Features, env: &[(&str, &str)]) -> Result<()> {
-    let root = crate_root(name, version)?;
+    let root = tool_root(name, version)?;
     eprintln!("bootstrap: building {name} {version} into {}", root.display());
     let started = Instant::now();
     let mut install = Command::new(workspace::cargo());
@@ -292,6 +321,7 @@ mod tests {
         assert!(!debians(true));
         assert!(packages(TOOLS.iter(), true).contains(&"llvm-22-dev"));
         assert!(!packages(TOOLS.iter(), false).contains(&BPF_LINKER));
+        assert!(!packages(TOOLS.iter(), false).contains(&"moto"), "moto is Python's, not Debian's");
     }
 
     #[test]

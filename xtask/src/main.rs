@@ -1,6 +1,6 @@
 //! `cargo xtask …`: the one entry to building, testing, measuring and showing Barewire.
 //!
-//! `build`, `demo`, `test`, `lab` and `bench` first install what they need, so that each works as the very first command
+//! `build`, `demo`, `test`, `lab`, `bench` and `scale` first install what they need, so that each works as the very first command
 //! on a fresh Debian machine with a stable Rust. Progress goes to stderr; stdout belongs to the results.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program: stderr is its progress, stdout its results")]
@@ -71,6 +71,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Simulate 7,500 nodes and their cloud on a virtual clock; the exit code tells whether promises were kept
+    Scale {
+        /// Passed on to `barewire-scale`: --json, --seed N, --nodes N
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -89,19 +95,21 @@ fn main() -> Result<()> {
             bootstrap::run(&workspace, Purpose::Checks)?;
             deny::check(&workspace, &what)
         }
-        Task::Demo { args } => hand_over(&workspace, &Kind::OF_NODES, "barewire-lab", Some("demo"), &args),
-        Task::Lab { args } => hand_over(&workspace, &Kind::OF_NODES, "barewire-lab", None, &args),
+        Task::Demo { args } => hand_over(&workspace, Purpose::Nodes, &Kind::OF_NODES, "barewire-lab", Some("demo"), &args),
+        Task::Lab { args } => hand_over(&workspace, Purpose::Nodes, &Kind::OF_NODES, "barewire-lab", None, &args),
         Task::Bench { args } => {
             // What writes a report measures nothing.
             let is_report = args.first().is_some_and(|first| first == "report");
-            hand_over(&workspace, if is_report { &[Kind::Node] } else { &Kind::ALL }, "barewire-bench", None, &args)
+            let kinds = if is_report { &[Kind::Node][..] } else { &Kind::ALL };
+            hand_over(&workspace, Purpose::Nodes, kinds, "barewire-bench", None, &args)
         }
+        Task::Scale { args } => hand_over(&workspace, Purpose::Building, &[Kind::Simulation], "barewire-scale", None, &args),
     }
 }
 
 /// Installs and builds what `program` needs, then becomes it: its signals, its output and its exit code are its own.
-fn hand_over(workspace: &Workspace, kinds: &[Kind], program: &str, verb: Option<&str>, args: &[OsString]) -> Result<()> {
-    bootstrap::run(workspace, Purpose::Nodes)?;
+fn hand_over(workspace: &Workspace, purpose: Purpose, kinds: &[Kind], program: &str, verb: Option<&str>, args: &[OsString]) -> Result<()> {
+    bootstrap::run(workspace, purpose)?;
     let dist = binaries::build(workspace, kinds)?;
     let failure = Command::new(dist.join(program))
         .args(verb)

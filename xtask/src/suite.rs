@@ -74,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
     let purpose = match (wanted(Tier::Lint), wanted(Tier::Kernels)) {
         (true, _) => Purpose::Checks,
         (false, true) => Purpose::Kernels,
-        (false, false) => Purpose::Nodes,
+        (false, false) => Purpose::Tests,
     };
     if timed(&mut summary, "bootstrap", || bootstrap::run(workspace, purpose)) {
         if wanted(Tier::Lint) {

@@ -5,9 +5,11 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use conformance_tests::lab::cloud::{self, LabCloud};
 use conformance_tests::lab::cni::{NodeCni, ReferencePlugin};
 use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::worker::Worker;
@@ -57,6 +59,12 @@ enum Verb {
     },
     /// Lists labs, nodes, processes and pods.
     Inspect,
+    /// Serves the simulated cloud of a lab, until the lab's fabric ends. `up` starts it where a node is an instance.
+    #[command(hide = true)]
+    Cloud {
+        /// The lab.
+        lab: String,
+    },
     /// Writes the pods' image, an OCI layout in a tar, to standard output.
     Image,
     /// Two nodes, four pods through containerd, pings and throughput; takes the lab down at the end.
@@ -112,6 +120,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Down { name } => down(name)?,
         Verb::Exec { lab, node, command } => return exec(lab, &node, &command),
         Verb::Inspect => inspect()?,
+        Verb::Cloud { lab } => serve_cloud(&lab)?,
         Verb::Image => image::write(Path::new(image::BUSYBOX), std::io::stdout().lock())?,
         Verb::Demo { topology, keep, json, cni } => show_demo(&topology, keep, json, cni)?,
     }
@@ -130,12 +139,27 @@ fn up(topology: &Path, name: Option<String>, cni: Cni) -> Result<()> {
     let topology = read(topology)?;
     let options = Options { name, ..Options::of_this_program()? };
     let lab = Lab::up(topology, &options)?;
+    cloud::start_beside(&lab, &options.program)?;
     if let Some(cni) = cni.of_nodes() {
         Worker::start_all(&lab, cni)?;
     }
     let name = lab.name().to_owned();
     lab.keep()?;
     how_to_enter(&name, &mut |line| println!("{line}"))
+}
+
+fn serve_cloud(lab: &str) -> Result<()> {
+    let base = Path::new(state::BASE);
+    let cloud = LabCloud::start(lab, &lab::topology_of(base, lab)?, &lab::nodes_of(base, lab)?)?;
+    println!("{}", cloud::SERVES);
+    let mut said = 0;
+    loop {
+        for complaint in cloud.complaints().iter().skip(said) {
+            eprintln!("{complaint}");
+            said += 1;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 fn how_to_enter(lab: &str, say: &mut dyn FnMut(String)) -> Result<()> {

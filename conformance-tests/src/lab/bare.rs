@@ -52,6 +52,16 @@ impl BarePod {
         Ok(Self { name: name.to_owned(), network, addresses })
     }
 
+    /// Ends a pod, as a runtime does.
+    ///
+    /// # Errors
+    /// When the plugin refuses.
+    pub fn remove(self, node: &Node) -> Result<()> {
+        let conf = json!({ "cniVersion": VERSION, "name": "barewire", "type": "barewire-cni" });
+        run_plugin(node, &self.name, "DEL", &conf)?;
+        node.run(&["ip", "netns", "delete", &self.name]).map(drop)
+    }
+
     /// Its address of one family.
     ///
     /// # Errors
@@ -64,6 +74,13 @@ impl BarePod {
 
 /// Executes a plugin in a node as a runtime does, and answers its result.
 fn execute(node: &Node, pod: &str, command: &str, conf: Value) -> Result<Value> {
+    let said = run_plugin(node, pod, command, &conf)?;
+    serde_json::from_str(&said)
+        .map_err(|error| Error::Node { node: node.name().to_owned(), message: format!("{} answered {said:?}: {error}", conf["type"]) })
+}
+
+/// Executes a plugin in a node, and answers what it says.
+fn run_plugin(node: &Node, pod: &str, command: &str, conf: &Value) -> Result<String> {
     let plugin = format!("/opt/cni/bin/{}", conf["type"].as_str().unwrap_or_default());
     let file = format!("/run/conf-of-{pod}.json");
     node.write(&file, conf.to_string())?;
@@ -71,7 +88,5 @@ fn execute(node: &Node, pod: &str, command: &str, conf: Value) -> Result<Value> 
         "CNI_COMMAND={command} CNI_CONTAINERID={pod} CNI_NETNS=/run/netns/{pod} CNI_IFNAME={INTERFACE} CNI_PATH=/opt/cni/bin \
          CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=lab;K8S_POD_NAME={pod}' {plugin} <{file}"
     );
-    let said = node.try_run(&["sh", "-c", &line], CONFIGURE)?.success()?;
-    serde_json::from_str(&said)
-        .map_err(|error| Error::Node { node: node.name().to_owned(), message: format!("{plugin} answered {said:?}: {error}") })
+    node.try_run(&["sh", "-c", &line], CONFIGURE)?.success()
 }

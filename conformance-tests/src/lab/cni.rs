@@ -155,12 +155,14 @@ impl Daemon {
     /// Starts the daemon with the configuration at `config`, a path of the node, and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends or is not ready in time; the end of its log is in the message.
+    /// When it is not ready in time; it is ended then, and the end of its log is in the message.
     pub fn start(node: &Node, config: &str) -> Result<Self> {
         let service = node.start_service("barewired", &[DAEMON, "--config", config])?;
         let daemon = Self { node: node.clone(), config: config.to_owned(), service };
-        daemon.wait_until_ready()?;
-        Ok(daemon)
+        match daemon.wait_until_ready() {
+            Ok(()) => Ok(daemon),
+            Err(error) => daemon.service.kill().and(Err(error)),
+        }
     }
 
     /// Ready is what the plugin says it is (CNI 1.1, STATUS): files of an earlier daemon prove nothing.
@@ -242,7 +244,7 @@ impl Stopped {
     }
 }
 
-/// What a node's `barewired.toml` says of addresses: the one place where the lab keeps it.
+/// What a node's `barewired.toml` says of addresses: the one place where the lab keeps it. Empty where a cloud says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Ranges of the node's pods.
@@ -265,15 +267,18 @@ impl Plan {
     fn parse(text: &str) -> std::result::Result<Self, String> {
         #[derive(Deserialize)]
         struct Config {
+            #[serde(default)]
             network: Network,
             source: Source,
         }
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
         struct Network {
             native_cidrs: Vec<IpNetwork>,
         }
         #[derive(Deserialize)]
         struct Source {
+            #[serde(default)]
             ranges: Vec<IpNetwork>,
         }
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;

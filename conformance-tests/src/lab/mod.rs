@@ -6,6 +6,7 @@
 //! Needs root, overlayfs, and `ip`, `nft`, `sysctl` and `nsenter` on the host.
 
 pub mod bare;
+pub mod cloud;
 pub mod cni;
 pub mod command;
 pub mod echo;
@@ -236,6 +237,14 @@ pub fn nodes_of(base: &Path, name: &str) -> Result<BTreeMap<String, Node>> {
     let state = state::load(&directory)?;
     let nodes = state.nodes.iter();
     Ok(nodes.map(|(node, state)| (node.clone(), Node::new(node, state, &directory))).collect())
+}
+
+/// What a lab that another runner brought up was made from.
+///
+/// # Errors
+/// When its state or its topology file cannot be read.
+pub fn topology_of(base: &Path, name: &str) -> Result<Topology> {
+    Topology::read(&state::load(&base.join(name))?.topology)
 }
 
 /// One node of a lab that another runner brought up.

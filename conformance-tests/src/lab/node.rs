@@ -94,6 +94,17 @@ impl Node {
         self.try_run(argv, CONFIGURE)?.success()
     }
 
+    /// Runs a short command of the host's in the node's network namespace, where it must succeed; answers its standard output.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run_in_network(&self, argv: &[impl AsRef<OsStr>]) -> Result<String> {
+        let [program, arguments @ ..] = argv else {
+            return Err(Error::Node { node: self.name.clone(), message: "there is no command to run".to_owned() });
+        };
+        run(self.network_command(program).args(arguments), CONFIGURE)?.success()
+    }
+
     fn prepared(&self, argv: &[&str]) -> Result<Command> {
         self.must_be_up()?;
         let [program, arguments @ ..] = argv else {
@@ -145,11 +156,26 @@ impl Node {
     /// # Errors
     /// When it cannot be executed or ends at once.
     pub fn start_service(&self, service: &str, argv: &[&str]) -> Result<Service> {
+        self.launch(service, self.prepared(argv)?)
+    }
+
+    /// As [`Node::start_service`], but the host's `program`, which sees the host's files: it ends with the node, and the node's network
+    /// is its network.
+    ///
+    /// # Errors
+    /// As [`Node::start_service`].
+    pub fn start_host_service(&self, service: &str, program: &Path, arguments: &[&str]) -> Result<Service> {
+        self.must_be_up()?;
+        let mut command = self.enter(&["--net", "--pid"], program.as_os_str());
+        command.args(arguments);
+        self.launch(service, command)
+    }
+
+    fn launch(&self, service: &str, mut command: Command) -> Result<Service> {
         let path = self.logs.join(format!("{service}.log"));
         let what = || format!("open {}", path.display());
         fs::create_dir_all(&self.logs).context(what)?;
         let log = File::options().create(true).append(true).open(&path).context(what)?;
-        let mut command = self.prepared(argv)?;
         let mut wrapper = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().context(what)?)

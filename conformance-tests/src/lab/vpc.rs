@@ -59,6 +59,17 @@ impl Attachment {
         ]
     }
 
+    /// Commands that take the interface from the fabric. Its routes go with it.
+    #[must_use]
+    pub fn unplug(&self) -> Vec<Vec<String>> {
+        let Self { interface, primary_v4, primary_v6 } = self;
+        vec![
+            words(&format!("nft delete element inet {TABLE} primaries4 {{ {primary_v4} }}")),
+            words(&format!("nft delete element inet {TABLE} primaries6 {{ {primary_v6} }}")),
+            words(&format!("ip link delete {interface}")),
+        ]
+    }
+
     /// The command that assigns `prefix` to the interface.
     #[must_use]
     pub fn assign(&self, prefix: &IpNetwork) -> Vec<String> {
@@ -96,7 +107,7 @@ pub fn unassign(fabric: &Node, attachment: &Attachment, prefix: &IpNetwork) -> R
 }
 
 fn execute(fabric: &Node, command: &[String]) -> Result<()> {
-    fabric.run(&command.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+    fabric.run_in_network(command).map(drop)
 }
 
 /// Packets that the fabric refused since it is up.

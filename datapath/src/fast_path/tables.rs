@@ -100,7 +100,8 @@ impl Tables {
     pub(super) fn set_uplinks(&self, uplinks: &[Uplink]) -> Result<(), FastPathError> {
         let mut table = lock(&self.uplinks);
         for index in 0..UPLINKS_MAX {
-            let value = uplinks.get(index as usize).map_or_else(Default::default, value_of);
+            let uplink = uplinks.iter().find(|uplink| u32::from(uplink.index) == index);
+            let value = uplink.map_or_else(Default::default, value_of);
             table.set(index, Plain(value), 0).map_err(map("UPLINKS"))?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use ebpf::layout::{CIDRS_MAX, Cidr4, Cidr6, LOCAL_MAX, Network, Range4, Range6};
 use ebpf::scope::{Scope, halves};
 use ipnetwork::IpNetwork;
 
-use crate::NodeNetwork;
+use crate::{NodeNetwork, PodRange};
 
 /// A network with what it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,8 @@ pub struct ViewError {
 /// [`ViewError`] where there are too many of a kind.
 pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
     let mut network = Network::default();
-    let (mut ranges4, mut ranges6) = (Vec::new(), Vec::new());
-    for range in &of.pods {
-        match (range.first, range.last) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => ranges4.push(Range4 { first: first.into(), last: last.into() }),
-            (IpAddr::V6(first), IpAddr::V6(last)) => ranges6.push(Range6 { first: halves(first.octets()), last: halves(last.octets()) }),
-            _ => {}
-        }
-    }
+    let ranges4 = cover(of.pods_of(true).filter_map(interval).collect(), LOCAL_MAX).into_iter().map(range4).collect::<Vec<_>>();
+    let ranges6 = cover(of.pods_of(false).filter_map(interval).collect(), LOCAL_MAX).into_iter().map(range6).collect::<Vec<_>>();
     let (mut cidrs4, mut cidrs6) = (Vec::new(), Vec::new());
     for Destination { cidr, scope, native } in of.destinations() {
         let (scope, native) = (scope as u32, native.into());
@@ -59,6 +53,43 @@ pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
     network.cidrs4_len = fill(&mut network.cidrs4, &cidrs4, "networks with a scope", CIDRS_MAX)?;
     network.cidrs6_len = fill(&mut network.cidrs6, &cidrs6, "networks with a scope", CIDRS_MAX)?;
     Ok(network)
+}
+
+/// First and last address as numbers.
+type Interval = (u128, u128);
+
+fn interval(range: &PodRange) -> Option<Interval> {
+    match (range.first, range.last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => Some((u32::from(first).into(), u32::from(last).into())),
+        (IpAddr::V6(first), IpAddr::V6(last)) => Some((first.into(), last.into())),
+        _ => None,
+    }
+}
+
+fn range4((first, last): Interval) -> Range4 {
+    let number = |bits: u128| u32::try_from(bits).unwrap_or(u32::MAX);
+    Range4 { first: number(first), last: number(last) }
+}
+
+fn range6((first, last): Interval) -> Range6 {
+    Range6 { first: halves(first.to_be_bytes()), last: halves(last.to_be_bytes()) }
+}
+
+/// At most `room` intervals that cover all of these: neighbours become one, and where that is not enough, those with the least
+/// between them. Addresses between are then looked up as if they were this node's, are not found, and take the stack: slower, and
+/// right.
+fn cover(mut intervals: Vec<Interval>, room: usize) -> Vec<Interval> {
+    intervals.sort_unstable();
+    let gap = |pair: &[Interval]| pair[1].0 - pair[0].1;
+    loop {
+        let least = intervals.windows(2).enumerate().min_by_key(|(_, pair)| gap(pair)).map(|(at, pair)| (at, gap(pair)));
+        match least {
+            Some((at, gap)) if gap <= 1 || intervals.len() > room => {
+                intervals[at].1 = intervals.remove(at + 1).1;
+            }
+            _ => return intervals,
+        }
+    }
 }
 
 /// A node can have any number of addresses (kube-proxy in IPVS mode gives it one a service). The last of them may go: a packet to
@@ -80,7 +111,6 @@ fn fill<T: Copy>(table: &mut [T], rows: &[T], what: &'static str, limit: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PodRange;
 
     fn network(native: &[String]) -> NodeNetwork {
         NodeNetwork {
@@ -99,6 +129,13 @@ mod tests {
         assert!(view.place4([10, 0, 1, 31]).local);
         let octets = "fd00:10::9".parse::<std::net::Ipv6Addr>().unwrap().octets();
         assert!(view.place6(octets).native);
+    }
+
+    #[test]
+    fn neighbours_are_one_and_the_least_apart_are_joined() {
+        assert_eq!(cover(vec![(32, 47), (0, 15), (16, 31)], 8), [(0, 47)]);
+        assert_eq!(cover(vec![(0, 15), (32, 47), (100, 115)], 2), [(0, 47), (100, 115)]);
+        assert_eq!(cover(vec![], 2), []);
     }
 
     #[test]

@@ -124,7 +124,8 @@ impl Node {
             })??;
         }
         let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
-        let uplink = Uplink { ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() };
+        let uplink =
+            Uplink { index: 0, ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() };
         Ok(self.fast_path.attach_uplinks(host, &[uplink])?)
     }
 

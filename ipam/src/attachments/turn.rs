@@ -1,8 +1,9 @@
 //! Operations on one attachment take turns.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni_spec::{Code, Error};
+use node_api::BootMillis;
 
 use super::Attachments;
 use crate::kernel::Kernel;
@@ -15,10 +16,20 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(super) struct Turn<'a, K: Kernel> {
     attachments: &'a Attachments<K>,
     key: AttachmentKey,
+    /// How long it took to get it.
+    waited: Duration,
+}
+
+impl<K: Kernel> Turn<'_, K> {
+    /// What time it was when the turn came, of a request that began at `begun`: a cooldown begins no earlier.
+    pub(super) fn since(&self, begun: BootMillis) -> BootMillis {
+        begun.plus(u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 impl<K: Kernel> Attachments<K> {
     pub(super) fn take_turn(&self, key: &AttachmentKey) -> Result<Turn<'_, K>, Error> {
+        let begun = Instant::now();
         let (mut state, wait) = self
             .turn_over
             .wait_timeout_while(self.lock(), LIMIT, |state| state.busy.contains(key))
@@ -28,7 +39,7 @@ impl<K: Kernel> Attachments<K> {
             return Err(Error::new(Code::TryAgainLater, msg));
         }
         state.busy.insert(key.clone());
-        Ok(Turn { attachments: self, key: key.clone() })
+        Ok(Turn { attachments: self, key: key.clone(), waited: begun.elapsed() })
     }
 }
 

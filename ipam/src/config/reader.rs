@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use axum::http::Uri;
 use toml::{Table, Value};
 
 pub(super) struct Reader {
@@ -17,6 +18,16 @@ impl Reader {
 
     pub(super) fn fault(&mut self, key: &str, why: &str) {
         self.faults.push(format!("{key}: {why}"));
+    }
+
+    /// Takes a key whose value is of no use; tells whether it was there.
+    pub(super) fn discard(&mut self, key: &str) -> bool {
+        self.take(key).is_some()
+    }
+
+    /// Takes whole sections of which nothing can be said.
+    pub(super) fn forget(&mut self, sections: &[&str]) {
+        sections.iter().for_each(|section| drop(self.document.remove(*section)));
     }
 
     /// Every fault, unknown keys included.
@@ -91,6 +102,28 @@ impl Reader {
         self.typed(key, &wanted, |value| {
             value.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| allowed.contains(number)).ok_or(value)
         })
+    }
+
+    /// A number, whole or not, in thousandths.
+    pub(super) fn thousandths(&mut self, key: &str, allowed: RangeInclusive<f64>) -> Option<u64> {
+        let wanted = format!("a number from {} to {}", allowed.start(), allowed.end());
+        self.typed(key, &wanted, |value| {
+            let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
+            number.filter(|number| allowed.contains(number)).map(|number| (number * 1000.0).round() as u64).ok_or(value)
+        })
+    }
+
+    /// The base URL of a service.
+    pub(super) fn url(&mut self, key: &str, schemes: &[&str]) -> Option<Uri> {
+        let text = self.string(key)?;
+        let parsed = text.parse::<Uri>().ok().filter(|url| {
+            let is_base = url.authority().is_some() && matches!(url.path_and_query().map_or("", |path| path.as_str()), "" | "/");
+            is_base && url.scheme_str().is_some_and(|scheme| schemes.contains(&scheme))
+        });
+        if parsed.is_none() {
+            self.fault(key, &format!("{text:?} is not a URL like {}://192.0.2.1:8080, without a path", schemes[0]));
+        }
+        parsed
     }
 
     pub(super) fn parsed<T: std::str::FromStr<Err = String>>(&mut self, key: &str) -> Option<T> {

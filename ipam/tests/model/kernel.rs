@@ -112,6 +112,8 @@ impl Kernel for ModelKernel {
         Ok(())
     }
 
+    fn forget_all_but(&self, _: &[PodLink]) {}
+
     fn adopt(&self, _: &[PodLink]) {}
 
     fn remove_soon(&self, link: Ifindex) {

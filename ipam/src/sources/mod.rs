@@ -1,0 +1,181 @@
+//! Where addresses come from: a [`Request`] of the [supply](crate::supply) becomes calls of a cloud, and their replies an [`Outcome`].
+//!
+//! - What the cloud refuses in its own words is `Refused`, and so is what was never sent.
+//! - What may have been done is `Unknown`: no reply, half a reply, a failure inside of the cloud. Reads change nothing, so a read that
+//!   fails is `Refused` and says why.
+//! - Every wait is bounded, and whatever a service answers is a value or an error that names the URL and what it said.
+
+pub mod aws;
+pub mod azure;
+pub mod gcp;
+mod http;
+mod metadata;
+mod xml;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use crate::config::{AwsApi, Cloud};
+use crate::supply::{Outcome, Reading, Refusal, Request};
+pub use http::{Answer, InProcess};
+use metadata::MetadataError;
+
+impl From<&Cloud> for Source {
+    /// A source that has asked nothing yet.
+    fn from(cloud: &Cloud) -> Self {
+        match cloud {
+            Cloud::Aws { metadata, api } => {
+                let default = aws::AwsSettings::default();
+                let api = api.as_ref().map(|AwsApi { endpoint, subnets, security_groups }| aws::ApiSettings {
+                    endpoint: endpoint.clone(),
+                    subnets: subnets.clone(),
+                    security_groups: security_groups.clone(),
+                    credentials: None,
+                });
+                let settings = aws::AwsSettings { metadata: metadata.clone().unwrap_or(default.metadata), api };
+                Self::Aws(Box::new(aws::Aws::new(settings)))
+            }
+            Cloud::Azure { metadata, wireserver } => {
+                let default = azure::AzureSettings::default();
+                let metadata = metadata.clone().unwrap_or(default.metadata);
+                let wireserver = wireserver.clone().unwrap_or(default.wireserver);
+                Self::Azure(azure::Azure::new(azure::AzureSettings { metadata, wireserver }))
+            }
+            Cloud::Gcp { metadata } => {
+                let default = gcp::GcpSettings::default();
+                Self::Gcp(gcp::Gcp::new(gcp::GcpSettings { metadata: metadata.clone().unwrap_or(default.metadata) }))
+            }
+        }
+    }
+}
+
+/// A cloud.
+#[derive(Debug)]
+pub enum Source {
+    /// Amazon EC2: interfaces with prefixes or secondary addresses.
+    Aws(Box<aws::Aws>),
+    /// Azure: ipConfigurations of the machine's interfaces.
+    Azure(azure::Azure),
+    /// Google Cloud: alias ranges of the machine's interfaces.
+    Gcp(gcp::Gcp),
+}
+
+impl Source {
+    /// Makes the calls that `request` takes. Each exchange is bounded (2 s of metadata, 15 s of the API), and so is what is made of
+    /// several: some 30 s a reading, 120 s an interface.
+    pub async fn call(&self, request: &Request) -> Outcome {
+        let outcome = match self {
+            Self::Aws(aws) => aws.call(request).await,
+            Self::Azure(azure) => azure.call(request).await,
+            Self::Gcp(gcp) => gcp.call(request).await,
+        };
+        match outcome {
+            Outcome::Read(reading) => credible(reading),
+            other => other,
+        }
+    }
+
+    /// Deletes what a node has made and never attached, where this cloud has such things and they are that old.
+    ///
+    /// # Errors
+    /// Why not all were deleted.
+    pub async fn sweep_leaked(&self, age: Duration) -> Result<usize, Refusal> {
+        match self {
+            Self::Aws(aws) if aws.uses_api() => aws.sweep_leaked(age).await,
+            Self::Aws(_) | Self::Azure(_) | Self::Gcp(_) => Ok(0),
+        }
+    }
+
+    /// What the operator should know and no single request tells, each in a sentence.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::Aws(aws) => aws.warnings(),
+            Self::Azure(_) => Vec::new(),
+            Self::Gcp(gcp) => gcp.warnings(),
+        }
+    }
+
+    /// The cloud network's own blocks, as far as metadata has told: those of the VPC on AWS. Azure and Google Cloud do not tell.
+    #[must_use]
+    pub fn native_cidrs(&self) -> Vec<IpNetwork> {
+        match self {
+            Self::Aws(aws) => aws.native_cidrs(),
+            Self::Azure(_) | Self::Gcp(_) => Vec::new(),
+        }
+    }
+}
+
+/// Why a call has no value to show for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Nothing was done.
+    Refused(Refusal),
+    /// It may have been done; why that is not known.
+    Unknown(String),
+    /// The same, and the service asks to be left alone for so many milliseconds.
+    Overloaded(String, u64),
+}
+
+impl Failure {
+    fn other(why: impl std::fmt::Display) -> Self {
+        Self::Refused(Refusal::Other(why.to_string()))
+    }
+}
+
+impl From<MetadataError> for Failure {
+    fn from(error: MetadataError) -> Self {
+        match error {
+            MetadataError::Refused { retry_after: Some(millis), .. } => Self::Refused(Refusal::Throttled(Some(millis))),
+            error => Self::other(error),
+        }
+    }
+}
+
+/// A read changes nothing: without an answer it is refused, and the reason is told.
+fn outcome_of_read(read: Result<Outcome, Failure>) -> Outcome {
+    match read {
+        Ok(outcome) => outcome,
+        Err(Failure::Refused(refusal)) => Outcome::Refused(refusal),
+        Err(Failure::Unknown(why)) => Outcome::Refused(Refusal::Other(why)),
+        Err(Failure::Overloaded(why, millis)) => {
+            tracing::warn!(%why, millis, "the cloud asks to be left alone for a while");
+            Outcome::Refused(Refusal::Throttled(Some(millis)))
+        }
+    }
+}
+
+/// A reading with more blocks than any machine has is none.
+fn credible(reading: Reading) -> Outcome {
+    const BLOCKS_MAX: usize = 4096;
+    let blocks = reading.interfaces.iter().map(|interface| interface.blocks.len()).sum::<usize>();
+    if blocks <= BLOCKS_MAX {
+        return Outcome::Read(reading);
+    }
+    let why = format!("{blocks} blocks of addresses are listed for this node, more than {BLOCKS_MAX}: is something else answering?");
+    Outcome::Refused(Refusal::Other(why))
+}
+
+fn outcome_of_change(change: Result<Outcome, Failure>, request: &Request) -> Outcome {
+    match change {
+        Ok(outcome) => outcome,
+        Err(Failure::Refused(refusal)) => Outcome::Refused(refusal),
+        Err(Failure::Unknown(why) | Failure::Overloaded(why, _)) => {
+            tracing::warn!(?request, %why, "it is not known what became of a call");
+            Outcome::Unknown
+        }
+    }
+}
+
+/// The first address of a subnet, which all three clouds give to its gateway. A subnet of fewer than four addresses has none.
+fn first_address(subnet: IpNetwork) -> Option<IpAddr> {
+    match subnet {
+        IpNetwork::V4(subnet) => (subnet.prefix() <= 30).then(|| subnet.nth(1)).flatten().map(IpAddr::V4),
+        IpNetwork::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod test_server;

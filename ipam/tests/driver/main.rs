@@ -1,0 +1,267 @@
+//! The driver with the real source, store and pool against a simulated EC2 on sockets; the kernel and the clock are models.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../model/kernel.rs"]
+#[expect(dead_code, reason = "nothing crashes in the midst of an ADD here")]
+mod kernel;
+mod node;
+mod surroundings;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cloudsim::cloud::Action;
+use cloudsim::faults::Latency;
+use cloudsim::time::Millis;
+use ipnetwork::IpNetwork;
+use node::{Lab, Node, leap};
+
+#[tokio::test]
+async fn a_node_starts_from_nothing_grows_over_two_interfaces_and_gives_back() {
+    let lab = Lab::new("m5.large", "");
+    let node = Node::start(&lab);
+    assert!(node.status().contains("metadata has not been read yet"), "{}", node.status());
+    node.settle().await;
+    assert_eq!(node.status(), "ok");
+    assert_eq!(node.report().blocks.len(), 1);
+
+    // Nine places on the first interface; the tenth block takes another.
+    let mut pods = BTreeSet::new();
+    for pod in 0..150 {
+        pods.extend(node.add(pod).unwrap());
+        if pod % 7 == 0 {
+            leap(Duration::from_secs(25));
+            node.settle().await;
+        }
+    }
+    assert_eq!(pods.len(), 150, "each has an address of its own");
+    let report = node.report();
+    assert_eq!(report.interfaces.len(), 2, "{report:#?}");
+    assert_eq!(lab.networks(), report.blocks.iter().map(|block| block.block.parse().unwrap()).collect());
+    assert_eq!(report.troubles, Vec::<String>::new());
+
+    (3..150).for_each(|pod| node.del(pod));
+    let mut on_record = BTreeSet::new();
+    for _ in 0..80 {
+        leap(Duration::from_secs(30));
+        node.settle().await;
+        on_record.extend(node.stored());
+    }
+    let report = node.report();
+    let kept: BTreeSet<_> = report.blocks.iter().filter(|block| block.usage == "open").map(|block| block.block.parse().unwrap()).collect();
+    assert_eq!(lab.networks(), kept, "{report:#?}");
+    assert!(kept.len() <= 4, "{report:#?}");
+    assert!(on_record.len() >= 6 && on_record.is_disjoint(&kept), "what was given back was on record: {on_record:?}");
+    assert_eq!(node.stored(), BTreeSet::new(), "until no reader can lag as far behind");
+}
+
+#[tokio::test]
+async fn no_pod_gets_an_address_that_the_nodes_network_does_not_know() {
+    let lab = Lab::launch("m5.large", "wait_seconds = 0", 1);
+    let node = Node::start(&lab);
+    while node.driver.round().await {}
+    assert_eq!(node.report().blocks[0].usage, "closed");
+    let error = node.add(1).unwrap_err().to_string();
+    // The uplink is missing before the keeper has looked.
+    assert!(error.contains("uplink"), "{error}");
+    node.look();
+    assert_eq!(node.add(1).unwrap().len(), 1);
+    // Its interface goes under load: nothing else is taken back or forgotten, and it is told.
+    node.driver.set_network(BTreeSet::new(), BTreeSet::new());
+    let error = node.add(2).unwrap_err().to_string();
+    assert!(error.contains("its interface has not appeared on the node"), "{error}");
+    let report = node.report();
+    assert_eq!((report.blocks[0].usage, report.blocks[0].held), ("closed", 1));
+    assert!(report.troubles[0].contains("is lost"), "{report:#?}");
+    node.look();
+    assert_eq!(node.add(2).unwrap().len(), 1);
+    assert_eq!(node.report().troubles, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_cloud_and_no_longer_than_it_takes() {
+    let lab = Lab::new("m5.large", "");
+    let node = Node::start(&lab);
+    let (driver, attachments) = (Arc::clone(&node.driver), Arc::clone(&node.attachments));
+    let begun = Instant::now();
+    let add = std::thread::spawn(move || node::add(&attachments, 1, node::now()));
+    let running = driver.run(|| node.look());
+    let stopped = async {
+        while !add.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        driver.stop();
+    };
+    tokio::join!(running, stopped);
+    assert_eq!(add.join().unwrap().unwrap().len(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_is_heard_at_once() {
+    let lab = Lab::new("m5.large", "wait_seconds = 1");
+    let node = Node::start(&lab);
+    let attachments = Arc::clone(&node.attachments);
+    let add = std::thread::spawn(move || node::add(&attachments, 1, node::now()));
+    tokio::time::timeout(Duration::from_millis(900), node.attachments.shortage()).await.unwrap();
+    assert_eq!(node.report().waiting, 1);
+    assert!(add.join().unwrap().is_err(), "nobody has driven the supply");
+}
+
+#[tokio::test]
+async fn pods_that_wait_leave_workers_to_others_and_do_not_hold_up_the_end() {
+    const PODS: u64 = 20;
+    let lab = Lab::new("m5.large", "wait_seconds = 15");
+    let node = Node::start(&lab);
+    let begun = Instant::now();
+    let adds: Vec<_> = (0..PODS)
+        .map(|pod| {
+            let attachments = Arc::clone(&node.attachments);
+            std::thread::spawn(move || node::add(&attachments, pod, node::now()))
+        })
+        .collect();
+    let ended = || adds.iter().filter(|add| add.is_finished()).count();
+    while ended() < 12 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{} have ended", ended());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.report().waiting, 8, "half of the workers");
+    node.attachments.drain();
+    let errors: Vec<_> = adds.into_iter().map(|add| add.join().unwrap().unwrap_err().to_string()).collect();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(errors.iter().filter(|error| error.contains("shutting down")).count(), 8, "{errors:?}");
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_in_vain_is_told_why() {
+    let lab = Lab::new("m5.large", "wait_seconds = 0");
+    lab.set_faults(|faults| faults.api.credentials_rejected = true);
+    let node = Node::start(&lab);
+    node.settle().await;
+    let error = node.add(1).unwrap_err().to_string();
+    assert!(error.contains("no free IPv4 address") && error.contains("AuthFailure") && error.contains("check credentials"), "{error}");
+}
+
+#[tokio::test]
+async fn a_block_on_its_way_back_when_the_daemon_dies_is_nobodys_until_readers_have_told_what_became_of_it() {
+    for has_been_called in [true, false] {
+        let lab = Lab::new("m5.large", "");
+        let mut node = Node::start(&lab);
+        node.settle().await;
+        for pod in 0..60 {
+            node.add(pod).unwrap();
+            node.settle().await;
+        }
+        (0..60).for_each(|pod| node.del(pod));
+        let before = lab.networks();
+        // Between call and reply there is time to die.
+        lab.set_faults(|faults| faults.api.latency = Latency::exactly(Millis(300)));
+        let unassigned = || lab.calls(Action::UnassignPrivateIpAddresses) > 0;
+        let dies = async {
+            while !(if has_been_called { unassigned() } else { !node.report().given_back.is_empty() }) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let lives = async {
+            loop {
+                leap(Duration::from_secs(25));
+                node.settle().await;
+            }
+        };
+        tokio::select! {
+            // In this order, or the call is on its way before anybody looks.
+            biased;
+            () = lives => {}
+            () = dies => {}
+        }
+        assert_eq!(unassigned(), has_been_called);
+        let leaving = node.stored();
+        assert_eq!(leaving.len(), 1, "it is on record before the call");
+        assert_eq!(lab.networks().is_superset(&before), !has_been_called);
+
+        lab.set_faults(|_| {});
+        node = node.restart(&lab);
+        node.settle().await;
+        let known: BTreeSet<_> = node.report().blocks.iter().map(|block| block.block.parse().unwrap()).collect();
+        assert!(!known.is_empty() && known.is_disjoint(&leaving) && known.is_subset(&before), "{:#?}", node.report());
+        for _ in 0..60 {
+            leap(Duration::from_secs(30));
+            node.settle().await;
+        }
+        let report = node.report();
+        let open = report.blocks.iter().filter(|block| block.usage == "open").map(|block| block.block.parse().unwrap());
+        assert_eq!(open.collect::<BTreeSet<_>>(), lab.networks(), "nothing is lost and nothing leaks: {report:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_pods_and_asks_for_nothing() {
+    let lab = Lab::new("m5.large", "");
+    let mut node = Node::start(&lab);
+    node.settle().await;
+    let mut addresses = BTreeSet::new();
+    (0..8).for_each(|pod| addresses.extend(node.add(pod).unwrap()));
+    node.settle().await;
+    let calls = lab.calls(Action::AssignPrivateIpAddresses);
+    node = node.restart(&lab);
+    assert!(node.add(100).is_err(), "no range is known yet");
+    node.settle().await;
+    assert_eq!(lab.calls(Action::AssignPrivateIpAddresses), calls);
+    for pod in 8..16 {
+        assert!(addresses.is_disjoint(&node.add(pod).unwrap().into_iter().collect()), "an address has one owner");
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_pods_start_though_no_reader_answers() {
+    let lab = Lab::new("m5.large", "wait_seconds = 0");
+    let node = Node::start(&lab);
+    node.settle().await;
+    node.add(1).unwrap();
+    lab.set_faults(|faults| {
+        faults.metadata.off = true;
+        faults.api.credentials_rejected = true;
+    });
+    let node = node.restart(&lab);
+    node.look();
+    node.settle().await;
+    let [address] = node.add(2).unwrap()[..] else { panic!("not one address") };
+    assert!(lab.networks().iter().any(|block| block.contains(address)), "{address}");
+    assert!(node.report().troubles.iter().any(|trouble| trouble.starts_with("read_metadata")), "{:?}", node.report().troubles);
+}
+
+#[tokio::test]
+async fn after_a_reboot_every_address_is_free_and_nothing_is_asked_for() {
+    let lab = Lab::new("m5.large", "");
+    let mut node = Node::start(&lab);
+    node.settle().await;
+    for pod in 0..40 {
+        node.add(pod).unwrap();
+        node.settle().await;
+    }
+    let (networks, calls) = (lab.networks(), lab.calls(Action::AssignPrivateIpAddresses));
+    node = node.reboot(&lab);
+    node.settle().await;
+    let blocks = node.report().blocks;
+    assert_eq!(blocks.iter().map(|block| block.block.parse().unwrap()).collect::<BTreeSet<IpNetwork>>(), networks);
+    assert!(blocks.iter().all(|block| (block.usage, block.held) == ("open", 0)), "{blocks:#?}");
+    let pods: BTreeSet<_> = (100..140).flat_map(|pod| node.add(pod).unwrap()).collect();
+    assert!(pods.len() == 40 && pods.iter().all(|address| networks.iter().any(|network| network.contains(*address))));
+    node.settle().await;
+    assert_eq!(lab.calls(Action::AssignPrivateIpAddresses), calls);
+}
+
+#[tokio::test]
+async fn launch_time_prefixes_take_no_call() {
+    let lab = Lab::launch("m5.large", "api = false", 2);
+    let node = Node::start(&lab);
+    node.settle().await;
+    assert_eq!(node.status(), "ok");
+    assert_eq!((node.add(1).unwrap().len(), lab.total_calls()), (1, 0));
+    for _ in 0..50 {
+        leap(Duration::from_secs(60));
+        node.settle().await;
+    }
+    assert_eq!(lab.total_calls(), 0);
+}
