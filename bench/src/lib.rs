@@ -19,6 +19,7 @@ pub mod node;
 pub mod noise;
 pub mod page;
 pub mod plugin;
+pub mod pods;
 pub mod report;
 pub mod samples;
 pub mod wiring;

@@ -13,7 +13,9 @@ use bench::add::{self, Options};
 use bench::datapath::{self, load, load::Load};
 use bench::machine;
 use bench::page::{self, Sources};
+use bench::pods;
 use clap::{Args, Parser, Subcommand};
+use conformance_tests::lab::init;
 use nix::unistd::alarm;
 use serde_json::Value;
 
@@ -57,6 +59,17 @@ enum What {
         #[arg(long)]
         no_services: bool,
         /// One line of JSON instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// A real Kubernetes: until 200 pods are Ready and until they are gone, with Barewire and with ptp in turns
+    ///
+    /// Some four minutes a round and CNI.
+    Pods {
+        /// Clusters of each CNI; a figure is the median over them
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// One line of JSON instead of a table
         #[arg(long)]
         json: bool,
     },
@@ -130,6 +143,8 @@ struct Size {
 const LIMIT_SECONDS: u32 = 20 * 60;
 
 fn main() -> Result<()> {
+    // Nodes of the lab are started by executing this program again.
+    init::become_init_if_asked();
     match Cli::parse().what {
         What::Add { size, crowd } => {
             let report = add::run(&begin()?, Options { pods: size.pods, rounds: size.rounds, crowd })?;
@@ -143,6 +158,11 @@ fn main() -> Result<()> {
             let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
             let findings = datapath::run(&begin()?, datapath::Options { rounds, slot, services: !no_services })?;
             show(json, &findings.to_json(), &findings);
+        }
+        What::Pods { rounds, json } => {
+            // Its waits have bounds of their own.
+            let report = pods::run(pods::Options { rounds })?;
+            show(json, &report.to_json(), &report);
         }
         What::Report { datapath, datapath_without_services, add, out } => {
             for path in page::write(&Sources { datapath, without_services: datapath_without_services, add }, &out)? {

@@ -65,6 +65,12 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Of a case that somebody else has run.
+    #[must_use]
+    pub const fn after(took: Duration, outcome: Result<()>) -> Self {
+        Self { took, outcome }
+    }
+
     /// Runs a case. A panic is a failure.
     pub fn of(work: impl FnOnce() -> Result<()>) -> Self {
         let begun = Instant::now();

@@ -9,3 +9,4 @@ pub mod host;
 pub mod image;
 pub mod kube_proxy;
 pub mod lab;
+pub mod world;

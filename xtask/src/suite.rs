@@ -35,6 +35,8 @@ pub(crate) enum Tier {
     Conform,
     /// Real containerd, nodes and a fabric
     E2e,
+    /// A real Kubernetes: kubelets, kube-proxy, containerd 1.6 and 2.x, Kubernetes' own tests
+    Cluster,
     /// The kernel programs in other kernels, emulated
     Kernels,
 }
@@ -42,8 +44,14 @@ pub(crate) enum Tier {
 impl Tier {
     /// The tier that a test program belongs to, by its file name.
     fn of(target: &Target) -> Self {
-        const BY_PREFIX: [(&str, Tier); 5] =
-            [("node", Tier::Node), ("conform", Tier::Conform), ("containerd", Tier::E2e), ("demo", Tier::E2e), ("lab", Tier::E2e)];
+        const BY_PREFIX: [(&str, Tier); 6] = [
+            ("node", Tier::Node),
+            ("conform", Tier::Conform),
+            ("cluster", Tier::Cluster),
+            ("containerd", Tier::E2e),
+            ("demo", Tier::E2e),
+            ("lab", Tier::E2e),
+        ];
         let tier = BY_PREFIX.iter().find(|(prefix, _)| target.name.starts_with(prefix));
         tier.map_or(Tier::Integration, |(_, tier)| *tier)
     }
@@ -76,7 +84,9 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
         (false, true) => Purpose::Kernels,
         (false, false) => Purpose::Tests,
     };
-    if timed(&mut summary, "bootstrap", || bootstrap::run(workspace, purpose)) {
+    let needs_world = wanted(Tier::Cluster) || wanted(Tier::E2e) || wanted(Tier::Conform);
+    let bootstrap = if needs_world { bootstrap::run_with_world } else { bootstrap::run };
+    if timed(&mut summary, "bootstrap", || bootstrap(workspace, purpose)) {
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(execute));
         }
@@ -106,7 +116,7 @@ fn lints(workspace: &Workspace) -> [Stage; 3] {
     ]
 }
 
-fn tests(workspace: &Workspace) -> [(Tier, Stage); 6] {
+fn tests(workspace: &Workspace) -> [(Tier, Stage); 7] {
     [
         (Tier::Unit, Stage::new("unit", Ok(test(workspace, &["--lib", "--bins"])))),
         (Tier::Unit, Stage::new("examples", Ok(test(workspace, &["--doc"])))),
@@ -114,6 +124,7 @@ fn tests(workspace: &Workspace) -> [(Tier, Stage); 6] {
         (Tier::Node, programs(workspace, "node", Tier::Node)),
         (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
         (Tier::E2e, programs(workspace, "e2e", Tier::E2e)),
+        (Tier::Cluster, programs(workspace, "cluster", Tier::Cluster)),
     ]
 }
 
@@ -192,6 +203,7 @@ mod tests {
         assert_eq!(tier("containerd"), Tier::E2e);
         assert_eq!(tier("conform_reference"), Tier::Conform);
         assert_eq!(tier("node"), Tier::Node);
+        assert_eq!(tier("cluster"), Tier::Cluster);
         assert_eq!(tier("wiring"), Tier::Integration);
     }
 }

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use conformance_tests::lab::cloud::{self, LabCloud};
 use conformance_tests::lab::cni::{NodeCni, ReferencePlugin};
+use conformance_tests::lab::kubernetes::kubectl::Kubectl;
+use conformance_tests::lab::kubernetes::{self, Cluster, ProxyMode, conformance};
 use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::worker::Worker;
 use conformance_tests::lab::{self, Lab, Options, init, runtime, state};
@@ -59,6 +61,11 @@ enum Verb {
     },
     /// Lists labs, nodes, processes and pods.
     Inspect,
+    /// A Kubernetes cluster: control plane, two nodes, name server.
+    Cluster {
+        #[command(subcommand)]
+        verb: ClusterVerb,
+    },
     /// Serves the simulated cloud of a lab, until the lab's fabric ends. `up` starts it where a node is an instance.
     #[command(hide = true)]
     Cloud {
@@ -67,6 +74,15 @@ enum Verb {
     },
     /// Writes the pods' image, an OCI layout in a tar, to standard output.
     Image,
+    /// Kubernetes' own tests of networking on a cluster; writes their outcome into a page.
+    Conformance {
+        /// The page: what stands between its marks is replaced.
+        #[arg(long)]
+        document: PathBuf,
+        /// Which tests: a regular expression of Go.
+        #[arg(long, default_value = conformance::ALL)]
+        focus: String,
+    },
     /// Two nodes, four pods through containerd, pings and throughput; takes the lab down at the end.
     Demo {
         /// Topology file in containerlab's format.
@@ -75,6 +91,9 @@ enum Verb {
         /// Leaves the lab up and says how to enter it.
         #[arg(long)]
         keep: bool,
+        /// On a real Kubernetes: a deployment and its service on two nodes.
+        #[arg(long, conflicts_with_all = ["topology", "json"])]
+        kubernetes: bool,
         /// Prints one JSON line at the end; the story goes to standard error.
         #[arg(long)]
         json: bool,
@@ -82,6 +101,42 @@ enum Verb {
         #[arg(long, value_enum, default_value_t = Cni::Barewire)]
         cni: Cni,
     },
+}
+
+#[derive(Subcommand)]
+enum ClusterVerb {
+    /// Brings the cluster up and leaves it up; what is left of an earlier one is removed first.
+    Up {
+        /// How kube-proxy translates services.
+        #[arg(long, value_enum, default_value_t = Proxy::Nftables)]
+        proxy: Proxy,
+        /// What wires the pods.
+        #[arg(long, value_enum, default_value_t = Cni::Barewire)]
+        cni: Cni,
+    },
+    /// Runs kubectl as the cluster's administrator.
+    Kubectl {
+        /// What kubectl is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Takes the cluster down.
+    Down,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Proxy {
+    Iptables,
+    Nftables,
+}
+
+impl Proxy {
+    const fn mode(self) -> ProxyMode {
+        match self {
+            Self::Iptables => ProxyMode::Iptables,
+            Self::Nftables => ProxyMode::Nftables,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,9 +175,12 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Down { name } => down(name)?,
         Verb::Exec { lab, node, command } => return exec(lab, &node, &command),
         Verb::Inspect => inspect()?,
+        Verb::Cluster { verb } => return cluster(verb),
         Verb::Cloud { lab } => serve_cloud(&lab)?,
         Verb::Image => image::write(Path::new(image::BUSYBOX), std::io::stdout().lock())?,
-        Verb::Demo { topology, keep, json, cni } => show_demo(&topology, keep, json, cni)?,
+        Verb::Demo { kubernetes: true, keep, cni, .. } => show_kubernetes(keep, cni)?,
+        Verb::Demo { topology, keep, json, cni, .. } => show_demo(&topology, keep, json, cni)?,
+        Verb::Conformance { document, focus } => conformance(&document, &focus)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -199,6 +257,73 @@ fn exec(lab: Option<String>, node: &str, command: &[String]) -> Result<ExitCode>
     };
     // Returns only when it fails: the command takes this process's place, its terminal and its exit code.
     Err(node.command(program).args(arguments).exec()).context("execute nsenter")
+}
+
+fn show_kubernetes(keep: bool, cni: Cni) -> Result<()> {
+    let cni = cni.of_nodes().context("the demo starts pods: choose a CNI")?;
+    let name = if keep { CLUSTER } else { "demo" };
+    let options = Options { name: Some(name.to_owned()), ..Options::of_this_program()? };
+    demo::kubernetes::run(&options, cni, keep, &mut |line| println!("{line}"))?;
+    if keep {
+        how_to_use_the_cluster();
+    }
+    Ok(())
+}
+
+/// Between these lines of the page stands what the tests said.
+const MARKS: [&str; 2] = ["<!-- written by `cargo xtask conformance kubernetes` -->", "<!-- end -->"];
+
+/// How long all tests may take.
+const CONFORMANCE: Duration = Duration::from_secs(45 * 60);
+
+fn conformance(document: &Path, focus: &str) -> Result<()> {
+    let page = std::fs::read_to_string(document).with_context(|| format!("read {}", document.display()))?;
+    let (before, rest) = page.split_once(MARKS[0]).with_context(|| format!("{} has no line {:?}", document.display(), MARKS[0]))?;
+    let (_, after) = rest.split_once(MARKS[1]).with_context(|| format!("{} has no line {:?}", document.display(), MARKS[1]))?;
+    let options = Options { name: Some("conformance".to_owned()), ..Options::of_this_program()? };
+    let plan = kubernetes::Plan { image_names: conformance::images()?, ..kubernetes::Plan::mixed(ProxyMode::Nftables, NodeCni::Barewire) };
+    let cluster = Cluster::up(&plan, &options, &mut |line| eprintln!("{line}"))?;
+    let verdicts = conformance::run_tests(&cluster, focus, CONFORMANCE)?;
+    cluster.down()?;
+    let table = conformance::table(&verdicts);
+    std::fs::write(document, format!("{before}{}\n\n{table}\n{}{after}", MARKS[0], MARKS[1])).with_context(|| format!("write {}", document.display()))?;
+    println!("{table}");
+    let failed = verdicts.iter().filter(|verdict| matches!(verdict.outcome, conformance::Outcome::Failed(_))).count();
+    ensure!(failed == 0 && !verdicts.is_empty(), "{failed} of {} tests failed", verdicts.len());
+    Ok(())
+}
+
+/// Name of the cluster that is left up, so that the tests' own are left alone.
+const CLUSTER: &str = "cluster";
+
+fn cluster(verb: ClusterVerb) -> Result<ExitCode> {
+    match verb {
+        ClusterVerb::Up { proxy, cni } => {
+            let cni = cni.of_nodes().context("a node without a CNI is never Ready: choose one")?;
+            let options = Options { name: Some(CLUSTER.to_owned()), ..Options::of_this_program()? };
+            let cluster = Cluster::up(&kubernetes::Plan::mixed(proxy.mode(), cni), &options, &mut |line| println!("{line}"))?;
+            cluster.keep()?;
+            how_to_use_the_cluster();
+        }
+        ClusterVerb::Kubectl { arguments } => {
+            let control = lab::node_of(Path::new(state::BASE), CLUSTER, kubernetes::CONTROL)?;
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            // Returns only when it fails: kubectl takes this process's place, its terminal and its exit code.
+            return Err(Kubectl::new(&control)?.command(&arguments).exec()).context("execute nsenter");
+        }
+        ClusterVerb::Down => {
+            lab::down(Path::new(state::BASE), CLUSTER)?;
+            println!("the cluster is down");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn how_to_use_the_cluster() {
+    println!("the cluster is up; use it, enter a node, or take it down:");
+    println!("  barewire-lab cluster kubectl get pods --all-namespaces");
+    println!("  barewire-lab exec --lab {CLUSTER} node1");
+    println!("  barewire-lab cluster down");
 }
 
 fn inspect() -> Result<()> {

@@ -122,8 +122,11 @@ pub fn remove(cri: &Cri, sandbox: &str) -> Result<(), Error> {
     cri.remove_pod_sandbox(sandbox)
 }
 
-/// The addresses of a sandbox, and a process in its network namespace.
-fn network(cri: &Cri, sandbox: &str) -> Result<(Vec<IpAddr>, u32), Error> {
+/// The addresses of a sandbox, and a process in its network namespace, as the node sees it.
+///
+/// # Errors
+/// When the runtime does not tell.
+pub fn network(cri: &Cri, sandbox: &str) -> Result<(Vec<IpAddr>, u32), Error> {
     let method = "PodSandboxStatus";
     let incomplete = |missing| Error::Incomplete { method, missing };
     let response = cri.pod_sandbox_status(sandbox)?;

@@ -2,6 +2,7 @@
 //!
 //! On failure the lab is taken down and the error says which step failed; a lab is left up only when that was asked for.
 
+pub mod kubernetes;
 mod throughput;
 
 use std::net::IpAddr;

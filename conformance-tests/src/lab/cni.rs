@@ -11,9 +11,11 @@ use serde_json::json;
 use super::command::{CONFIGURE, wait_until};
 use super::error::{Context, Error, Result};
 use super::node::{Node, Service};
+use super::runtime::Release;
+use crate::world;
 
 /// Where Debian's `containernetworking-plugins` puts the reference plugins.
-const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
+const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 
 /// Where the runtime looks for plugins.
 const BIN_DIR: &str = "/opt/cni/bin";
@@ -119,8 +121,19 @@ fn with_network_keys(text: &str, keys: &[(&str, String)]) -> String {
 /// # Errors
 /// When a plugin or its configuration is missing, or the daemon is not ready in time.
 pub fn install(node: &Node, cni: NodeCni, config: &str) -> Result<Option<Daemon>> {
-    let link_all = format!("ln -sf {REFERENCE_PLUGINS}/* {BIN_DIR}/");
-    node.run(&["sh", "-c", &link_all])?;
+    install_beside(node, Release::Debian, cni, config)
+}
+
+/// As [`install`], beside the reference plugins of `plugins`.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_beside(node: &Node, plugins: Release, cni: NodeCni, config: &str) -> Result<Option<Daemon>> {
+    let directory = match plugins {
+        Release::Debian => DEBIAN_PLUGINS.to_owned(),
+        Release::Current => world::directory("cni-plugins")?.to_string_lossy().into_owned(),
+    };
+    node.run(&["sh", "-c", &format!("ln -sf {directory}/* {BIN_DIR}/")])?;
     match cni {
         NodeCni::Barewire => {
             let binaries = barewire_binaries()?;

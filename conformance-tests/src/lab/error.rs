@@ -71,6 +71,10 @@ pub enum Error {
     /// The container runtime's answer.
     #[error(transparent)]
     Cri(#[from] crate::cri::Error),
+
+    /// A program that a cluster is made of has not been built.
+    #[error(transparent)]
+    World(#[from] crate::world::Missing),
 }
 
 /// Names the call that failed.

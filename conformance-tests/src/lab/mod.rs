@@ -12,6 +12,7 @@ pub mod command;
 pub mod echo;
 mod error;
 pub mod init;
+pub mod kubernetes;
 mod link;
 pub mod network;
 pub mod node;
@@ -36,8 +37,8 @@ use command::CONFIGURE;
 use error::Context;
 use init::InitSpec;
 use node::Node;
-use state::{LabDirectory, LabState, NodeState, ProcessIdentity};
-use topology::Topology;
+use state::{LabDirectory, NodeState, ProcessIdentity};
+use topology::{NodeSpec, Topology};
 
 /// How long cgroups of killed pods may take to become empty.
 const CGROUPS_EMPTY: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ pub struct Lab {
     topology: Topology,
     directory: LabDirectory,
     nodes: BTreeMap<String, Node>,
-    tethers: Vec<ChildStdin>,
+    tethers: BTreeMap<String, ChildStdin>,
     is_up: bool,
 }
 
@@ -94,19 +95,13 @@ impl Lab {
         let directory = LabDirectory::open(&options.base, &name)?;
         remove_what_is_left(&directory, &name)?;
         directory.clear()?;
-        let mut lab = Self { name, topology, directory, nodes: BTreeMap::new(), tethers: Vec::new(), is_up: true };
+        let mut lab = Self { name, topology, directory, nodes: BTreeMap::new(), tethers: BTreeMap::new(), is_up: true };
         lab.start_nodes(&options.program)?;
         for link in &lab.topology.links {
             link::create(&lab.nodes, link)?;
         }
-        for (name, spec) in &lab.topology.nodes {
-            let node = lab.node(name)?;
-            for argv in &spec.exec {
-                let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-                node.try_run(&argv, CONFIGURE)?
-                    .success()
-                    .map_err(|error| Error::Node { node: name.clone(), message: format!("exec: {error}") })?;
-            }
+        for name in lab.topology.nodes.keys() {
+            lab.configure(name)?;
         }
         lab.wait_until_addresses_are_usable()?;
         Ok(lab)
@@ -125,25 +120,65 @@ impl Lab {
     }
 
     fn start_nodes(&mut self, program: &Path) -> Result<()> {
-        let mut state = LabState { topology: self.topology.file.clone(), nodes: BTreeMap::new() };
-        for (name, spec) in &self.topology.nodes {
-            let talk = init::start(program, name)?;
-            let node = NodeState { init: ProcessIdentity::of(talk.pid)?, env: spec.env.clone() };
-            self.nodes.insert(name.clone(), Node::new(name, &node, self.directory.path()));
-            state.nodes.insert(name.clone(), node);
-            // Recorded before it is told to do anything: until then it ends by itself when we do.
-            self.directory.save(&state)?;
-            let prepared = talk.prepare(&InitSpec {
-                name: name.clone(),
-                mount_point: self.directory.path().join(name).join("mount"),
-                binds: spec.binds.clone(),
-                sysctls: spec.sysctls.clone(),
-                program: spec.program.clone(),
-                env: spec.env.clone(),
-            })?;
-            self.tethers.push(prepared);
+        let names: Vec<String> = self.topology.nodes.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.start_node(program, name))
+    }
+
+    fn start_node(&mut self, program: &Path, name: &str) -> Result<()> {
+        let spec = self.spec(name)?.clone();
+        let mut state = self.directory.load()?;
+        state.topology.clone_from(&self.topology.file);
+        let talk = init::start(program, name)?;
+        let node = NodeState { init: ProcessIdentity::of(talk.pid)?, env: spec.env.clone() };
+        self.nodes.insert(name.to_owned(), Node::new(name, &node, self.directory.path()));
+        state.nodes.insert(name.to_owned(), node);
+        // Recorded before it is told to do anything: until then it ends by itself when we do.
+        self.directory.save(&state)?;
+        let prepared = talk.prepare(&InitSpec {
+            name: name.to_owned(),
+            mount_point: self.directory.path().join(name).join("mount"),
+            binds: spec.binds,
+            sysctls: spec.sysctls,
+            program: spec.program,
+            env: spec.env,
+        })?;
+        self.tethers.insert(name.to_owned(), prepared);
+        Ok(())
+    }
+
+    fn spec(&self, name: &str) -> Result<&NodeSpec> {
+        self.topology.nodes.get(name).ok_or_else(|| Error::Node { node: name.to_owned(), message: "the topology has no such node".to_owned() })
+    }
+
+    /// Runs the commands that the topology has for a node.
+    fn configure(&self, name: &str) -> Result<()> {
+        let node = self.node(name)?;
+        for argv in &self.spec(name)?.exec {
+            let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+            node.try_run(&argv, CONFIGURE)?
+                .success()
+                .map_err(|error| Error::Node { node: name.to_owned(), message: format!("exec: {error}") })?;
         }
         Ok(())
+    }
+
+    /// Ends everything in a node at once, as a power failure does, and starts it again with the links that it had. All of its files are as
+    /// at the first start. What is at the links' other ends sees the carrier go and come.
+    ///
+    /// # Errors
+    /// With the step that failed.
+    pub fn reboot(&mut self, name: &str, program: &Path) -> Result<()> {
+        let links: Vec<_> = self.topology.links.iter().filter(|link| link.ends.iter().any(|end| end.node == name)).cloned().collect();
+        for link in &links {
+            link::unplug(&self.nodes, link, name)?;
+        }
+        self.node(name)?.init().kill()?;
+        self.start_node(program, name)?;
+        for link in &links {
+            link::plug_in(&self.nodes, link, name)?;
+        }
+        self.configure(name)?;
+        self.wait_until_addresses_are_usable()
     }
 
     /// The lab's name.
@@ -177,7 +212,7 @@ impl Lab {
     /// # Errors
     /// When a node is gone.
     pub fn keep(mut self) -> Result<()> {
-        for tether in &mut self.tethers {
+        for tether in self.tethers.values_mut() {
             tether.write_all(init::KEEP.as_bytes()).context(|| "tell a node to stay".to_owned())?;
         }
         self.is_up = false;
