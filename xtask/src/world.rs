@@ -159,9 +159,10 @@ impl Module {
     }
 
     fn link_flags(&self) -> String {
-        let stamps = self.stamp.iter().flat_map(|(package, variables)| {
-            variables.iter().map(move |(variable, value)| format!(" -X {package}.{variable}={value}"))
-        });
+        let stamps = self
+            .stamp
+            .iter()
+            .flat_map(|(package, variables)| variables.iter().map(move |(variable, value)| format!(" -X {package}.{variable}={value}")));
         stamps.fold("-s -w".to_owned(), |flags, stamp| flags + &stamp)
     }
 }
@@ -251,7 +252,9 @@ mod tests {
         .unwrap();
         let mut module = pins().swap_remove(0);
         let text = module.go_mod(&published);
-        for line in ["go 1.26.0", "godebug default=go1.26", "replace k8s.io/api => k8s.io/api v0.37.2", "replace a.example/x => b.example/x v1.0.0"] {
+        for line in
+            ["go 1.26.0", "godebug default=go1.26", "replace k8s.io/api => k8s.io/api v0.37.2", "replace a.example/x => b.example/x v1.0.0"]
+        {
             assert!(text.lines().any(|found| found == line), "no {line:?} in {text}");
         }
         module.parts = None;

@@ -286,7 +286,8 @@ fn conformance(document: &Path, focus: &str) -> Result<()> {
     let verdicts = conformance::run_tests(&cluster, focus, CONFORMANCE)?;
     cluster.down()?;
     let table = conformance::table(&verdicts);
-    std::fs::write(document, format!("{before}{}\n\n{table}\n{}{after}", MARKS[0], MARKS[1])).with_context(|| format!("write {}", document.display()))?;
+    std::fs::write(document, format!("{before}{}\n\n{table}\n{}{after}", MARKS[0], MARKS[1]))
+        .with_context(|| format!("write {}", document.display()))?;
     println!("{table}");
     let failed = verdicts.iter().filter(|verdict| matches!(verdict.outcome, conformance::Outcome::Failed(_))).count();
     ensure!(failed == 0 && !verdicts.is_empty(), "{failed} of {} tests failed", verdicts.len());

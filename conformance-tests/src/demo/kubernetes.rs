@@ -39,7 +39,12 @@ pub fn run(options: &Options, cni: NodeCni, keep: bool, say: &mut dyn FnMut(Stri
     for pod in pods {
         let addresses = pod["status"]["podIPs"].as_array().into_iter().flatten().filter_map(|address| address["ip"].as_str());
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        say(format!("{}  {}  {}", text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]), addresses.collect::<Vec<_>>().join("  ")));
+        say(format!(
+            "{}  {}  {}",
+            text(&pod["metadata"]["name"]),
+            text(&pod["spec"]["nodeName"]),
+            addresses.collect::<Vec<_>>().join("  ")
+        ));
     }
     // One of each node asks the service by its name.
     for node in cluster.members.keys() {

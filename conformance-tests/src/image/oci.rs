@@ -194,7 +194,8 @@ mod tests {
             bytes.clone()
         };
         let index: Value = serde_json::from_slice(&entries["index.json"]).unwrap();
-        let names: Vec<_> = index["manifests"].as_array().unwrap().iter().map(|entry| &entry["annotations"]["io.containerd.image.name"]).collect();
+        let names: Vec<_> =
+            index["manifests"].as_array().unwrap().iter().map(|entry| &entry["annotations"]["io.containerd.image.name"]).collect();
         assert_eq!(names, ["localhost/a:1", "localhost/b:2"]);
         let manifest: Value = serde_json::from_slice(&blob(&index["manifests"][1])).unwrap();
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();

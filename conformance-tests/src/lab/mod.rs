@@ -147,7 +147,10 @@ impl Lab {
     }
 
     fn spec(&self, name: &str) -> Result<&NodeSpec> {
-        self.topology.nodes.get(name).ok_or_else(|| Error::Node { node: name.to_owned(), message: "the topology has no such node".to_owned() })
+        self.topology
+            .nodes
+            .get(name)
+            .ok_or_else(|| Error::Node { node: name.to_owned(), message: "the topology has no such node".to_owned() })
     }
 
     /// Runs the commands that the topology has for a node.

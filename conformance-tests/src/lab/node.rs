@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -144,11 +143,14 @@ impl Node {
     pub fn install(&self, source: &Path, target: &str) -> Result<()> {
         self.must_be_up()?;
         let what = || format!("install {} as {target} in {}", source.display(), self.name);
-        let bytes = fs::read(source).context(what)?;
-        // A running program's file cannot be written, but it can be replaced.
-        let _ = fs::remove_file(self.host_path(target));
-        self.write(target, bytes)?;
-        fs::set_permissions(self.host_path(target), PermissionsExt::from_mode(0o755)).context(what)
+        let target = self.host_path(target);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).context(what)?;
+        }
+        // By a program: a descriptor of ours that is open for writing would be inherited by whatever another thread starts meanwhile, and
+        // the kernel executes no file that somebody may write. A file that runs is replaced, not written.
+        let mut install = Command::new("install");
+        run(install.args(["--mode=755", "--no-target-directory"]).arg(source).arg(&target), CONFIGURE)?.success().map(drop)
     }
 
     /// Starts a long-running program; its output goes to `<logs>/<service>.log`, appended.

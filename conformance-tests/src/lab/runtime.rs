@@ -121,8 +121,17 @@ pub fn cri_of(node: &Node) -> Result<Cri> {
 }
 
 fn launch(node: &Node, release: Release) -> Result<Service> {
-    let program = release.program("containerd")?;
-    node.start_service("containerd", &[&program.to_string_lossy(), "--config", CONFIG_PATH])
+    let program = release.program("containerd")?.to_string_lossy().into_owned();
+    let argv = [&program, "--config", CONFIG_PATH];
+    match release {
+        Release::Debian => node.start_service("containerd", &argv),
+        Release::Current => {
+            // It looks its shim up in PATH, and Debian's is there.
+            let own = world::directory("containerd")?;
+            let path = format!("PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", own.display());
+            node.start_service("containerd", &[&["env", &path][..], &argv].concat())
+        }
+    }
 }
 
 fn connect(node: &Node, service: &Service) -> Result<Cri> {

@@ -43,9 +43,7 @@ fn probes(suite: &mut Suite) -> Result<()> {
         let failing = json!([with("failing", &["liveness"], "livenessProbe", liveness)]);
         let pods: Vec<_> = NODES
             .iter()
-            .flat_map(|node| {
-                [pod(format!("probed-{node}"), node, probed.clone()), pod(format!("failing-{node}"), node, failing.clone())]
-            })
+            .flat_map(|node| [pod(format!("probed-{node}"), node, probed.clone()), pod(format!("failing-{node}"), node, failing.clone())])
             .collect();
         suite.apply(&pods)?;
         for node in NODES {

@@ -50,7 +50,8 @@ impl<'a> Servers<'a> {
         let mut server = container("server", &["netexec", "--http-port=8080", "--udp-port=8081"]);
         server["readinessProbe"] = json!({ "httpGet": { "path": "/hostname", "port": PORT }, "periodSeconds": 1 });
         let spread = json!([{ "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": { "matchLabels": labels } }]);
-        let mut objects = vec![json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "server", "namespace": namespace },
+        let mut objects =
+            vec![json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "server", "namespace": namespace },
             "spec": { "replicas": 2, "selector": { "matchLabels": labels }, "template": { "metadata": { "labels": labels }, "spec": {
                 "topologySpreadConstraints": spread, "terminationGracePeriodSeconds": 0, "containers": [server] } } } })];
         if !service.is_null() {
@@ -59,7 +60,9 @@ impl<'a> Servers<'a> {
             for (key, value) in service.as_object().into_iter().flatten() {
                 spec[key] = value.clone();
             }
-            objects.push(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "server", "namespace": namespace }, "spec": spec }));
+            objects.push(
+                json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "server", "namespace": namespace }, "spec": spec }),
+            );
         }
         suite.apply(&objects)?;
         suite.rolled_out(namespace, "deployment/server")?;
@@ -83,16 +86,22 @@ impl<'a> Servers<'a> {
         Ok(u16::try_from(port)?)
     }
 
-    /// That `to` answers `from`, and that every request from then on meets one of `expected`, and all of them are met.
+    /// Waits until requests meet `expected`, all of them and nobody else.
     fn meets(&self, from: &Network, to: SocketAddr, expected: &BTreeSet<String>) -> Result<()> {
-        answers(from, to)?;
-        let met: BTreeSet<String> = (0..ENOUGH).map(|_| http::get(from, to, "/hostname")).collect::<Result<_>>()?;
-        ensure!(met == *expected, "{}: {to} leads to {met:?}, not to {expected:?}", from.name());
-        Ok(())
+        leads_to(from, to, expected, || http::get_within(from, to, "/hostname", Duration::from_secs(2)))
     }
 }
 
-/// Waits until the rules are there: kube-proxy has them some time after the endpoints.
+/// Waits until a round of requests meets `expected`, all of them and nobody else: kube-proxy has its rules some time after the endpoints.
+fn leads_to(from: &Network, to: SocketAddr, expected: &BTreeSet<String>, ask: impl Fn() -> Result<String>) -> Result<()> {
+    let led = wait_until(&format!("{to} leads {} to {expected:?}", from.name()), RULES, || {
+        let met = (0..ENOUGH).map(|_| ask()).collect::<Result<BTreeSet<_>>>().map_err(|error| format!("{error:#}"))?;
+        if met == *expected { Ok(()) } else { Err(format!("{met:?}")) }
+    });
+    Ok(led?)
+}
+
+/// Waits until somebody answers.
 fn answers(from: &Network, to: SocketAddr) -> Result<()> {
     let answered = wait_until(&format!("{} answers {}", to, from.name()), RULES, || {
         http::get_within(from, to, "/hostname", Duration::from_secs(1)).map(drop).map_err(|error| format!("{error:#}"))
@@ -130,7 +139,9 @@ fn node_port_cluster(suite: &mut Suite) -> Result<()> {
         let servers = Servers::start(suite, namespace, &json!({ "type": "NodePort" }))?;
         let port = servers.node_port()?;
         let outside = [suite.machine(INTERNET)?, suite.machine("control")?];
-        for from in clients(suite)?.into_iter().chain(NODES.iter().map(|node| suite.machine(node)).collect::<Result<Vec<_>>>()?).chain(outside) {
+        for from in
+            clients(suite)?.into_iter().chain(NODES.iter().map(|node| suite.machine(node)).collect::<Result<Vec<_>>>()?).chain(outside)
+        {
             for node in NODES {
                 for address in suite.addresses(node)? {
                     servers.meets(&from, (address, port).into(), &servers.names())?;
@@ -188,7 +199,8 @@ fn headless(suite: &mut Suite) -> Result<()> {
             let pod = format!("client-{node}");
             let name = format!("server.{namespace}.svc.cluster.local");
             let found = wait_until(&format!("{name} in {pod}"), RULES, || {
-                let mut found: Vec<IpAddr> = ["A", "AAAA"].iter().flat_map(|kind| dig(suite, &pod, &name, kind).unwrap_or_default()).collect();
+                let mut found: Vec<IpAddr> =
+                    ["A", "AAAA"].iter().flat_map(|kind| dig(suite, &pod, &name, kind).unwrap_or_default()).collect();
                 found.sort();
                 if found == expected { Ok(()) } else { Err(format!("{found:?}, not {expected:?}")) }
             });
@@ -203,7 +215,8 @@ fn headless(suite: &mut Suite) -> Result<()> {
 
 /// The addresses that a name has in a client.
 fn dig(suite: &Suite, pod: &str, name: &str, kind: &str) -> Result<Vec<IpAddr>> {
-    let said = suite.cluster.kubectl.exec(crate::suite::NAMESPACE, pod, &["dig", "+short", "+search", "+time=2", "+tries=2", name, kind])?;
+    let said =
+        suite.cluster.kubectl.exec(crate::suite::NAMESPACE, pod, &["dig", "+short", "+search", "+time=2", "+tries=2", name, kind])?;
     Ok(said.lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
@@ -267,7 +280,7 @@ fn host_network(suite: &mut Suite) -> Result<()> {
                 }
             }
             // … and is a client of services.
-            let inside = suite.network(namespace, &pod.name)?;
+            let inside = suite.machine(&pod.node)?;
             for address in suite.cluster_ips(namespace, "server")? {
                 servers.meets(&inside, (address, 80).into(), &servers.names())?;
             }
@@ -281,10 +294,8 @@ fn udp(suite: &mut Suite) -> Result<()> {
         let servers = Servers::start(suite, namespace, &json!({}))?;
         for from in clients(suite)?.into_iter().chain([suite.machine("node1")?]) {
             for address in suite.cluster_ips(namespace, "server")? {
-                answers(&from, (address, 80).into())?;
                 let to = SocketAddr::from((address, 81));
-                let met: BTreeSet<String> = (0..ENOUGH).map(|_| http::ask_udp(&from, to, "hostname")).collect::<Result<_>>()?;
-                ensure!(met == servers.names(), "{}: {to} leads to {met:?}", from.name());
+                leads_to(&from, to, &servers.names(), || http::ask_udp(&from, to, "hostname"))?;
             }
         }
         Ok(())

@@ -59,10 +59,10 @@ pub(crate) struct Pod {
 }
 
 impl Suite {
-    fn up(proxy: ProxyMode, cni: NodeCni) -> Result<Self> {
+    fn up(proxy: ProxyMode, cni: NodeCni, say: &mut dyn FnMut(String)) -> Result<Self> {
         let options = Options { name: Some("k8s".to_owned()), ..Options::of_this_program()? };
         let plan = Plan { image_names: conformance::images()?, ..Plan::mixed(proxy, cni) };
-        let cluster = Cluster::up(&plan, &options, &mut |line| println!("  {line}"))?;
+        let cluster = Cluster::up(&plan, &options, say)?;
         let suite = Self { cluster, cni };
         suite.make_namespace(NAMESPACE)?;
         let clients = NODES.map(|node| {
@@ -222,11 +222,12 @@ pub(crate) fn run(harness: &mut Harness, cases: &[Case], filter: &str) {
 }
 
 fn run_pass(harness: &mut Harness, pass: ProxyMode, cni: NodeCni, cases: &[&Case], kubernetes: bool) {
-    let mut up = None;
+    let (mut up, mut told) = (None, Vec::new());
     let is_up = harness.case(&format!("{}/the cluster comes up", pass.value()), || {
-        up = Some(Suite::up(pass, cni)?);
+        up = Some(Suite::up(pass, cni, &mut |line| told.push(line))?);
         Ok(())
     });
+    told.iter().for_each(|line| harness.note(line));
     let Some(mut suite) = up.filter(|_| is_up) else {
         return harness.fail("without a cluster", "see above", cases.len());
     };
@@ -238,7 +239,7 @@ fn run_pass(harness: &mut Harness, pass: ProxyMode, cni: NodeCni, cases: &[&Case
         }
         if !harness.case(&name, || (case.run)(&mut suite)) {
             for member in suite.cluster.members.values() {
-                member.logs(12).lines().for_each(|line| harness.note(&line.chars().take(300).collect::<String>()));
+                member.complaints().iter().for_each(|line| harness.note(&line.chars().take(300).collect::<String>()));
             }
             if let Err(error) = suite.recover() {
                 harness.note(&format!("FAIL recover from it: {error:#}"));

@@ -107,8 +107,10 @@ fn drain(suite: &mut Suite) -> Result<()> {
     suite.in_namespace("drain", |suite, namespace| {
         suite.apply(&[deployment(namespace, 4), service(namespace)])?;
         // The last of a service's pods goes when another is ready.
-        suite.apply(&[json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "server", "namespace": namespace },
-            "spec": { "maxUnavailable": 1, "selector": { "matchLabels": { "app": "server" } } } })])?;
+        suite.apply(&[
+            json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "server", "namespace": namespace },
+            "spec": { "maxUnavailable": 1, "selector": { "matchLabels": { "app": "server" } } } }),
+        ])?;
         suite.rolled_out(namespace, "deployment/server")?;
         let node = NODES[1];
         let load = load(suite, namespace)?;
@@ -169,7 +171,11 @@ fn two_hundred(suite: &mut Suite) -> Result<()> {
     for (node, before) in NODES.iter().zip(before) {
         wait_until(&format!("{node} as before"), PODS, || {
             let now = traces(suite, node).map_err(|error| format!("{error:#}"))?;
-            let more: Vec<_> = now.iter().filter(|(what, count)| **count > before[*what]).map(|(what, count)| format!("{count} {what}, before {}", before[what])).collect();
+            let more: Vec<_> = now
+                .iter()
+                .filter(|(what, count)| **count > before[*what])
+                .map(|(what, count)| format!("{count} {what}, before {}", before[what]))
+                .collect();
             if more.is_empty() { Ok(()) } else { Err(more.join("; ")) }
         })
         .with_context(|| format!("what 200 pods have left on {node}"))?;

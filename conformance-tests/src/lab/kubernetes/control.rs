@@ -107,8 +107,7 @@ impl ControlPlane {
 fn write_files(node: &Node, authority: &Authority) -> Result<()> {
     let write = |name: &str, text: &str| node.write(&file(name), text);
     let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
-    let addresses: Vec<IpAddr> =
-        [ADDRESS, "127.0.0.1"].into_iter().chain(SERVICE).filter_map(|address| address.parse().ok()).collect();
+    let addresses: Vec<IpAddr> = [ADDRESS, "127.0.0.1"].into_iter().chain(SERVICE).filter_map(|address| address.parse().ok()).collect();
     let server = authority.server("kube-apiserver", &names, &addresses).map_err(pem)?;
     write("apiserver.crt", &server.certificate)?;
     write("apiserver.key", &server.key)?;

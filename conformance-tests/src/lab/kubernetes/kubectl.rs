@@ -60,7 +60,8 @@ impl Kubectl {
     /// As [`Kubectl::run`].
     pub fn get(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.run(&[&["get", "--output=json"], arguments].concat())?;
-        serde_json::from_str(&text).map_err(|error| Error::Io { what: format!("read kubectl get {}", arguments.join(" ")), cause: error.into() })
+        serde_json::from_str(&text)
+            .map_err(|error| Error::Io { what: format!("read kubectl get {}", arguments.join(" ")), cause: error.into() })
     }
 
     /// Makes objects what `manifest` says, one or several in a `List`.

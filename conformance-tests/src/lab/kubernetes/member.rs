@@ -12,7 +12,7 @@ use crate::lab::cgroup_parent;
 use crate::lab::cni::{self, Daemon, NodeCni};
 use crate::lab::error::{Context, Error, Result};
 use crate::lab::network::Network;
-use crate::lab::node::{Node, Service};
+use crate::lab::node::{Node, Service, tail};
 use crate::lab::runtime::Containerd;
 use crate::world;
 
@@ -246,14 +246,19 @@ impl Member {
         Network::at(pod, &self.node.host_path(format!("/proc/{pid}/ns/net")))
     }
 
-    /// The last lines of its services' logs.
+    /// What its services have complained about last, some lines of each.
     #[must_use]
-    pub fn logs(&self, lines: usize) -> String {
-        let tail = |name: &str| {
-            let text = crate::lab::node::tail(&self.node.logs().join(format!("{name}.log")), lines);
-            format!("--- {} {name}\n{text}\n", self.name())
+    pub fn complaints(&self) -> Vec<String> {
+        const LINES: usize = 4;
+        // How each of them marks what is no daily talk: klog, containerd and tracing.
+        let is_complaint =
+            |line: &&str| line.starts_with('E') || ["level=error", " WARN ", " ERROR "].iter().any(|mark| line.contains(mark));
+        let of = |service: &str| {
+            let log = tail(&self.node.logs().join(format!("{service}.log")), 200);
+            let all: Vec<_> = log.lines().filter(is_complaint).map(|line| format!("{} {service}: {line}", self.name())).collect();
+            all[all.len().saturating_sub(LINES)..].to_vec()
         };
-        ["kubelet", "kube-proxy", "containerd", "barewired"].map(tail).concat()
+        ["kubelet", "kube-proxy", "containerd", "barewired"].into_iter().flat_map(of).collect()
     }
 }
 

@@ -113,10 +113,8 @@ impl Cluster {
         let mut members = BTreeMap::new();
         let nodes: Vec<_> = plan.nodes.iter().map(|node| Ok((*node, lab.node(node.name)?.clone()))).collect::<Result<_>>()?;
         let control = std::thread::scope(|scope| {
-            let runtimes: Vec<_> = nodes
-                .iter()
-                .map(|(node, handle)| scope.spawn(|| Member::prepare(handle, *node, plan.proxy, plan.cni, &images)))
-                .collect();
+            let runtimes: Vec<_> =
+                nodes.iter().map(|(node, handle)| scope.spawn(|| Member::prepare(handle, *node, plan.proxy, plan.cni, &images))).collect();
             let control = ControlPlane::start(lab.node(CONTROL)?, &authority)?;
             for ((node, _), runtime) in nodes.iter().zip(runtimes) {
                 let member = runtime.join().map_err(|_| failed(node.name, "its preparation panicked".to_owned()))??;
@@ -126,7 +124,8 @@ impl Cluster {
         })?;
         say(format!("control plane: Kubernetes {}", world::version("kubernetes")?));
         let kubectl = Kubectl::new(lab.node(CONTROL)?)?;
-        let mut cluster = Self { lab, kubectl, members, plan: plan.clone(), images, authority, program: options.program.clone(), _control: control };
+        let mut cluster =
+            Self { lab, kubectl, members, plan: plan.clone(), images, authority, program: options.program.clone(), _control: control };
         cluster.kubectl.apply(&permissions())?;
         for name in plan.nodes.iter().map(|node| node.name) {
             cluster.join(name)?;
@@ -194,7 +193,8 @@ impl Cluster {
     /// When it does not in time; the events of its namespace are in the message.
     pub fn wait_for_rollout(&self, namespace: &str, workload: &str, limit: Duration) -> Result<()> {
         let timeout = format!("--timeout={}s", limit.as_secs());
-        let said = self.kubectl.try_run(&["rollout", "status", "--namespace", namespace, workload, &timeout], limit + Duration::from_secs(10))?;
+        let said =
+            self.kubectl.try_run(&["rollout", "status", "--namespace", namespace, workload, &timeout], limit + Duration::from_secs(10))?;
         if said.status.success() {
             return Ok(());
         }
