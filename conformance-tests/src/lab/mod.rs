@@ -97,6 +97,9 @@ impl Lab {
         directory.clear()?;
         let mut lab = Self { name, topology, directory, nodes: BTreeMap::new(), tethers: BTreeMap::new(), is_up: true };
         lab.start_nodes(&options.program)?;
+        for node in lab.nodes.values() {
+            node.run(&["ip", "link", "set", "lo", "up"])?;
+        }
         for link in &lab.topology.links {
             link::create(&lab.nodes, link)?;
         }
@@ -147,7 +150,10 @@ impl Lab {
     }
 
     fn spec(&self, name: &str) -> Result<&NodeSpec> {
-        self.topology.nodes.get(name).ok_or_else(|| Error::Node { node: name.to_owned(), message: "the topology has no such node".to_owned() })
+        self.topology
+            .nodes
+            .get(name)
+            .ok_or_else(|| Error::Node { node: name.to_owned(), message: "the topology has no such node".to_owned() })
     }
 
     /// Runs the commands that the topology has for a node.
