@@ -4,9 +4,9 @@
 #![expect(clippy::print_stdout, reason = "says why it is skipped")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -19,6 +19,11 @@ use ipam::supply::evidence::Reader;
 use ipam::supply::{Outcome, Reading, Request};
 use tokio::net::TcpListener;
 
+#[path = "../../cloudsim/tests/http/python.rs"]
+mod python;
+#[path = "../../cloudsim/tests/http/moto/server.rs"]
+mod server;
+
 /// Launches an instance with AWS's own client; prints its identifier.
 const LAUNCH: &str = "
 import boto3, sys
@@ -29,52 +34,10 @@ run = ec2.run_instances(ImageId=image, InstanceType='m4.large', SubnetId=subnet,
 print(run['Instances'][0]['InstanceId'])
 ";
 
-/// A moto server of our own.
-struct Moto {
-    process: Child,
-    url: String,
-    python: PathBuf,
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _gone = self.process.kill();
-        let _reaped = self.process.wait();
-    }
-}
-
-impl Moto {
-    /// `None` where there is none, and that is allowed.
-    async fn start() -> Option<Self> {
-        let cache = std::env::var_os("BAREWIRE_CACHE").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/barewire")))?;
-        let tools = std::fs::read_dir(cache.join("tools")).into_iter().flatten().flatten();
-        let moto = tools.filter(|entry| entry.file_name().to_string_lossy().starts_with("moto-")).map(|entry| entry.path()).max();
-        let Some(programs) = moto.map(|environment| environment.join("bin")).filter(|programs| programs.join("moto_server").exists())
-        else {
-            assert!(std::env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but moto is not installed");
-            println!("SKIP moto is not installed: `cargo xtask bootstrap` installs it");
-            return None;
-        };
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let mut command = Command::new(programs.join("moto_server"));
-        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let moto = Self { process, url: format!("http://127.0.0.1:{port}/"), python: programs.join("python3") };
-        let started = Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(started.elapsed() < Duration::from_secs(90), "moto_server does not answer");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Some(moto)
-    }
-
-    fn launch(&self) -> String {
-        let output = Command::new(&self.python).args(["-c", LAUNCH, &self.url]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
+fn launch(python: &Path, url: &str) -> String {
+    let output = Command::new(python).args(["-c", LAUNCH, url]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// The metadata service says which instance this is, and no more.
@@ -105,8 +68,9 @@ async fn read(source: &Source) -> Reading {
 
 #[tokio::test]
 async fn addresses_and_interfaces() {
-    let Some(moto) = Moto::start().await else { return };
-    let metadata = metadata(moto.launch()).await;
+    let Some(python) = python::program("python") else { return };
+    let moto = server::MotoServer::start(&python);
+    let metadata = metadata(launch(&python, &moto.url)).await;
     let credentials = SharedCredentialsProvider::new(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"));
     let api = ApiSettings { endpoint: Some(moto.url.parse().unwrap()), credentials: Some(credentials), ..ApiSettings::default() };
     let source = Source::Aws(Box::new(Aws::new(AwsSettings { metadata, api: Some(api) })));

@@ -1,10 +1,10 @@
 //! Installs what is missing and says what it did; a second run changes nothing.
 //!
 //! Everything that is needed stands in [`TOOLS`], one row each. A new Debian package or cargo-installed program is a
-//! new row; so is a Python package, which gets an environment of its own.
+//! new row; so is a Python package, which gets an environment of its own, and a package of which only the programs are wanted.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -37,6 +37,9 @@ enum Source {
     Debian,
     /// A Debian package of the row's name, where no [`Compiler`] is here yet.
     DebianCompiler,
+    /// These programs of a Debian package of the row's name, in the cache, once per release of Debian: to install the package would
+    /// start a service that changes the machine's network.
+    Unpacked { programs: &'static [&'static str] },
     /// A program of the row's name on crates.io, built once per version into the cache.
     Crate { version: &'static str, features: Features, env: &'static [(&'static str, &'static str)] },
     /// A program of a Python package of the row's name, in a virtual environment of its own in the cache, once per version.
@@ -71,6 +74,7 @@ const fn compiler(name: &'static str) -> Tool {
     Tool { name, source: Source::DebianCompiler, purpose: Purpose::Building }
 }
 
+const DOCKER: &str = "docker.io";
 pub(crate) const CARGO_DENY: &str = "cargo-deny";
 pub(crate) const BPF_LINKER: &str = "bpf-linker";
 pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
@@ -126,6 +130,9 @@ const TOOLS: &[Tool] = &[
         source: Source::Python { version: "5.2.5", extras: "ec2,server", program: "moto_server" },
         purpose: Purpose::Tests,
     },
+    // What containerlab deploys on. The daemon is started by the test that needs it, on a machine of its own.
+    debian("libdevmapper1.02.1", Purpose::Tests),
+    Tool { name: DOCKER, source: Source::Unpacked { programs: &["usr/sbin/dockerd", "usr/bin/docker"] }, purpose: Purpose::Tests },
     // Two minutes to build, once: see deny.toml.
     Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2", features: Features::Default, env: &[] }, purpose: Purpose::Checks },
 ];
@@ -193,7 +200,10 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
             Source::Python { version, extras, program } if !tool_program(tool.name, version, program)?.exists() => {
                 install_python(tool.name, version, extras)?;
             }
-            Source::Debian | Source::DebianCompiler | Source::Crate { .. } | Source::Python { .. } => continue,
+            Source::Unpacked { programs } if !tool_root(tool.name, &release()?)?.exists() => {
+                unpack(tool.name, &tool_root(tool.name, &release()?)?, programs)?;
+            }
+            Source::Debian | Source::DebianCompiler | Source::Crate { .. } | Source::Python { .. } | Source::Unpacked { .. } => continue,
         }
         built.push(tool.name);
     }
@@ -210,7 +220,7 @@ fn packages<'a>(tools: impl Iterator<Item = &'a Tool>, has_compiler: bool) -> Ve
     let is_package = |tool: &&Tool| match tool.source {
         Source::Debian => true,
         Source::DebianCompiler => !has_compiler,
-        Source::Crate { .. } | Source::Python { .. } => false,
+        Source::Crate { .. } | Source::Python { .. } | Source::Unpacked { .. } => false,
     };
     tools.filter(is_package).map(|tool| tool.name).collect()
 }
@@ -259,16 +269,17 @@ fn not_installed<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
     wanted.iter().copied().filter(|package| !installed.contains(package)).collect()
 }
 
+fn apt(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=120"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
 fn install_packages(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
     eprintln!("bootstrap: apt-get install {}", missing.join(" "));
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(["-qq", "-o", "DPkg::Lock::Timeout=120"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
     let installed = process::run(&mut apt(&["update"]))
         .and_then(|()| process::run(apt(&["install", "--yes", "--no-install-recommends"]).args(missing)));
     installed.with_context(|| {
@@ -285,6 +296,43 @@ fn tool_root(name: &str, version: &str) -> Result<PathBuf> {
 
 fn tool_program(name: &str, version: &str, program: &str) -> Result<PathBuf> {
     Ok(tool_root(name, version)?.join("bin").join(program))
+}
+
+/// The release of Debian, for whose libraries its programs are linked, e.g. `debian12`.
+fn release() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(|value| value.trim_matches('"'));
+    let id = value("ID").context("/etc/os-release has no ID")?;
+    // Debian's testing and unstable have no number.
+    Ok(format!("{id}{}", value("VERSION_ID").unwrap_or_default()))
+}
+
+/// Takes programs out of a Debian package, unpacked beside `root` first: what is there is whole.
+fn unpack(name: &str, root: &Path, programs: &[&str]) -> Result<()> {
+    eprintln!("bootstrap: unpacking {name} into {}", root.display());
+    let started = Instant::now();
+    let part = root.with_file_name(format!("{name}.part"));
+    let (package, bin) = (part.join("package"), part.join("bin"));
+    let fetch = || -> Result<()> {
+        for directory in [&package, &bin] {
+            fs::create_dir_all(directory)?;
+        }
+        process::run(&mut apt(&["update"]))?;
+        // As root: apt's own user cannot write here, and says so.
+        process::run(apt(&["-o", "APT::Sandbox::User=root", "download", name]).current_dir(&package))?;
+        let archive = fs::read_dir(&package)?.next().context("apt-get has downloaded no package")??.path();
+        process::run(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(&package))?;
+        for program in programs.iter().map(Path::new) {
+            fs::rename(package.join(program), bin.join(program.file_name().unwrap_or_default()))?;
+        }
+        Ok(fs::remove_dir_all(&package)?)
+    };
+    // Of a run that was interrupted.
+    let _ = fs::remove_dir_all(&part);
+    fetch().with_context(|| format!("could not unpack {}: check the package sources and the network", programs.join(" ")))?;
+    fs::rename(&part, root).with_context(|| format!("cannot move {} into place", part.display()))?;
+    eprintln!("bootstrap: {name} unpacked in {} s", started.elapsed().as_secs());
+    Ok(())
 }
 
 /// pip puts a package into place after what it needs, so that its program is there only once all of it is.
@@ -355,6 +403,7 @@ mod tests {
         assert!(packages(TOOLS.iter(), true).contains(&"llvm-22-dev"));
         assert!(!packages(TOOLS.iter(), false).contains(&BPF_LINKER));
         assert!(!packages(TOOLS.iter(), false).contains(&"moto"), "moto is Python's, not Debian's");
+        assert!(!packages(TOOLS.iter(), false).contains(&DOCKER), "Docker's service is not to be started");
     }
 
     #[test]

@@ -3,51 +3,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::{IpAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
 
 use cloudsim::cloud::INSTANCE_TYPES;
 use cloudsim::fabric::NoFabric;
 use roxmltree::{Document, Node};
 use serde::Deserialize;
 
-use super::client::{Lab, Reply, query, send};
+use super::client::{Lab, Reply, query};
 use super::python;
 
-/// A moto server of our own.
-struct Moto {
-    process: Child,
-    url: String,
-}
+mod server;
 
-impl Drop for Moto {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _gone = self.process.kill();
-        let _reaped = self.process.wait();
-    }
-}
+use server::MotoServer;
+
+struct Moto(MotoServer);
 
 impl Moto {
     /// `None` where there is none, and that is allowed.
     fn start() -> Option<Self> {
-        let program = python::program("moto_server")?;
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let mut command = Command::new(program);
-        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let moto = Self { process, url: format!("http://127.0.0.1:{port}/") };
-        let started = Instant::now();
-        while send("GET", &format!("{}moto-api/", moto.url), &[], "").is_err() {
-            assert!(started.elapsed() < Duration::from_secs(90), "moto_server does not answer");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Some(moto)
+        python::program("python").map(|python| Self(MotoServer::start(&python)))
     }
 
     fn query(&self, parameters: &[(&str, &str)]) -> Reply {
-        query(&self.url, "us-east-1", parameters).unwrap()
+        query(&self.0.url, "us-east-1", parameters).unwrap()
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use conformance_tests::lab::cloud::{self, LabCloud};
-use conformance_tests::lab::cni::{NodeCni, ReferencePlugin};
+use conformance_tests::lab::cni::{self, NodeCni, ReferencePlugin};
 use conformance_tests::lab::kubernetes::kubectl::Kubectl;
 use conformance_tests::lab::kubernetes::{self, Cluster, ProxyMode, conformance};
 use conformance_tests::lab::topology::Topology;
@@ -74,6 +74,8 @@ enum Verb {
     },
     /// Writes the pods' image, an OCI layout in a tar, to standard output.
     Image,
+    /// Writes the nodes' image for containerlab, a root file system in a tar for `docker import`, to standard output.
+    NodeImage,
     /// Kubernetes' own tests of networking on a cluster; writes their outcome into a page.
     Conformance {
         /// The page: what stands between its marks is replaced.
@@ -178,6 +180,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Cluster { verb } => return cluster(verb),
         Verb::Cloud { lab } => serve_cloud(&lab)?,
         Verb::Image => image::write(Path::new(image::BUSYBOX), std::io::stdout().lock())?,
+        Verb::NodeImage => image::node(&cni::barewire_binaries()?)?.write_root(std::io::stdout().lock())?,
         Verb::Demo { kubernetes: true, keep, cni, .. } => show_kubernetes(keep, cni)?,
         Verb::Demo { topology, keep, json, cni, .. } => show_demo(&topology, keep, json, cni)?,
         Verb::Conformance { document, focus } => conformance(&document, &focus)?,

@@ -15,9 +15,9 @@ pub(super) fn program_with_libraries(program: &Path) -> Result<BTreeMap<String, 
     paths.map(|path| Ok((path.trim_start_matches('/').to_owned(), Entry::Program(read(Path::new(path))?)))).collect()
 }
 
-/// The paths in what ldd(1) says: `name => /path (address)` or `/path (address)`.
-fn libraries(said: &str) -> impl Iterator<Item = &str> {
-    said.lines().filter_map(|line| line.split_ascii_whitespace().find(|word| word.starts_with('/')))
+/// The paths in what ldd(1) says: `name => /path (address)` or `/path (address)`, below `/program:` where it was asked of several.
+pub(super) fn libraries(said: &str) -> impl Iterator<Item = &str> {
+    said.lines().filter_map(|line| line.split_ascii_whitespace().find(|word| word.starts_with('/') && !word.ends_with(':')))
 }
 
 #[cfg(test)]
@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn paths_are_found_in_what_ldd_says() {
-        let said = "\tlinux-vdso.so.1 (0x7f)\n\tlibz.so.1 => /lib/x/libz.so.1 (0x7f)\n\t/lib64/ld-linux.so.2 (0x7f)\n";
+        let said = "/bin/a:\n\tlinux-vdso.so.1 (0x7f)\n\tlibz.so.1 => /lib/x/libz.so.1 (0x7f)\n\t/lib64/ld-linux.so.2 (0x7f)\n";
         assert_eq!(libraries(said).collect::<Vec<_>>(), ["/lib/x/libz.so.1", "/lib64/ld-linux.so.2"]);
     }
 

@@ -1,6 +1,7 @@
 //! Images for the lab's pods, made on the spot from programs of this machine and of [`crate::world`]: the lab has no registry.
 
 mod libraries;
+mod node;
 mod oci;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+pub use node::{NODE, NODE_CHANGES, node};
 pub use oci::{Entry, Image};
 
 use crate::world;

@@ -78,7 +78,17 @@ impl Image {
     }
 
     fn layer(&self) -> io::Result<Vec<u8>> {
-        let mut tar = tar::Builder::new(Vec::new());
+        let mut bytes = Vec::new();
+        self.write_root(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Writes its root file system alone, in a tar: what `docker import` takes.
+    ///
+    /// # Errors
+    /// When `into` does not take the bytes.
+    pub fn write_root(&self, into: impl Write) -> io::Result<()> {
+        let mut tar = tar::Builder::new(into);
         for directory in &self.directories {
             let mut header = header(tar::EntryType::Directory, 0o755, 0);
             tar.append_data(&mut header, format!("{directory}/"), io::empty())?;
@@ -93,7 +103,7 @@ impl Image {
                 }
             }
         }
-        tar.into_inner()
+        tar.finish()
     }
 }
 

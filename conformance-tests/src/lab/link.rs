@@ -7,7 +7,7 @@ use super::error::{Error, Result};
 use super::node::Node;
 use super::topology::LinkSpec;
 
-/// Makes a link and sets both ends, and both loopbacks, up.
+/// Makes a link and sets both ends up.
 pub(super) fn create(nodes: &BTreeMap<String, Node>, link: &LinkSpec) -> Result<()> {
     let [near, far] = &link.ends;
     let node =
@@ -21,7 +21,6 @@ pub(super) fn create(nodes: &BTreeMap<String, Node>, link: &LinkSpec) -> Result<
     add.args(["peer", "name", &far.interface, "mtu", &mtu, "netns", &peer_netns]);
     run(&mut add, CONFIGURE)?.success()?;
     for (node, interface) in [(near_node, &near.interface), (far_node, &far.interface)] {
-        node.run(&["ip", "link", "set", "lo", "up"])?;
         node.run(&["ip", "link", "set", interface, "up"])?;
     }
     Ok(())

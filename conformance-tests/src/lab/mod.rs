@@ -97,6 +97,9 @@ impl Lab {
         directory.clear()?;
         let mut lab = Self { name, topology, directory, nodes: BTreeMap::new(), tethers: BTreeMap::new(), is_up: true };
         lab.start_nodes(&options.program)?;
+        for node in lab.nodes.values() {
+            node.run(&["ip", "link", "set", "lo", "up"])?;
+        }
         for link in &lab.topology.links {
             link::create(&lab.nodes, link)?;
         }

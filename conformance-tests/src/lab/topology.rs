@@ -25,9 +25,8 @@ const NAME_MAX: usize = 32;
 /// Node keys that the runner honours.
 const HONOURED: [&str; 10] = ["kind", "image", "cmd", "entrypoint", "exec", "binds", "env", "labels", "sysctls", "network-mode"];
 
-/// Node keys that containerlab knows and the runner passes over.
-const PASSED_OVER: [&str; 36] = [
-    "SANs",
+/// Node keys that containerlab knows (0.69, `NodeDefinition`) and the runner passes over.
+const PASSED_OVER: [&str; 33] = [
     "aliases",
     "auto-remove",
     "cap-add",
@@ -36,7 +35,6 @@ const PASSED_OVER: [&str; 36] = [
     "config",
     "cpu",
     "cpu-set",
-    "credentials",
     "devices",
     "dns",
     "enforce-startup-config",
@@ -62,7 +60,6 @@ const PASSED_OVER: [&str; 36] = [
     "suppress-startup-config",
     "type",
     "user",
-    "wait-for",
 ];
 
 /// A topology that has been checked as a whole.
@@ -165,7 +162,7 @@ impl Parser<'_> {
     fn topology(mut self, text: &str) -> Checked<Topology> {
         let root: Value = serde_saphyr::from_str(text).map_err(|error| format!("not YAML: {error}"))?;
         let root = object(&root, "the file")?;
-        self.judge_keys(root, "the file", &["name", "topology"], &["prefix", "mgmt", "settings", "debug"])?;
+        self.judge_keys(root, "the file", &["name", "topology", "mgmt"], &["prefix", "settings", "debug"])?;
         let name = root.get("name").ok_or("`name` is missing: give the lab a name")?;
         let name = name_of(name, "`name`")?;
 

@@ -58,7 +58,7 @@ fn a_whole_topology_with_inheritance() {
 
 #[test]
 fn what_containerlab_knows_and_we_do_not_is_a_warning() {
-    let topology = parse("{name: w, mgmt: {}, topology: {nodes: {a: {kind: linux, cpu: 2, network-mode: host}}}}").unwrap();
+    let topology = parse("{name: w, settings: {}, topology: {nodes: {a: {kind: linux, cpu: 2, network-mode: host}}}}").unwrap();
     assert_eq!(topology.warnings.len(), 3, "{:?}", topology.warnings);
     assert!(topology.warnings.iter().any(|warning| warning.contains("node a") && warning.contains("`cpu`")));
     assert!(topology.warnings.iter().any(|warning| warning.contains("network-mode \"host\"")));

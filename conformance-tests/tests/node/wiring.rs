@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use conformance_tests::conform::netns::Netns;
 use conformance_tests::host::{Settings, UPLINK_MTU};
-use conformance_tests::lab::command::Running;
+use conformance_tests::lab::command::{Running, wait_until};
 use serde_json::Value;
 
 use crate::{addresses, on_node};
@@ -80,14 +80,31 @@ fn the_hosts_side() -> Result<()> {
     })
 }
 
+/// How many sockets of a namespace hear news of rtnetlink (`netlink_native_seq_show`, net/netlink/af_netlink.c).
+fn listeners(netns: &Netns) -> Result<usize> {
+    const ROUTE: &str = "0";
+    const NO_GROUPS: &str = "00000000";
+    let sockets = {
+        let _inside = netns.enter()?;
+        std::fs::read_to_string("/proc/thread-self/net/netlink")?
+    };
+    let columns = sockets.lines().map(|socket| socket.split_whitespace().collect::<Vec<_>>());
+    Ok(columns.filter(|columns| columns.len() > 3 && columns[1] == ROUTE && columns[3] != NO_GROUPS).count())
+}
+
 #[test]
 fn the_pods_end_was_never_in_the_host() -> Result<()> {
     on_node(Settings::default(), |host, _| {
+        let others = listeners(host.netns())?;
         let monitor = {
             let _inside = host.netns().enter()?;
-            Running::start(Command::new("timeout").args(["2", "ip", "-oneline", "monitor", "link"]), Stdio::null())?
+            Running::start(Command::new("timeout").args(["3", "ip", "-oneline", "monitor", "link"]), Stdio::null())?
         };
-        std::thread::sleep(Duration::from_millis(500));
+        wait_until("the monitor listens", LIMIT, || match listeners(host.netns()) {
+            Ok(count) if count > others => Ok(()),
+            Ok(_) => Err("it does not yet".to_owned()),
+            Err(error) => Err(format!("{error:#}")),
+        })?;
         let _attached = host.attached()?;
         let events = monitor.wait(LIMIT)?.stdout;
         ensure!(events.contains(": bw"), "the monitor has seen nothing of the ADD: {events:?}");

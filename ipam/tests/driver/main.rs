@@ -100,12 +100,13 @@ async fn a_pod_waits_for_the_cloud_and_no_longer_than_it_takes() {
 
 #[tokio::test]
 async fn a_pod_that_waits_is_heard_at_once() {
-    let lab = Lab::new("m5.large", "wait_seconds = 1");
+    let lab = Lab::new("m5.large", "wait_seconds = 15");
     let node = Node::start(&lab);
     let attachments = Arc::clone(&node.attachments);
     let add = std::thread::spawn(move || node::add(&attachments, 1, node::now()));
-    tokio::time::timeout(Duration::from_millis(900), node.attachments.shortage()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), node.attachments.shortage()).await.unwrap();
     assert_eq!(node.report().waiting, 1);
+    node.attachments.drain();
     assert!(add.join().unwrap().is_err(), "nobody has driven the supply");
 }
 
