@@ -48,6 +48,8 @@ pub(crate) struct Module {
     programs: Vec<String>,
     /// The name of the program whose package is the module's root.
     root: Option<String>,
+    /// The source of that package, where it is not to be the module's own.
+    main: Option<String>,
     /// Test programs by name, with their packages relative to the module.
     #[serde(default)]
     tests: BTreeMap<String, String>,
@@ -125,7 +127,14 @@ impl Module {
         }
         if let Some(program) = &self.root {
             let output = format!("bin/{program}");
-            process::run(&mut command(&["build", "-tags", &self.tags, "-ldflags", &link, "-o", &output, &self.path]))?;
+            let package = match &self.main {
+                None => self.path.as_str(),
+                Some(source) => {
+                    fs::write(draft.join("main.go"), source).context("cannot write main.go")?;
+                    "."
+                }
+            };
+            process::run(&mut command(&["build", "-tags", &self.tags, "-ldflags", &link, "-o", &output, package]))?;
         }
         for (program, package) in &self.tests {
             let (output, package) = (format!("bin/{program}"), format!("{}/{package}", self.path));

@@ -1,10 +1,9 @@
 //! Pods one by one: what kubelet and kubectl do with them.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use conformance_tests::lab::command::{Running, wait_until};
+use conformance_tests::lab::command::wait_until;
 use serde_json::{Value, json};
 
 use crate::http;
@@ -35,7 +34,7 @@ fn probes(suite: &mut Suite) -> Result<()> {
         let probed = json!([
             with("http", &["netexec", "--http-port=8080", "--udp-port=-1"], "readinessProbe", http),
             with("tcp", &["netexec", "--http-port=8081", "--udp-port=-1"], "readinessProbe", tcp),
-            with("grpc", &["grpc-health-checking"], "readinessProbe", grpc),
+            with("grpc", &["grpc-health-checking", "--http-port=8082"], "readinessProbe", grpc),
             with("exec", &["pause"], "readinessProbe", exec),
         ]);
         // It answers well for ten seconds, then no more.
@@ -81,15 +80,14 @@ fn exec_and_port_forward(suite: &mut Suite) -> Result<()> {
 
             // kubectl runs on the control plane's machine: the pod's port is forwarded to that machine's loopback.
             let pod = format!("pod/{name}");
-            let mut forward = suite.cluster.kubectl.command(&["port-forward", "--namespace", namespace, &pod, "18080:8080"]);
-            let forwarding = Running::start(&mut forward, Stdio::null())?;
+            let forwarding = suite.cluster.kubectl.start(&["port-forward", "--namespace", namespace, &pod, "18080:8080"])?;
             let machine = suite.machine("control")?;
             let met = wait_until("the forwarded port", Duration::from_secs(30), || {
                 http::get(&machine, ([127, 0, 0, 1], 18080).into(), "/hostname").map_err(|error| format!("{error:#}"))
             })
             .with_context(|| format!("port-forward to {name}"))?;
             ensure!(met == name, "port-forward leads to {met}");
-            drop(forwarding);
+            forwarding.kill()?;
         }
         // What a client of the suite is asked by kubectl comes from the same pods.
         let said = suite.cluster.kubectl.exec(NAMESPACE, "client-node1", &["hostname"])?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::config::file;
 use crate::lab::command::{Said, run, wait_until};
 use crate::lab::error::{Error, Result};
-use crate::lab::node::Node;
+use crate::lab::node::{Node, Service};
 use crate::world;
 
 /// Limit of a call that waits for nothing.
@@ -52,6 +52,15 @@ impl Kubectl {
     /// When it fails or takes longer than a minute.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         self.try_run(arguments, ASK)?.success()
+    }
+
+    /// Starts a call that goes on until it is ended.
+    ///
+    /// # Errors
+    /// When it cannot be executed or ends at once.
+    pub fn start(&self, arguments: &[&str]) -> Result<Service> {
+        let (program, kubeconfig) = (self.program.to_string_lossy(), format!("KUBECONFIG={}", file("admin.conf")));
+        self.node.start_service("kubectl", &[&["env", &kubeconfig, &program][..], arguments].concat())
     }
 
     /// Objects as JSON: `get` with `arguments`.
