@@ -36,7 +36,7 @@ const MORE_APPLETS: [&str; 17] = [
 ];
 
 /// Programs with libraries, which Kubernetes' own tests call by the shell.
-const TOOLS: [&str; 5] = ["/usr/bin/curl", "/usr/bin/dig", "/usr/bin/getent", "/bin/nc.openbsd", "/bin/ss"];
+const TOOLS: [&str; 6] = ["/bin/dash", "/bin/nc.openbsd", "/bin/ss", "/usr/bin/curl", "/usr/bin/dig", "/usr/bin/getent"];
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +97,9 @@ pub fn agnhost(more: &[String]) -> Result<Image, Error> {
     for tool in TOOLS {
         files.extend(libraries::program_with_libraries(Path::new(tool))?);
     }
-    // Its options are those that the tests use; the applet's are others.
+    // Its options are those that the tests use, the applet's are others; and busybox's shell prefers its applets to what is in PATH.
     files.insert("bin/nc".to_owned(), Entry::Link("nc.openbsd".to_owned()));
+    files.insert("bin/sh".to_owned(), Entry::Link("dash".to_owned()));
     Ok(Image {
         references: [AGNHOST.to_owned()].into_iter().chain(more.iter().cloned()).collect(),
         entrypoint: vec!["/agnhost".to_owned()],
