@@ -1,11 +1,16 @@
 //! A daemon that does to each peer what the test says, and tells what it was asked.
 
-use std::os::unix::net::UnixListener;
+use std::io::ErrorKind;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use node_api::{read_frame_with_fd, write_frame};
 use serde_json::{Value, json};
+
+/// Longer than any plugin takes to come.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// What it does when it has read a request.
 pub(crate) enum Act {
@@ -29,7 +34,7 @@ pub(crate) fn daemon(path: &Path, acts: Vec<Act>) -> JoinHandle<Vec<Value>> {
     let path = path.to_owned();
     std::thread::spawn(move || {
         let serve = |act| {
-            let (mut stream, _) = listener.accept().unwrap();
+            let mut stream = accept(&listener);
             let (bytes, _) = read_frame_with_fd(&mut stream).unwrap();
             if let Act::Answer(answer) = act {
                 write_frame(&mut stream, &answer, None).unwrap();
@@ -40,4 +45,19 @@ pub(crate) fn daemon(path: &Path, acts: Vec<Act>) -> JoinHandle<Vec<Value>> {
         std::fs::remove_file(path).unwrap();
         asked
     })
+}
+
+fn accept(listener: &UnixListener) -> UnixStream {
+    listener.set_nonblocking(true).unwrap();
+    let begun = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                return stream;
+            }
+            Err(error) => assert!(error.kind() == ErrorKind::WouldBlock && begun.elapsed() < LIMIT, "nobody came: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
