@@ -1,113 +1,105 @@
 //! One execution of the plugin, with its environment and standard input as arguments.
 #![forbid(unsafe_code)]
 
+mod daemon;
 mod netns;
+mod stdin;
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use cni_spec::{AddResult, Code, Command, ContainerId, Error, IfName, Invocation, NetworkConfig, VersionInfo};
-use node_api::{AddRequest, CheckRequest, Client, ClientError, DelRequest, GcRequest, Reply, Request, queue};
+use cni_spec::{AddConfig, AddResult, Attachment, CheckConfig, Code, Error, GcConfig, Invocation, PodIdentity, VersionInfo};
+use node_api::{AddRequest, CheckRequest, ClientError, DelRequest, GcRequest, Reply, Request, queue};
 
-const SENDER: &str = concat!("barewire-cni ", env!("CARGO_PKG_VERSION"));
+pub use crate::stdin::Stdin;
 
 /// Executes one CNI operation. The value is what goes to standard output; it may be empty.
 ///
 /// # Errors
 /// What goes to standard output as an error result.
-pub fn execute(environment: impl IntoIterator<Item = (String, String)>, stdin: &[u8]) -> Result<String, Error> {
-    let invocation = Invocation::from_environment(environment)?;
-    if invocation.command == Command::Version {
-        // Needs neither daemon nor a configuration that is valid otherwise.
-        return json(&VersionInfo::answering(NetworkConfig::peek_version(stdin).as_deref()));
-    }
-    let config = NetworkConfig::from_json(stdin)?;
-    let socket = PathBuf::from(config.socket.as_deref().unwrap_or(node_api::DEFAULT_SOCKET));
-    match invocation.command {
-        Command::Add => add(invocation, config, &socket),
-        Command::Del => del(invocation, &socket),
-        Command::Check => check(invocation, config, &socket),
-        Command::Gc => gc(config, &socket),
-        Command::Status => status(&socket),
-        Command::Version => unreachable!("answered above"),
+pub fn execute(environment: impl IntoIterator<Item = (String, String)>, stdin: &Stdin) -> Result<String, Error> {
+    match Invocation::from_environment(environment)? {
+        Invocation::Version => json(&VersionInfo::answering(cni_spec::version_asked(stdin.as_it_came()).as_deref())),
+        Invocation::Add { attachment, netns, pod } => add(attachment, &netns, pod, AddConfig::from_json(stdin.whole()?)?),
+        Invocation::Check { attachment, netns } => check(attachment, &netns, CheckConfig::from_json(stdin.whole()?)?),
+        Invocation::Gc => gc(GcConfig::from_json(stdin.whole()?)?),
+        // The socket is all that these need. Where what came does not tell it, it is where it is by default: a node has one
+        // daemon, and a pod that could not be deleted for a damaged configuration would stay for ever.
+        Invocation::Del(attachment) => del(attachment, at(cni_spec::socket(stdin.as_it_came()))),
+        Invocation::Status => status(at(cni_spec::socket(stdin.as_it_came()))),
     }
 }
 
-fn add(invocation: Invocation, config: NetworkConfig, socket: &Path) -> Result<String, Error> {
-    let (container_id, ifname) = names(&invocation)?;
-    let (netns_path, netns) = netns::open(&invocation)?;
+/// Where the daemon listens.
+fn at(configured: Option<PathBuf>) -> PathBuf {
+    configured.unwrap_or_else(|| PathBuf::from(node_api::DEFAULT_SOCKET))
+}
+
+fn add(attachment: Attachment, netns: &str, pod: PodIdentity, config: AddConfig) -> Result<String, Error> {
+    let netns_fd = netns::open(netns)?;
     let request = AddRequest {
         network: config.name,
-        container_id,
-        ifname,
-        netns_path,
-        pod: invocation.pod,
+        container_id: attachment.container_id,
+        ifname: attachment.ifname,
+        netns_path: netns.to_owned(),
+        pod,
         ips: config.runtime.ips,
         mac: config.runtime.mac,
     };
-    match ask(socket, Request::Add(request), Some(netns.as_fd()))? {
-        Reply::Attached(result) => Ok(result.chained_after(config.prev_result).to_json(config.version)),
+    let reply = daemon::ask_through_restart(&at(config.socket), &Request::Add(request), Some(netns_fd.as_fd()));
+    match reply.map_err(refusal)? {
+        Reply::Attached(result) => Ok(result.to_json(config.version, config.prev_result)),
         Reply::Done => Err(unexpected()),
     }
 }
 
 /// A DEL succeeds whatever state the daemon is in: a pod must be deletable while it is being upgraded.
-fn del(invocation: Invocation, socket: &Path) -> Result<String, Error> {
-    let (container_id, ifname) = names(&invocation)?;
-    let request = DelRequest { container_id, ifname };
-    let outcome = Client::connect(socket, SENDER).and_then(|client| client.call(Request::Del(request.clone()), None));
-    match outcome {
-        Ok(_) => Ok(String::new()),
-        Err(ClientError::Refused(error)) => Err(error),
-        Err(away @ (ClientError::Unreachable { .. } | ClientError::BrokenOff(_))) => {
-            let directory = queue::directory_beside(socket);
-            queue::enqueue(&directory, request).map(|()| String::new()).map_err(|why| {
-                let msg = format!("{away}, and the DEL cannot be queued in {}: {why}; free space there", directory.display());
-                Error::new(Code::IoFailure, msg)
-            })
-        }
-    }
+fn del(attachment: Attachment, socket: PathBuf) -> Result<String, Error> {
+    let del = DelRequest { container_id: attachment.container_id, ifname: attachment.ifname };
+    let away = match daemon::ask(&socket, &Request::Del(del.clone()), None) {
+        Ok(_) => return Ok(String::new()),
+        Err(ClientError::Refused(error)) if !queue_helps(error.code) => return Err(error),
+        Err(away) => away,
+    };
+    let directory = queue::directory_beside(&socket);
+    queue::enqueue(&directory, del).map(|()| String::new()).map_err(|why| {
+        let msg = format!("{away}, and the DEL cannot be queued in {}: {why}; free space there", directory.display());
+        Error::new(Code::IoFailure, msg)
+    })
 }
 
-fn check(invocation: Invocation, config: NetworkConfig, socket: &Path) -> Result<String, Error> {
-    if config.version < cni_spec::Version::V0_4_0 {
-        let msg = format!("CHECK came with cniVersion 0.4.0, and the configuration says {}; raise cniVersion", config.version);
-        return Err(Error::new(Code::IncompatibleVersion, msg));
-    }
-    let (container_id, ifname) = names(&invocation)?;
-    let expected = config.prev_result.ok_or_else(|| missing("prevResult", "CHECK compares with the result of the ADD"))?;
-    let (_, netns) = netns::open(&invocation)?;
-    done(ask(socket, Request::Check(CheckRequest { container_id, ifname, expected }), Some(netns.as_fd()))?)
+/// Whether a refused DEL is one that the daemon, or the next one, will do later: "try again" is what the queue is for, and a
+/// daemon of an older version may not understand us.
+const fn queue_helps(code: Code) -> bool {
+    matches!(code, Code::TryAgainLater | Code::Undecodable)
 }
 
-fn gc(config: NetworkConfig, socket: &Path) -> Result<String, Error> {
-    since_1_1_0("GC", &config)?;
-    let valid = config.valid_attachments.ok_or_else(|| missing("cni.dev/valid-attachments", "without it GC would remove everything"))?;
-    done(ask(socket, Request::Gc(GcRequest { network: config.name, valid }), None)?)
+fn check(attachment: Attachment, netns: &str, config: CheckConfig) -> Result<String, Error> {
+    let netns = netns::open(netns)?;
+    let request = CheckRequest { container_id: attachment.container_id, ifname: attachment.ifname, expected: config.expected };
+    done(daemon::ask_through_restart(&at(config.socket), &Request::Check(request), Some(netns.as_fd())).map_err(refusal)?)
 }
 
-fn status(socket: &Path) -> Result<String, Error> {
+/// A GC does not wait for a daemon: pods that are attached meanwhile are not in its list, and would be detached.
+fn gc(config: GcConfig) -> Result<String, Error> {
+    let request = Request::Gc(GcRequest { network: config.name, valid: config.valid });
+    done(daemon::ask(&at(config.socket), &request, None).map_err(refusal)?)
+}
+
+fn status(socket: PathBuf) -> Result<String, Error> {
     // STATUS has codes of its own for a plugin that is not available (section 5, "Error").
     let away = |error: ClientError| match error {
         ClientError::Refused(error) => error,
         away => Error::new(Code::NotAvailable, format!("{away}; start barewired")),
     };
-    done(Client::connect(socket, SENDER).and_then(|client| client.call(Request::Status, None)).map_err(away)?)
+    done(daemon::ask_status(&socket).map_err(away)?)
 }
 
-fn since_1_1_0(verb: &str, config: &NetworkConfig) -> Result<(), Error> {
-    if config.version >= cni_spec::Version::V1_1_0 {
-        return Ok(());
-    }
-    let msg = format!("{verb} came with cniVersion 1.1.0, and the configuration says {}; raise cniVersion", config.version);
-    Err(Error::new(Code::IncompatibleVersion, msg))
-}
-
-fn ask(socket: &Path, request: Request, netns: Option<std::os::fd::BorrowedFd<'_>>) -> Result<Reply, Error> {
-    Client::connect(socket, SENDER).and_then(|client| client.call(request, netns)).map_err(|error| match error {
+fn refusal(error: ClientError) -> Error {
+    match error {
         ClientError::Refused(error) => error,
         away => Error::new(Code::TryAgainLater, format!("{away}; it is starting, or see `systemctl status barewired`")),
-    })
+    }
 }
 
 fn done(reply: Reply) -> Result<String, Error> {
@@ -119,19 +111,6 @@ fn done(reply: Reply) -> Result<String, Error> {
 
 fn unexpected() -> Error {
     Error::new(Code::TryAgainLater, "barewired gave the answer of another operation; upgrade barewire-cni and barewired to one version")
-}
-
-fn missing(key: &str, why: &str) -> Error {
-    Error::new(Code::InvalidConfig, format!("network configuration: {key} is missing; {why}"))
-}
-
-/// Present wherever the operation needs them: [`Invocation::from_environment`] has seen to it.
-fn names(invocation: &Invocation) -> Result<(ContainerId, IfName), Error> {
-    invocation
-        .container_id
-        .clone()
-        .zip(invocation.ifname.clone())
-        .ok_or_else(|| Error::new(Code::InvalidEnvironment, "CNI_CONTAINERID and CNI_IFNAME are needed; set both"))
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String, Error> {

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
-use cni_spec::{Code, Error, Invocation};
+use cni_spec::{Code, Error};
 use nix::fcntl::OFlag;
 use nix::sys::statfs::{FsType, fstatfs};
 
@@ -13,15 +13,14 @@ const OWN: &str = "/proc/self/ns/net";
 
 /// Opens `CNI_NETNS` and refuses what cannot be a container's: a path that is not there, a file that is no namespace, and
 /// the runtime's own. The daemon, which is handed the descriptor, looks again with its own eyes.
-pub(crate) fn open(invocation: &Invocation) -> Result<(String, File), Error> {
-    let path = invocation.netns.clone().unwrap_or_default();
+pub(crate) fn open(path: &str) -> Result<File, Error> {
     let refuse = |why: &str| {
         let msg = format!("CNI_NETNS {path:?} {why}; give the path of the container's network namespace");
         Error::new(Code::InvalidEnvironment, msg)
     };
     // Without O_NONBLOCK, opening a FIFO by mistake would hang.
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(|why| refuse(&format!("cannot be opened: {why}")))?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|why| refuse(&format!("cannot be opened: {why}")))?;
     let kind = fstatfs(&file).map_err(|errno| refuse(&format!("cannot be looked at: {errno}")))?.filesystem_type();
     if kind != FsType(NSFS_MAGIC) {
         return Err(refuse("is not a network namespace"));
@@ -32,5 +31,5 @@ pub(crate) fn open(invocation: &Invocation) -> Result<(String, File), Error> {
     if identity(own) == identity(theirs) {
         return Err(refuse("is the host's own network namespace"));
     }
-    Ok((path, file))
+    Ok(file)
 }

@@ -1,29 +1,53 @@
 //! The plugin configuration on standard input (section 1, and section 3, "Deriving execution configuration").
+//!
+//! Each operation has a view of its own and looks at nothing else. DEL and STATUS need to know [where the daemon
+//! listens](socket) and no more: a pod must be deletable whatever an old cache, another plugin or a later runtime has put
+//! beside it, and even where what came is no configuration at all.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{AddResult, Code, ContainerId, Error, IfName, NetworkName, Version};
+use crate::peek::peek;
+use crate::{AddResult, Code, ContainerId, Error, IfName, NetworkName, PrevResult, Version, absent};
 
-/// The part of a configuration that Barewire reads. Other fields are a plugin's own or of a later version, and ignored.
+/// What ADD reads. Other fields are a plugin's own or of a later version, and ignored, here and below.
 #[derive(Debug, Clone)]
-pub struct NetworkConfig {
+pub struct AddConfig {
     /// The version that the runtime selected and that the result must have.
     pub version: Version,
     /// The network's name.
     pub name: NetworkName,
     /// What the runtime fills in for the capabilities that the configuration declares.
     pub runtime: RuntimeConfig,
-    /// The result of the plugins before this one in the list, or of the ADD that is checked or undone.
-    pub prev_result: Option<AddResult>,
-    /// GC: what is to stay (`cni.dev/valid-attachments`). `None` where the key is absent; `null` counts as empty,
-    /// for that is how the reference library writes an empty list.
-    pub valid_attachments: Option<Vec<Attachment>>,
+    /// The result of the plugins before this one in the list.
+    pub prev_result: Option<PrevResult>,
     /// Our own key `socket`: where the node daemon listens.
-    pub socket: Option<String>,
+    pub socket: Option<PathBuf>,
+}
+
+/// What CHECK reads.
+#[derive(Debug, Clone)]
+pub struct CheckConfig {
+    /// The result of the ADD that is checked.
+    pub expected: AddResult,
+    /// See [`AddConfig::socket`].
+    pub socket: Option<PathBuf>,
+}
+
+/// What GC reads.
+#[derive(Debug, Clone)]
+pub struct GcConfig {
+    /// The network's name.
+    pub name: NetworkName,
+    /// What is to stay (`cni.dev/valid-attachments`). `null` counts as an empty list, for that is how the reference
+    /// library writes one; a list that is absent is an error.
+    pub valid: Vec<Attachment>,
+    /// See [`AddConfig::socket`].
+    pub socket: Option<PathBuf>,
 }
 
 /// `runtimeConfig`, for the capabilities `ips` and `mac`.
@@ -35,7 +59,7 @@ pub struct RuntimeConfig {
     pub mac: Option<[u8; 6]>,
 }
 
-/// One attachment in a GC's list of valid ones.
+/// What an operation on one interface of one container is about: the parameters of DEL, an entry of a GC's list.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The container.
@@ -49,60 +73,144 @@ pub struct Attachment {
 /// published (<https://github.com/containernetworking/cni/pull/1103>).
 const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-impl NetworkConfig {
-    /// The `cniVersion` of `json`, without judging anything else: an error result and the answer to VERSION echo it.
-    #[must_use]
-    pub fn peek_version(json: &[u8]) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Peek {
-            #[serde(rename = "cniVersion")]
-            cni_version: String,
-        }
-        serde_json::from_slice::<Peek>(json).ok().map(|peek| peek.cni_version)
-    }
+/// `sun_path` less the terminating NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
 
+/// Our own key `socket` in whatever was given, for operations that need nothing else of it; `None` where that names no
+/// socket, or cannot be read so far. The daemon is then where it is by default: a node has one.
+#[must_use]
+pub fn socket(json: &[u8]) -> Option<PathBuf> {
+    peek(json, "socket").and_then(|text| socket_path(&text).ok())
+}
+
+/// The `cniVersion` of `json`, without judging anything else: an error result and the answer to VERSION echo it.
+#[must_use]
+pub fn version_asked(json: &[u8]) -> Option<String> {
+    peek(json, "cniVersion")
+}
+
+impl AddConfig {
     /// Reads and checks a configuration.
     ///
     /// # Errors
     /// [`Code::Undecodable`] for what is not a JSON object, [`Code::IncompatibleVersion`] for a version we do not speak,
     /// [`Code::InvalidConfig`] for everything else, with the field's name in the message.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let mut fields = Fields::from_json(json)?;
+        Ok(Self {
+            version: fields.version()?,
+            name: fields.name()?,
+            runtime: fields.take::<RuntimeFields>("runtimeConfig")?.unwrap_or_default().parse()?,
+            prev_result: fields.take("prevResult")?,
+            socket: fields.socket()?,
+        })
+    }
+}
+
+impl CheckConfig {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// See [`AddConfig::from_json`]; a version that has no CHECK is [`Code::IncompatibleVersion`].
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let mut fields = Fields::from_json(json)?;
+        let version = fields.version()?;
+        if version < Version::V0_4_0 {
+            let msg = format!("CHECK came with cniVersion 0.4.0, and the configuration says {version}; raise cniVersion");
+            return Err(Error::new(Code::IncompatibleVersion, msg));
+        }
+        let expected = fields.take("prevResult")?;
+        let expected = expected.ok_or_else(|| missing("prevResult", "CHECK compares with the result of the ADD"))?;
+        Ok(Self { expected, socket: fields.socket()? })
+    }
+}
+
+impl GcConfig {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// [`Code::Undecodable`] and [`Code::InvalidConfig`], as [`AddConfig::from_json`].
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        let mut fields = Fields::from_json(json)?;
+        Ok(Self { name: fields.name()?, valid: fields.valid_attachments()?, socket: fields.socket()? })
+    }
+}
+
+/// The members of the outermost object, to be taken one by one.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn from_json(json: &[u8]) -> Result<Self, Error> {
         if json.iter().all(u8::is_ascii_whitespace) {
             return Err(Error::new(Code::Undecodable, "standard input is empty; write the network configuration to it"));
         }
-        let mut fields: Map<String, Value> = serde_json::from_slice(json).map_err(|why| {
+        serde_json::from_slice(json).map(Self).map_err(|why| {
             Error::new(Code::Undecodable, format!("standard input is not a network configuration: {why}; write one JSON object to it"))
-        })?;
-        let version = match fields.remove("cniVersion") {
-            None | Some(Value::Null) => {
-                return Err(Error::new(
-                    Code::IncompatibleVersion,
-                    format!("cniVersion is missing; set it to one of {}", Version::ALL.map(Version::as_str).join(", ")),
-                ));
-            }
-            Some(Value::String(text)) => text.parse()?,
-            Some(other) => return Err(invalid("cniVersion", format!("{other} is not a string"))),
-        };
-        let name = match fields.remove("name") {
-            None | Some(Value::Null) => return Err(invalid("name", "is missing; give the network a name".into())),
-            Some(Value::String(text)) => NetworkName::try_from(text).map_err(|why| invalid("name", why))?,
-            Some(other) => return Err(invalid("name", format!("{other} is not a string"))),
-        };
-        let runtime = take::<RuntimeFields>(&mut fields, "runtimeConfig")?.unwrap_or_default().parse()?;
-        let prev_result = take(&mut fields, "prevResult")?;
-        let valid_attachments = match VALID_ATTACHMENTS.into_iter().find_map(|key| Some((key, fields.remove(key)?))) {
-            None => None,
-            Some((_, Value::Null)) => Some(Vec::new()),
-            Some((key, value)) => Some(decode(key, value)?),
-        };
-        let socket = take(&mut fields, "socket")?;
-        Ok(Self { version, name, runtime, prev_result, valid_attachments, socket })
+        })
     }
+
+    fn take<T: for<'de> Deserialize<'de>>(&mut self, key: &str) -> Result<Option<T>, Error> {
+        match self.0.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value).map(Some).map_err(|why| invalid(key, why.to_string())),
+        }
+    }
+
+    fn version(&mut self) -> Result<Version, Error> {
+        match self.0.remove("cniVersion") {
+            None | Some(Value::Null) => {
+                let msg = format!("cniVersion is missing; set it to one of {}", Version::ALL.map(Version::as_str).join(", "));
+                Err(Error::new(Code::IncompatibleVersion, msg))
+            }
+            Some(Value::String(text)) => text.parse(),
+            Some(other) => Err(invalid("cniVersion", format!("{other} is not a string"))),
+        }
+    }
+
+    fn name(&mut self) -> Result<NetworkName, Error> {
+        match self.0.remove("name") {
+            None | Some(Value::Null) => Err(missing("name", "give the network a name")),
+            Some(Value::String(text)) => NetworkName::try_from(text).map_err(|why| invalid("name", why)),
+            Some(other) => Err(invalid("name", format!("{other} is not a string"))),
+        }
+    }
+
+    fn socket(&mut self) -> Result<Option<PathBuf>, Error> {
+        let text: Option<String> = self.take("socket")?;
+        text.map(|text| socket_path(&text).map_err(|why| invalid("socket", format!("{text:?} {why}")))).transpose()
+    }
+
+    fn valid_attachments(&mut self) -> Result<Vec<Attachment>, Error> {
+        let [first, second] = VALID_ATTACHMENTS;
+        let is_there = VALID_ATTACHMENTS.iter().any(|key| self.0.contains_key(*key));
+        let list: Option<Vec<Option<Attachment>>> = match self.take(first)? {
+            None => self.take(second)?,
+            some => some,
+        };
+        match list {
+            Some(list) => Ok(list.into_iter().flatten().collect()),
+            None if is_there => Ok(Vec::new()),
+            None => Err(missing(first, "without it GC would remove everything")),
+        }
+    }
+}
+
+/// The path, where a socket can be there.
+fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
+    let path = Path::new(text);
+    if !path.is_absolute() || path.file_name().is_none() || text.contains('\0') {
+        return Err("is not the absolute path of a socket");
+    }
+    if text.len() > SOCKET_PATH_MAX {
+        return Err("is longer than the 107 bytes that a socket's path can have");
+    }
+    Ok(path.to_owned())
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RuntimeFields {
+    #[serde(deserialize_with = "absent::list")]
     ips: Vec<String>,
     mac: Option<String>,
 }
@@ -138,82 +246,13 @@ fn parse_mac(text: &str) -> Result<[u8; 6], &'static str> {
     Ok(mac)
 }
 
-fn take<T: for<'de> Deserialize<'de>>(fields: &mut Map<String, Value>, key: &str) -> Result<Option<T>, Error> {
-    match fields.remove(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => decode(key, value).map(Some),
-    }
-}
-
-fn decode<T: for<'de> Deserialize<'de>>(key: &str, value: Value) -> Result<T, Error> {
-    T::deserialize(value).map_err(|why| invalid(key, why.to_string()))
-}
-
 fn invalid(key: &str, why: String) -> Error {
     Error::new(Code::InvalidConfig, format!("network configuration: {key}: {why}"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn code_of(json: &str) -> (Code, String) {
-        let error = NetworkConfig::from_json(json.as_bytes()).unwrap_err();
-        (error.code, error.msg)
-    }
-
-    #[test]
-    fn unknown_fields_are_ignored_and_known_ones_read() {
-        let config = NetworkConfig::from_json(
-            br#"{"cniVersion":"1.1.0","cniVersions":["1.0.0","1.1.0"],"name":"pods","type":"barewire-cni","later":{"a":1},
-                "runtimeConfig":{"ips":["10.0.1.17/24","fd00::1"],"mac":"0a:58:0a:00:01:11","portMappings":[]},"args":{}}"#,
-        )
-        .unwrap();
-        assert_eq!(config.version, Version::V1_1_0);
-        assert_eq!(config.runtime.ips, ["10.0.1.17".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
-        assert_eq!(config.runtime.mac, Some([0x0a, 0x58, 0x0a, 0, 1, 0x11]));
-        assert!(config.valid_attachments.is_none() && config.prev_result.is_none());
-    }
-
-    #[test]
-    fn each_fault_has_its_code_and_names_the_field() {
-        for (json, code, part) in [
-            ("", Code::Undecodable, "empty"),
-            (" \n", Code::Undecodable, "empty"),
-            ("nope", Code::Undecodable, "not a network configuration"),
-            ("[]", Code::Undecodable, "not a network configuration"),
-            (r#"{"name":"x"}"#, Code::IncompatibleVersion, "cniVersion"),
-            (r#"{"cniVersion":"9.9.9","name":"x"}"#, Code::IncompatibleVersion, "9.9.9"),
-            (r#"{"cniVersion":"1.0.0"}"#, Code::InvalidConfig, "name"),
-            (r#"{"cniVersion":"1.0.0","name":"a b"}"#, Code::InvalidConfig, "a b"),
-            (r#"{"cniVersion":"1.0.0","name":"x","prevResult":7}"#, Code::InvalidConfig, "prevResult"),
-            (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"ips":["10.0.0.300"]}}"#, Code::InvalidConfig, "10.0.0.300"),
-            (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"mac":"01:00:5e:00:00:01"}}"#, Code::InvalidConfig, "group"),
-            (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"mac":"0a:58"}}"#, Code::InvalidConfig, "0a:58"),
-        ] {
-            let (got, msg) = code_of(json);
-            assert_eq!(got, code, "{json}: {msg}");
-            assert!(msg.contains(part), "{json}: {msg}");
-        }
-    }
-
-    #[test]
-    fn valid_attachments_absent_null_empty_and_full() {
-        let read = |extra: &str| {
-            NetworkConfig::from_json(format!(r#"{{"cniVersion":"1.1.0","name":"x"{extra}}}"#).as_bytes()).unwrap().valid_attachments
-        };
-        assert_eq!(read(""), None);
-        assert_eq!(read(r#","cni.dev/valid-attachments":null"#), Some(vec![]));
-        assert_eq!(read(r#","cni.dev/valid-attachments":[]"#), Some(vec![]));
-        let one = r#"[{"containerID":"c","ifname":"eth0"}]"#;
-        assert_eq!(read(&format!(r#","cni.dev/valid-attachments":{one}"#)).unwrap().len(), 1);
-        assert_eq!(read(&format!(r#","cni.dev/attachments":{one}"#)).unwrap().len(), 1);
-        assert_eq!(read(&format!(r#","cni.dev/attachments":[],"cni.dev/valid-attachments":{one}"#)).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn version_can_be_peeked_out_of_a_bad_configuration() {
-        assert_eq!(NetworkConfig::peek_version(br#"{"cniVersion":"9.9.9"}"#).as_deref(), Some("9.9.9"));
-        assert_eq!(NetworkConfig::peek_version(b"{"), None);
-    }
+fn missing(key: &str, why: &str) -> Error {
+    invalid(key, format!("is missing; {why}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,50 +1,11 @@
 //! The environment of one execution (section 2, "Parameters"), parsed and checked as a whole.
+//!
+//! Each operation reads the variables that it needs, and what is in the others is not looked at: a DEL must not fail for an
+//! odd `CNI_ARGS`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, ContainerId, Error, IfName};
-
-/// The operation asked for (`CNI_COMMAND`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Command {
-    /// Attach a container to the network.
-    Add,
-    /// Detach it.
-    Del,
-    /// Ask whether the attachment is as it was made.
-    Check,
-    /// Ask whether an ADD would succeed.
-    Status,
-    /// Remove what is not in the list of valid attachments.
-    Gc,
-    /// Ask for the versions spoken.
-    Version,
-}
-
-impl Command {
-    const NAMES: [(&'static str, Self); 6] = [
-        ("ADD", Self::Add),
-        ("DEL", Self::Del),
-        ("CHECK", Self::Check),
-        ("STATUS", Self::Status),
-        ("GC", Self::Gc),
-        ("VERSION", Self::Version),
-    ];
-
-    fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, command)| *command == self).map_or("?", |(name, _)| name)
-    }
-
-    /// Whether section 2 requires `variable` for this operation.
-    fn requires(self, variable: &str) -> bool {
-        match variable {
-            "CNI_CONTAINERID" | "CNI_IFNAME" => matches!(self, Self::Add | Self::Del | Self::Check),
-            // A DEL may come when the namespace is gone: then the variable is empty or absent.
-            "CNI_NETNS" => matches!(self, Self::Add | Self::Check),
-            _ => false,
-        }
-    }
-}
+use crate::{Attachment, Code, Error};
 
 /// Whose pod it is, as kubelet's runtimes say in `CNI_ARGS`. Each may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,99 +19,175 @@ pub struct PodIdentity {
     pub uid: String,
 }
 
-/// One execution's parameters. Only what the operation uses is kept.
+/// The operation asked for (`CNI_COMMAND`), with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invocation {
-    /// What to do.
-    pub command: Command,
-    /// Present for ADD, DEL and CHECK.
-    pub container_id: Option<ContainerId>,
-    /// Present for ADD, DEL and CHECK.
-    pub ifname: Option<IfName>,
-    /// The network namespace's path; present for ADD and CHECK, maybe for DEL.
-    pub netns: Option<String>,
-    /// The pod behind the container.
-    pub pod: PodIdentity,
+pub enum Invocation {
+    /// Attach a container to the network.
+    Add {
+        /// The container and the interface to make in it.
+        attachment: Attachment,
+        /// The network namespace's path.
+        netns: String,
+        /// The pod behind the container.
+        pod: PodIdentity,
+    },
+    /// Ask whether the attachment is as it was made.
+    Check {
+        /// The container and its interface.
+        attachment: Attachment,
+        /// The network namespace's path.
+        netns: String,
+    },
+    /// Detach it. The namespace may be gone, and is not asked for.
+    Del(Attachment),
+    /// Remove what is not in the list of valid attachments.
+    Gc,
+    /// Ask whether an ADD would succeed.
+    Status,
+    /// Ask for the versions spoken.
+    Version,
 }
 
 /// Longer than any path a kernel accepts (`PATH_MAX`).
 const VALUE_MAX: usize = 4096;
+const COMMANDS: &str = "ADD, DEL, CHECK, STATUS, GC or VERSION";
+
+const COMMAND: usize = 0;
+const CONTAINERID: usize = 1;
+const NETNS: usize = 2;
+const IFNAME: usize = 3;
+const ARGS: usize = 4;
 const VARIABLES: [&str; 5] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"];
 
 impl Invocation {
-    /// Reads the parameters out of `environment`. Everything that is wrong is reported at once.
+    /// Reads the parameters out of `environment`. Everything that is wrong with what the operation needs is reported at once.
     ///
     /// # Errors
     /// [`Code::InvalidEnvironment`]: a variable is missing, given twice, too long or illegal.
     pub fn from_environment(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
-        let mut wrong = Vec::new();
-        let mut values: [Option<String>; VARIABLES.len()] = Default::default();
+        let mut parameters = Parameters::collect(environment);
+        match parameters.invocation() {
+            Some(invocation) if parameters.wrong.is_empty() => Ok(invocation),
+            _ => Err(Error::new(Code::InvalidEnvironment, parameters.wrong.join("; "))),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Variable {
+    value: Option<String>,
+    fault: Option<String>,
+}
+
+#[derive(Default)]
+struct Parameters {
+    variables: [Variable; VARIABLES.len()],
+    /// Of the operation, as it is spelled.
+    command: String,
+    wrong: Vec<String>,
+}
+
+impl Parameters {
+    fn collect(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut parameters = Self::default();
         for (key, value) in environment {
             let Some(index) = VARIABLES.iter().position(|name| *name == key) else { continue };
+            let variable = &mut parameters.variables[index];
             if value.len() > VALUE_MAX {
-                wrong.push(format!("{key} is {} bytes long; at most {VALUE_MAX} are allowed", value.len()));
-            } else if values[index].is_some() {
-                wrong.push(format!("{key} is set twice; set it once"));
+                variable.fault = Some(format!("{key} is {} bytes long; at most {VALUE_MAX} are allowed", value.len()));
+            } else if variable.value.is_some() {
+                variable.fault = Some(format!("{key} is set twice; set it once"));
             } else {
-                values[index] = Some(value);
+                variable.value = Some(value);
             }
         }
-        let [command, container_id, netns, ifname, args] = values;
-        let Some(command) = command.filter(|text| !text.is_empty()) else {
-            wrong.push("CNI_COMMAND is not set; set it to ADD, DEL, CHECK, STATUS, GC or VERSION".into());
-            return Err(invalid(&wrong));
-        };
-        let Some((_, command)) = Command::NAMES.into_iter().find(|(name, _)| *name == command) else {
-            wrong.push(format!("CNI_COMMAND {command:?} is unknown; use ADD, DEL, CHECK, STATUS, GC or VERSION"));
-            return Err(invalid(&wrong));
-        };
-        let netns = netns.filter(|text| !text.is_empty());
-        if netns.is_none() && command.requires("CNI_NETNS") {
-            wrong.push(format!("CNI_NETNS is not set; {} needs the path of the network namespace", command.name()));
-        }
-        let container_id = parse("CNI_CONTAINERID", container_id, command, &mut wrong);
-        let ifname = parse("CNI_IFNAME", ifname, command, &mut wrong);
-        let pod = args.as_deref().map_or_else(PodIdentity::default, |text| pod_identity(text, &mut wrong));
-        if wrong.is_empty() { Ok(Self { command, container_id, ifname, netns, pod }) } else { Err(invalid(&wrong)) }
+        parameters
     }
-}
 
-fn parse<T: std::str::FromStr<Err = String>>(
-    variable: &str,
-    value: Option<String>,
-    command: Command,
-    wrong: &mut Vec<String>,
-) -> Option<T> {
-    if !command.requires(variable) {
-        return None;
-    }
-    let Some(value) = value else {
-        wrong.push(format!("{variable} is not set; {} needs it", command.name()));
-        return None;
-    };
-    value.parse().map_err(|why| wrong.push(format!("{variable} {why}"))).ok()
-}
-
-/// `CNI_ARGS` is `KEY=VALUE;KEY=VALUE`. Keys of others are none of our business.
-fn pod_identity(args: &str, wrong: &mut Vec<String>) -> PodIdentity {
-    let mut pod = PodIdentity::default();
-    for pair in args.split(';').filter(|pair| !pair.is_empty()) {
-        let Some((key, value)) = pair.split_once('=') else {
-            wrong.push(format!("CNI_ARGS has {pair:?}, which is not KEY=VALUE"));
-            continue;
-        };
-        match key {
-            "K8S_POD_NAMESPACE" => value.clone_into(&mut pod.namespace),
-            "K8S_POD_NAME" => value.clone_into(&mut pod.name),
-            "K8S_POD_UID" => value.clone_into(&mut pod.uid),
-            _ => {}
+    fn invocation(&mut self) -> Option<Invocation> {
+        self.command = self.take(COMMAND).filter(|text| !text.is_empty()).or_else(|| {
+            self.fault(format!("CNI_COMMAND is not set; set it to {COMMANDS}"));
+            None
+        })?;
+        match self.command.as_str() {
+            "ADD" => {
+                let (attachment, netns, pod) = (self.attachment(), self.netns(), self.pod());
+                Some(Invocation::Add { attachment: attachment?, netns: netns?, pod })
+            }
+            "CHECK" => {
+                let (attachment, netns) = (self.attachment(), self.netns());
+                Some(Invocation::Check { attachment: attachment?, netns: netns? })
+            }
+            "DEL" => self.attachment().map(Invocation::Del),
+            "GC" => Some(Invocation::Gc),
+            "STATUS" => Some(Invocation::Status),
+            "VERSION" => Some(Invocation::Version),
+            unknown => {
+                let fault = format!("CNI_COMMAND {unknown:?} is unknown; use {COMMANDS}");
+                self.fault(fault);
+                None
+            }
         }
     }
-    pod
-}
 
-fn invalid(wrong: &[String]) -> Error {
-    Error::new(Code::InvalidEnvironment, wrong.join("; "))
+    fn attachment(&mut self) -> Option<Attachment> {
+        let (container_id, ifname) = (self.parse(CONTAINERID), self.parse(IFNAME));
+        Some(Attachment { container_id: container_id?, ifname: ifname? })
+    }
+
+    fn netns(&mut self) -> Option<String> {
+        let was_faulty = self.variables[NETNS].fault.is_some();
+        let netns = self.take(NETNS).filter(|text| !text.is_empty());
+        if netns.is_none() && !was_faulty {
+            self.fault(format!("CNI_NETNS is not set; {} needs the path of the network namespace", self.command));
+        }
+        netns
+    }
+
+    /// `CNI_ARGS` is `KEY=VALUE;KEY=VALUE`. Keys of others are none of our business, `IgnoreUnknown` or not, and a value may
+    /// have a `=`; the reference library refuses both. What is no pair at all is refused here as there.
+    fn pod(&mut self) -> PodIdentity {
+        let mut pod = PodIdentity::default();
+        let args = self.take(ARGS).unwrap_or_default();
+        for pair in args.split(';').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("K8S_POD_NAMESPACE", value)) => value.clone_into(&mut pod.namespace),
+                Some(("K8S_POD_NAME", value)) => value.clone_into(&mut pod.name),
+                Some(("K8S_POD_UID", value)) => value.clone_into(&mut pod.uid),
+                Some(_) => {}
+                None => self.fault(format!("CNI_ARGS has {pair:?}, which is not KEY=VALUE")),
+            }
+        }
+        pod
+    }
+
+    fn parse<T: std::str::FromStr<Err = String>>(&mut self, index: usize) -> Option<T> {
+        let was_faulty = self.variables[index].fault.is_some();
+        let variable = VARIABLES[index];
+        match self.take(index).map(|value| value.parse()) {
+            Some(Ok(value)) => Some(value),
+            Some(Err(why)) => {
+                self.fault(format!("{variable} {why}"));
+                None
+            }
+            None if was_faulty => None,
+            None => {
+                self.fault(format!("{variable} is not set; {} needs it", self.command));
+                None
+            }
+        }
+    }
+
+    /// The value, with what is wrong about it noted.
+    fn take(&mut self, index: usize) -> Option<String> {
+        let Variable { value, fault } = std::mem::take(&mut self.variables[index]);
+        self.wrong.extend(fault);
+        value
+    }
+
+    fn fault(&mut self, fault: String) {
+        self.wrong.push(fault);
+    }
 }
 
 #[cfg(test)]
@@ -164,21 +201,27 @@ mod tests {
     const ADD: [(&str, &str); 4] =
         [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c1"), ("CNI_NETNS", "/run/netns/x"), ("CNI_IFNAME", "eth0")];
 
+    const NEEDS: [(&str, &[&str]); 6] = [
+        ("ADD", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]),
+        ("CHECK", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]),
+        ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME"]),
+        ("GC", &[]),
+        ("STATUS", &[]),
+        ("VERSION", &[]),
+    ];
+
+    fn verb_with(verb: &'static str, variable: &'static str, values: &[&'static str]) -> Vec<(&'static str, &'static str)> {
+        let mut pairs: Vec<_> = ADD.into_iter().filter(|(key, _)| *key != variable).collect();
+        pairs[0].1 = verb;
+        pairs.extend(values.iter().map(|value| (variable, *value)));
+        pairs
+    }
+
     #[test]
     fn table_2_each_verb_needs_its_variables() {
-        let needs: [(&str, &[&str]); 6] = [
-            ("ADD", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]),
-            ("CHECK", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]),
-            ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME"]),
-            ("GC", &[]),
-            ("STATUS", &[]),
-            ("VERSION", &[]),
-        ];
-        for (verb, needed) in needs {
+        for (verb, needed) in NEEDS {
             for (variable, _) in &ADD[1..] {
-                let mut pairs: Vec<_> = ADD.into_iter().filter(|(key, _)| key != variable).collect();
-                pairs[0].1 = verb;
-                let outcome = read(&pairs);
+                let outcome = read(&verb_with(verb, variable, &[]));
                 assert_eq!(outcome.is_err(), needed.contains(variable), "{verb} without {variable}: {outcome:?}");
                 if let Err(error) = outcome {
                     assert!(error.msg.contains(variable), "{error}");
@@ -188,10 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn no_verb_looks_at_what_it_does_not_need() {
+        let long: &'static str = "x".repeat(5000).leak();
+        for (verb, needed) in NEEDS {
+            for variable in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"] {
+                for values in [&[long][..], &["a", "b"], &["a/b c"], &[""], &["oops;A=B=C;;"]] {
+                    let looks = needed.contains(&variable) || (verb, variable) == ("ADD", "CNI_ARGS");
+                    let outcome = read(&verb_with(verb, variable, values));
+                    assert!(looks || outcome.is_ok(), "{verb} with {variable} = {values:.20?}: {outcome:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn pod_identity_is_read_and_foreign_keys_are_ignored() {
         let mut pairs = ADD.to_vec();
-        pairs.push(("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=team-a;K8S_POD_NAME=train-0;K8S_POD_UID=u;X=a=b"));
-        let pod = read(&pairs).unwrap().pod;
+        pairs.push(("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=team-a;;K8S_POD_NAME=train-0;K8S_POD_UID=u;X=a=b;"));
+        let Ok(Invocation::Add { pod, .. }) = read(&pairs) else { panic!("no ADD") };
         assert_eq!((pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()), ("team-a", "train-0", "u"));
     }
 

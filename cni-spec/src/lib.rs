@@ -7,16 +7,18 @@
 //! [spec]: https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md
 #![forbid(unsafe_code)]
 
+mod absent;
 mod config;
 mod error;
 mod invocation;
 mod name;
+mod peek;
 mod result;
 mod version;
 
-pub use config::{Attachment, NetworkConfig, RuntimeConfig};
+pub use config::{AddConfig, Attachment, CheckConfig, GcConfig, RuntimeConfig, socket, version_asked};
 pub use error::{Code, Error};
-pub use invocation::{Command, Invocation, PodIdentity};
+pub use invocation::{Invocation, PodIdentity};
 pub use name::{ContainerId, IfName, NetworkName};
-pub use result::{AddResult, Dns, Interface, IpConfig, Route};
+pub use result::{AddResult, Interface, IpConfig, PrevResult, Route};
 pub use version::{Version, VersionInfo};

@@ -1,29 +1,35 @@
-//! The result of ADD (section 5, "ADD Success"), held in the newest form and written in the version asked for.
+//! The result of ADD (section 5, "ADD Success"): what we made, and what the plugins before us made.
 //!
-//! Fields that we do not know, of a chained plugin or of a later version, are kept as they came.
+//! Ours is held in the newest form and written in the version asked for. Theirs is [passed on](PrevResult) as it came: no
+//! field of a plugin or a version that we do not know is lost, and none is judged.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Version;
+use crate::{Version, absent};
 
 type Extra = Map<String, Value>;
 
-/// What an ADD made.
+const LISTS: [&str; 3] = ["interfaces", "ips", "routes"];
+
+/// What an ADD made. `null` counts as absent on reading, at every place; an address or a route without what makes it one
+/// is passed over.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AddResult {
     /// Interfaces on the host and in the container.
+    #[serde(deserialize_with = "interfaces")]
     pub interfaces: Vec<Interface>,
     /// Addresses given to them.
+    #[serde(deserialize_with = "ips")]
     pub ips: Vec<IpConfig>,
     /// Routes made in the container.
+    #[serde(deserialize_with = "routes")]
     pub routes: Vec<Route>,
-    /// Name resolution.
-    pub dns: Dns,
     #[serde(flatten)]
     extra: Extra,
 }
@@ -33,15 +39,16 @@ pub struct AddResult {
 #[serde(default)]
 pub struct Interface {
     /// Its name.
+    #[serde(deserialize_with = "absent::or_default")]
     pub name: String,
     /// Its MAC address, like `0a:58:0a:00:01:11`.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "absent::or_default", skip_serializing_if = "String::is_empty")]
     pub mac: String,
     /// Bytes of payload a frame carries. Since 1.1.0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// The network namespace's path; empty for an interface of the host.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "absent::or_default", skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
     #[serde(flatten)]
     extra: Extra,
@@ -53,10 +60,10 @@ pub struct IpConfig {
     /// The address and its prefix length.
     pub address: IpNetwork,
     /// The gateway for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "hop", skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
     /// Which of [`AddResult::interfaces`] has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "index", skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
     #[serde(flatten)]
     extra: Extra,
@@ -68,17 +75,50 @@ pub struct Route {
     /// Its destination.
     pub dst: IpNetwork,
     /// Its next hop.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "hop", skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
     #[serde(flatten)]
     extra: Extra,
 }
 
-/// Name resolution, which Barewire leaves to the kubelet.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Dns {
-    #[serde(flatten)]
-    extra: Extra,
+/// An interface that is `null` keeps its place: addresses name theirs by number.
+fn interfaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Interface>, D::Error> {
+    let list: Vec<Option<Interface>> = absent::or_default(deserializer)?;
+    Ok(list.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+fn ips<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpConfig>, D::Error> {
+    entries_with("address", deserializer)
+}
+
+fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+    entries_with("dst", deserializer)
+}
+
+fn entries_with<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(key: &str, deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list: Vec<Value> = absent::or_default(deserializer)?;
+    let is_whole = |entry: &Value| match entry {
+        Value::Null => false,
+        Value::Object(members) => match members.get(key) {
+            None | Some(Value::Null) => false,
+            Some(value) => !value.as_str().is_some_and(absent::is_no_address),
+        },
+        _ => true,
+    };
+    list.into_iter().filter(is_whole).map(|entry| T::deserialize(entry).map_err(D::Error::custom)).collect()
+}
+
+fn hop<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    text.filter(|text| !absent::is_no_address(text))
+        .map(|text| text.parse().map_err(|why| D::Error::custom(format!("{text:?}: {why}"))))
+        .transpose()
+}
+
+/// It is signed in Go.
+fn index<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let number: Option<i64> = Option::deserialize(deserializer)?;
+    Ok(number.and_then(|number| usize::try_from(number).ok()))
 }
 
 impl Interface {
@@ -107,119 +147,73 @@ impl Route {
     }
 }
 
+/// The result of the plugins before us in the chain. It is theirs: what is in its lists is counted, and otherwise passed
+/// on unread.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PrevResult(Extra);
+
+impl<'de> Deserialize<'de> for PrevResult {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut members = Extra::deserialize(deserializer)?;
+        members.retain(|_, value| !value.is_null());
+        match LISTS.into_iter().find_map(|key| members.get(key).filter(|value| !value.is_array()).map(|value| (key, value))) {
+            Some((key, value)) => Err(D::Error::custom(format!("{key} is {value}, not a list"))),
+            None => Ok(Self(members)),
+        }
+    }
+}
+
 impl AddResult {
-    /// A result without name resolution.
+    /// A result without name resolution, which Barewire leaves to the kubelet.
     #[must_use]
     pub fn new(interfaces: Vec<Interface>, ips: Vec<IpConfig>, routes: Vec<Route>) -> Self {
-        Self { interfaces, ips, routes, ..Self::default() }
+        Self { interfaces, ips, routes, extra: Extra::new() }
     }
 
-    /// This result behind that of the plugins before it: theirs comes first and stays whole.
+    /// The result as `version` writes it, behind that of the plugins before this one, if there are any.
     #[must_use]
-    pub fn chained_after(mut self, previous: Option<Self>) -> Self {
-        let Some(mut previous) = previous else { return self };
-        for ip in &mut self.ips {
-            ip.interface = ip.interface.map(|index| index + previous.interfaces.len());
-        }
-        previous.interfaces.append(&mut self.interfaces);
-        previous.ips.append(&mut self.ips);
-        previous.routes.append(&mut self.routes);
-        previous
-    }
-
-    /// The result as `version` writes it.
-    #[must_use]
-    pub fn to_json(&self, version: Version) -> String {
-        let mut result = self.clone();
-        // They come back from a runtime as part of prevResult and must not stand twice.
-        result.extra.remove("cniVersion");
-        for ip in &mut result.ips {
-            ip.extra.remove("version");
-            if version < Version::V1_0_0 {
-                let family = if ip.address.is_ipv4() { "4" } else { "6" };
-                ip.extra.insert("version".into(), family.into());
-            }
-        }
+    pub fn to_json(&self, version: Version, previous: Option<PrevResult>) -> String {
+        let PrevResult(mut whole) = previous.unwrap_or_default();
+        let mut ours = self.clone();
         if version < Version::V1_1_0 {
-            result.interfaces.iter_mut().for_each(|interface| interface.mtu = None);
+            ours.interfaces.iter_mut().for_each(|interface| interface.mtu = None);
         }
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            #[serde(rename = "cniVersion")]
-            cni_version: Version,
-            #[serde(flatten)]
-            result: &'a AddResult,
+        let [interfaces, ips, routes] = LISTS;
+        let before = append(&mut whole, interfaces, &ours.interfaces);
+        for ip in &mut ours.ips {
+            ip.interface = ip.interface.map(|index| index + before);
         }
-        serde_json::to_string(&Wire { cni_version: version, result: &result })
-            .unwrap_or_else(|_| unreachable!("strings and numbers always serialise"))
+        append(&mut whole, ips, &ours.ips);
+        append(&mut whole, routes, &ours.routes);
+        whole.get_mut(ips).and_then(Value::as_array_mut).into_iter().flatten().for_each(|ip| mark_family(ip, version));
+        for (key, value) in ours.extra {
+            whole.entry(key).or_insert(value);
+        }
+        // That of a prevResult comes with it.
+        whole.insert("cniVersion".to_owned(), version.as_str().into());
+        Value::Object(whole).to_string()
+    }
+}
+
+/// Appends to a list, which is made where it is missing; tells how long it was.
+fn append<T: Serialize>(whole: &mut Extra, key: &str, entries: &[T]) -> usize {
+    let slot = whole.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+    let Value::Array(list) = slot else { unreachable!("a previous result has lists there, or nothing") };
+    let before = list.len();
+    list.extend(entries.iter().map(|entry| serde_json::to_value(entry).unwrap_or_else(|_| unreachable!("strings and numbers serialise"))));
+    before
+}
+
+/// `ips[].version` was required until 0.4.0 and is gone since.
+fn mark_family(ip: &mut Value, version: Version) {
+    let Value::Object(members) = ip else { return };
+    if version >= Version::V1_0_0 {
+        members.remove("version");
+    } else if let Some(Ok(address)) = members.get("address").and_then(Value::as_str).map(str::parse::<IpNetwork>) {
+        let family = if address.is_ipv4() { "4" } else { "6" };
+        members.insert("version".to_owned(), family.into());
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ours() -> AddResult {
-        AddResult {
-            interfaces: vec![
-                Interface::new("bw0", [2, 0, 0, 0, 0, 1], 9001, ""),
-                Interface::new("eth0", [2, 0, 0, 0, 0, 2], 9001, "/run/netns/x"),
-            ],
-            ips: vec![
-                IpConfig::new("10.0.1.17/32".parse().unwrap(), "169.254.1.1".parse().unwrap(), 1),
-                IpConfig::new("fd00::17/128".parse().unwrap(), "fe80::1".parse().unwrap(), 1),
-            ],
-            routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), "169.254.1.1".parse().unwrap())],
-            ..AddResult::default()
-        }
-    }
-
-    fn json(result: &AddResult, version: Version) -> Value {
-        serde_json::from_str(&result.to_json(version)).unwrap()
-    }
-
-    #[test]
-    fn section_5_ips_version_until_0_4_0_only() {
-        for version in Version::ALL {
-            let value = json(&ours(), version);
-            let old = version < Version::V1_0_0;
-            assert_eq!(value["ips"][0].get("version").and_then(Value::as_str), old.then_some("4"), "{version}");
-            assert_eq!(value["ips"][1].get("version").and_then(Value::as_str), old.then_some("6"), "{version}");
-            assert_eq!(value["cniVersion"], version.as_str());
-        }
-    }
-
-    #[test]
-    fn section_5_mtu_since_1_1_0_only() {
-        for version in Version::ALL {
-            let has = json(&ours(), version)["interfaces"][1].get("mtu").is_some();
-            assert_eq!(has, version == Version::V1_1_0, "{version}");
-        }
-    }
-
-    #[test]
-    fn chain_keeps_what_was_there_and_shifts_indices() {
-        let previous: AddResult = serde_json::from_str(
-            r#"{"cniVersion":"0.4.0","interfaces":[{"name":"dummy0","later":1}],"ips":[{"version":"4","address":"192.0.2.1/24","interface":0}],
-                "dns":{"nameservers":["10.0.0.2"]},"own":true}"#,
-        )
-        .unwrap();
-        let value = json(&ours().chained_after(Some(previous)), Version::V1_0_0);
-        assert_eq!(value["interfaces"].as_array().unwrap().len(), 3);
-        assert_eq!(value["interfaces"][0]["later"], 1);
-        assert_eq!(value["ips"][0]["interface"], 0);
-        assert_eq!(value["ips"][1]["interface"], 2);
-        assert!(value["ips"][0].get("version").is_none());
-        assert_eq!(value["dns"]["nameservers"][0], "10.0.0.2");
-        assert_eq!((value["own"].as_bool(), value["cniVersion"].as_str()), (Some(true), Some("1.0.0")));
-    }
-
-    #[test]
-    fn result_reads_back_what_it_writes() {
-        for version in Version::ALL {
-            let text = ours().to_json(version);
-            let back: AddResult = serde_json::from_str(&text).unwrap();
-            assert_eq!(back.to_json(version), text);
-        }
-    }
-}
+mod tests;

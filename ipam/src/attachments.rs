@@ -222,6 +222,15 @@ impl<K: Kernel> Attachments<K> {
         self.del_if(&key, |record| record.attached_at <= queued_at, now)
     }
 
+    /// Undoes an ADD that began at `since` and whose answer reached nobody. One that was answered before is not meant.
+    ///
+    /// # Errors
+    /// See [`Attachments::del`].
+    pub fn undo(&self, add: &DelRequest, since: BootMillis, now: BootMillis) -> Result<(), Error> {
+        let key = AttachmentKey { container_id: add.container_id.clone(), ifname: add.ifname.clone() };
+        self.del_if(&key, |record| record.attached_at >= since, now)
+    }
+
     fn del_if(&self, key: &AttachmentKey, applies: impl FnOnce(&Record) -> bool, now: BootMillis) -> Result<(), Error> {
         let turn = self.take_turn(key)?;
         let known = self.lock().records.get(key).cloned();

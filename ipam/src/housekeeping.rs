@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use datapath::fast_path::IdleSeconds;
+use node_api::queue::EntryError;
 use node_api::{BootMillis, queue};
 
 use crate::attachments::Attachments;
@@ -106,6 +107,9 @@ pub(crate) fn publish_when_ready(config: &Config, attachments: &Attachments<Linu
 
 /// Applies every DEL in the queue. A file goes only after its DEL was applied.
 pub(crate) fn apply_queue<K: Kernel>(directory: &Path, boot_id: &str, attachments: &Attachments<K>) {
+    if let Err(error) = queue::remove_abandoned_drafts(directory) {
+        tracing::warn!(queue = %directory.display(), %error, "cannot remove what a killed plugin left");
+    }
     let entries = match queue::read(directory) {
         Ok(entries) => entries,
         Err(error) => {
@@ -126,8 +130,12 @@ pub(crate) fn apply_queue<K: Kernel>(directory: &Path, boot_id: &str, attachment
             }
             // The attachment ended with its boot.
             Ok(_) => std::fs::remove_file(&entry.path),
-            Err(why) => {
-                tracing::error!(file = %entry.path.display(), why, "a queued DEL is not understood; setting it aside");
+            Err(error @ EntryError::Unreadable(_)) => {
+                tracing::warn!(file = %entry.path.display(), %error, "a queued DEL waits for the next round");
+                continue;
+            }
+            Err(error @ EntryError::NotUnderstood(_)) => {
+                tracing::error!(file = %entry.path.display(), %error, "a queued DEL is set aside");
                 std::fs::rename(&entry.path, entry.path.with_extension("bad"))
             }
         };

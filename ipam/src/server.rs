@@ -9,7 +9,7 @@
 use std::fs;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -20,9 +20,12 @@ use std::time::{Duration, Instant};
 
 use cni_spec::{Code, Error};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
-use node_api::{BootMillis, Envelope, PROTOCOL_VERSION, Reply, Request, Response, accepts, read_frame_with_fd, write_frame};
+use node_api::{
+    BootMillis, DelRequest, NotUnderstood, PROTOCOL_VERSION, Reply, Request, Response, Understood, read_frame_with_fd, write_frame,
+};
 
 use crate::attachments::Attachments;
 use crate::failure;
@@ -158,9 +161,15 @@ fn serve<K: Kernel>(mut stream: UnixStream, attachments: &Attachments<K>, metric
             return;
         }
     };
-    let (operation, outcome) = match understand(&bytes) {
-        Ok(request) => (operation(&request), answer(request, fd, attachments)),
-        Err(error) => (Operation::Other, Err(error)),
+    let now = BootMillis::now().unwrap_or_default();
+    let (operation, undo, outcome) = match understand(&bytes) {
+        Ok(Understood { deadline, request: Request::Add(add) }) => {
+            let undo = DelRequest { container_id: add.container_id.clone(), ifname: add.ifname.clone() };
+            let outcome = awaited(&stream, deadline, now).and_then(|()| answer(Request::Add(add), fd, attachments, now));
+            (Operation::Add, Some(undo), outcome)
+        }
+        Ok(Understood { request, .. }) => (operation(&request), None, answer(request, fd, attachments, now)),
+        Err(error) => (Operation::Other, None, Err(error)),
     };
     metrics.record(operation, begun.elapsed(), outcome.is_ok());
     let response = match outcome {
@@ -172,6 +181,12 @@ fn serve<K: Kernel>(mut stream: UnixStream, attachments: &Attachments<K>, metric
     };
     if let Err(error) = write_frame(&mut stream, &response, None) {
         tracing::warn!(%error, "an answer could not be delivered");
+        if let (Some(undo), Response::Ok(_)) = (undo, response) {
+            tracing::warn!(container = %undo.container_id, "nobody knows of this ADD; undoing it");
+            if let Err(error) = attachments.undo(&undo, now, BootMillis::now().unwrap_or(now)) {
+                tracing::warn!(container = %undo.container_id, %error, "an ADD that nobody knows of could not be undone");
+            }
+        }
     }
     let _ = stream.shutdown(Shutdown::Both);
 }
@@ -188,22 +203,26 @@ fn admit(stream: &UnixStream) -> Result<(), String> {
         .map_err(|error| format!("socket deadlines: {error}"))
 }
 
-fn understand(bytes: &[u8]) -> Result<Request, Error> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        protocol: u32,
+/// That somebody waits for an ADD's answer. Where nobody does, its runtime has sent the DEL, which may have been done before
+/// this: then nothing would undo the ADD.
+fn awaited(stream: &UnixStream, deadline: Option<BootMillis>, now: BootMillis) -> Result<(), Error> {
+    let mut peer = [PollFd::new(stream.as_fd(), PollFlags::POLLHUP)];
+    let hung_up = poll(&mut peer, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    if hung_up || deadline.is_some_and(|deadline| deadline <= now) {
+        return Err(Error::new(Code::TryAgainLater, "nobody waits for this ADD any more; it was left"));
     }
-    let not_understood =
-        |why: serde_json::Error| Error::new(Code::Undecodable, format!("barewired does not understand the request: {why}"));
-    // The version first: a request of a version that we do not serve may well be of another shape.
-    let Version { protocol } = serde_json::from_slice(bytes).map_err(not_understood)?;
-    if !accepts(protocol) {
-        let remedy = if protocol > PROTOCOL_VERSION { "upgrade barewired" } else { "upgrade barewire-cni" };
-        let msg = format!("the plugin speaks protocol {protocol}, barewired {PROTOCOL_VERSION}; {remedy}");
-        return Err(Error::new(Code::TryAgainLater, msg));
-    }
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(not_understood)?;
-    Ok(envelope.request)
+    Ok(())
+}
+
+fn understand(bytes: &[u8]) -> Result<Understood, Error> {
+    node_api::understand(bytes).map_err(|error| match error {
+        NotUnderstood::Form(why) => Error::new(Code::Undecodable, format!("barewired does not understand the request: {why}")),
+        NotUnderstood::Protocol(protocol) => {
+            let remedy = if protocol > PROTOCOL_VERSION { "upgrade barewired" } else { "upgrade barewire-cni" };
+            let msg = format!("the plugin speaks protocol {protocol}, barewired {PROTOCOL_VERSION}; {remedy}");
+            Error::new(Code::TryAgainLater, msg)
+        }
+    })
 }
 
 fn operation(request: &Request) -> Operation {
@@ -214,8 +233,7 @@ fn operation(request: &Request) -> Operation {
     }
 }
 
-fn answer<K: Kernel>(request: Request, fd: Option<OwnedFd>, attachments: &Attachments<K>) -> Result<Reply, Error> {
-    let now = BootMillis::now().map_err(|error| Error::new(Code::IoFailure, format!("clock: {error}")))?;
+fn answer<K: Kernel>(request: Request, fd: Option<OwnedFd>, attachments: &Attachments<K>, now: BootMillis) -> Result<Reply, Error> {
     let netns = |path: Option<&str>| {
         let fd = fd.ok_or_else(|| Error::new(Code::Undecodable, "the request came without its network namespace; upgrade barewire-cni"))?;
         attachments.kernel().open_netns(fd).map_err(|error| failure::netns(path, &error))

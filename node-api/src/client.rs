@@ -1,20 +1,22 @@
-//! The blocking client: one connection, one request, one response, each step with a bound.
+//! The blocking client: one connection, one request, one response, and one deadline for all of it.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::clock::BootMillis;
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::message::{Envelope, PROTOCOL_VERSION, Reply, Request, Response};
 
 /// A full backlog makes connect(2) wait; then the daemon is hours behind or stopped.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Well under kubelet's two minutes for a runtime request, so that the runtime can still clean up.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The kernel takes no time at all for no time-out.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
@@ -35,43 +37,47 @@ pub enum ClientError {
     Refused(cni_spec::Error),
 }
 
-/// A connection to the daemon.
-#[derive(Debug)]
-pub struct Client {
-    stream: UnixStream,
-    sender: &'static str,
-}
-
-impl Client {
-    /// Connects; `sender` names the program in the daemon's log.
-    ///
-    /// # Errors
-    /// [`ClientError::Unreachable`]
-    pub fn connect(path: &Path, sender: &'static str) -> Result<Self, ClientError> {
-        let unreachable = |source: std::io::Error| ClientError::Unreachable { path: path.to_owned(), source };
-        let stream = connect_within(path, CONNECT_TIMEOUT).map_err(|errno| unreachable(errno.into()))?;
-        stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).map_err(unreachable)?;
-        Ok(Self { stream, sender })
+impl ClientError {
+    /// There is no socket, or nobody listens on it: what a daemon that is being restarted looks like. It knows nothing of
+    /// the request.
+    #[must_use]
+    pub fn nobody_listens(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
     }
 
-    /// Sends `request`, with the pod's network namespace where it needs one, and waits for the reply.
-    ///
-    /// # Errors
-    /// [`ClientError::BrokenOff`] and [`ClientError::Refused`]
-    pub fn call(mut self, request: Request, netns: Option<BorrowedFd<'_>>) -> Result<Reply, ClientError> {
-        let envelope = Envelope { protocol: PROTOCOL_VERSION, sender: self.sender.to_owned(), request };
-        write_frame(&mut self.stream, &envelope, netns)?;
-        match read_frame(&mut self.stream)? {
-            Response::Ok(reply) => Ok(reply),
-            Response::Error(error) => Err(ClientError::Refused(error)),
-        }
+    /// The daemon ended, or was ended, with the request in its hands.
+    #[must_use]
+    pub fn hung_up(&self) -> bool {
+        use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(self, Self::BrokenOff(FrameError::Io(error)) if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe))
+    }
+}
+
+/// Sends `request` to the daemon that listens at `path`, with the pod's network namespace where it needs one, and waits for
+/// the reply, `limit` at most. The request says so: a daemon that has not come to it by then leaves it. `sender` names the
+/// program in the daemon's log.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn call(path: &Path, sender: &str, request: &Request, netns: Option<BorrowedFd<'_>>, limit: Duration) -> Result<Reply, ClientError> {
+    let begun = Instant::now();
+    let deadline = BootMillis::now().ok().map(|now| now.plus(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
+    let unreachable = |source: std::io::Error| ClientError::Unreachable { path: path.to_owned(), source };
+    let mut stream = connect_within(path, CONNECT_TIMEOUT.min(limit)).map_err(|errno| unreachable(errno.into()))?;
+    stream.set_read_timeout(Some(limit.saturating_sub(begun.elapsed()).max(SHORTEST))).map_err(unreachable)?;
+    let envelope = Envelope { protocol: PROTOCOL_VERSION, sender: sender.to_owned(), deadline, request };
+    write_frame(&mut stream, &envelope, netns)?;
+    match read_frame(&mut stream)? {
+        Response::Ok(reply) => Ok(reply),
+        Response::Error(error) => Err(ClientError::Refused(error)),
     }
 }
 
 /// The standard library's connect has no deadline; the socket's send timeout bounds connect(2) as well (socket(7)).
 fn connect_within(path: &Path, timeout: Duration) -> nix::Result<UnixStream> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)))?;
+    let timeout = i64::try_from(timeout.max(SHORTEST).as_millis()).unwrap_or(i64::MAX);
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(timeout))?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(UnixStream::from(fd))
 }

@@ -12,10 +12,13 @@ mod frame;
 mod message;
 pub mod queue;
 
-pub use client::{Client, ClientError};
+pub use client::{ClientError, call};
 pub use clock::{BootMillis, boot_id};
 pub use frame::{FRAME_MAX, FrameError, read_frame, read_frame_with_fd, write_frame};
-pub use message::{AddRequest, CheckRequest, DelRequest, Envelope, GcRequest, PROTOCOL_VERSION, Reply, Request, Response, accepts};
+pub use message::{
+    AddRequest, CheckRequest, DelRequest, Envelope, GcRequest, NotUnderstood, PROTOCOL_VERSION, Reply, Request, Response, Understood,
+    accepts, understand,
+};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/barewire/cni.sock";

@@ -3,11 +3,16 @@
 //! Rules of change: a field may be added if a peer that does not know it does the right thing, and then has a default;
 //! anything else raises [`PROTOCOL_VERSION`]. The daemon answers the version before and after its own, so that plugin
 //! and daemon can be upgraded in either order. `tests/golden` holds a request of every version to be understood.
+//!
+//! A DEL is never refused for its version: `request.del.container_id` and `request.del.ifname` stay where they are for
+//! good, and [`understand`] reads them out of any message that has them. So it is with a [queued](crate::queue) one.
 
 use std::net::IpAddr;
 
 use cni_spec::{AddResult, Attachment, ContainerId, Error, IfName, NetworkName, PodIdentity};
 use serde::{Deserialize, Serialize};
+
+use crate::clock::BootMillis;
 
 /// The version of the messages in this file.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -20,14 +25,68 @@ pub const fn accepts(version: u32) -> bool {
 
 /// What a request travels in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Envelope {
+pub struct Envelope<R = Request> {
     /// The sender's [`PROTOCOL_VERSION`].
     pub protocol: u32,
     /// The sender, for the log: `barewire-cni 0.1.0`.
     #[serde(default)]
     pub sender: String,
+    /// When the sender stops waiting. An ADD that nobody waits for any more must not be begun: its runtime has sent the DEL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<BootMillis>,
     /// What is asked.
+    pub request: R,
+}
+
+/// What the daemon takes up of a message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Understood {
+    /// See [`Envelope::deadline`].
+    pub deadline: Option<BootMillis>,
+    /// See [`Envelope::request`].
     pub request: Request,
+}
+
+/// Why a message is not taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum NotUnderstood {
+    /// Its version is not served.
+    #[error("protocol {0} is not served, {PROTOCOL_VERSION} is spoken")]
+    Protocol(u32),
+    /// It has not the form of its version.
+    #[error("{0}")]
+    Form(#[from] serde_json::Error),
+}
+
+/// Reads a request of a version that is served, and a DEL of any.
+///
+/// # Errors
+/// See [`NotUnderstood`].
+pub fn understand(bytes: &[u8]) -> Result<Understood, NotUnderstood> {
+    #[derive(Deserialize)]
+    struct Version {
+        protocol: u32,
+    }
+    #[derive(Deserialize)]
+    struct AnyDel {
+        request: DelOnly,
+    }
+    #[derive(Deserialize)]
+    struct DelOnly {
+        del: DelRequest,
+    }
+    // The version first: a request of a version that we do not serve may well be of another shape.
+    let read = || match serde_json::from_slice(bytes)? {
+        Version { protocol } if !accepts(protocol) => Err(NotUnderstood::Protocol(protocol)),
+        Version { .. } => {
+            let Envelope { deadline, request, .. } = serde_json::from_slice(bytes)?;
+            Ok(Understood { deadline, request })
+        }
+    };
+    read().or_else(|why| match serde_json::from_slice(bytes) {
+        Ok(AnyDel { request: DelOnly { del } }) => Ok(Understood { deadline: None, request: Request::Del(del) }),
+        Err(_) => Err(why),
+    })
 }
 
 /// What is asked.
@@ -68,7 +127,7 @@ pub struct AddRequest {
     pub mac: Option<[u8; 6]>,
 }
 
-/// Detach a pod.
+/// Detach a pod. Its form is that of every version: see the rules above.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DelRequest {
     /// The container.

@@ -4,11 +4,15 @@
 //! is nothing left to detach). A file is whole or absent: it is written under another name, synced and renamed.
 //! A DEL applies only to an attachment that is older than it: one that was made after the DEL was queued, under the
 //! same name, is not the one that was meant.
+//!
+//! A file's name tells nothing; it is one for each attachment, so that a DEL that is asked for again takes no more room. The
+//! form of its content is that of every version, as a DEL's is: [`QueuedDel`].
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +20,12 @@ use crate::clock::{BootMillis, boot_id};
 use crate::message::DelRequest;
 
 const SUFFIX: &str = ".del";
+/// What no container ID and no interface name has: `a-b` with `c` and `a` with `b-c` are two files.
+const SEPARATOR: char = ':';
+/// A draft is renamed within milliseconds; what is as old as this belongs to a plugin that was killed.
+const ABANDONED: Duration = Duration::from_secs(60);
 
-/// A queued DEL.
+/// A queued DEL. Its fields stay as they are for good; others may come, and are passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuedDel {
     /// The boot it was queued in.
@@ -33,8 +41,19 @@ pub struct QueuedDel {
 pub struct Entry {
     /// The file, to be removed when the DEL is applied.
     pub path: PathBuf,
-    /// Its content, or why it cannot be understood.
-    pub content: Result<QueuedDel, String>,
+    /// Its content.
+    pub content: Result<QueuedDel, EntryError>,
+}
+
+/// Why a file of the queue says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// It cannot be read now, for want of descriptors perhaps. It may be later.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It is no queued DEL, now or later.
+    #[error("is not understood: {0}")]
+    NotUnderstood(#[from] serde_json::Error),
 }
 
 /// The queue that belongs to a daemon's socket.
@@ -49,7 +68,7 @@ pub fn directory_beside(socket: &Path) -> PathBuf {
 /// What the file system says.
 pub fn enqueue(directory: &Path, del: DelRequest) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let name = format!("{}-{}", del.container_id, del.ifname);
+    let name = format!("{}{SEPARATOR}{}", del.container_id, del.ifname);
     let queued = QueuedDel { boot_id: boot_id()?, queued_at: BootMillis::now()?, del };
     // Two plugins may queue the same DEL at once: each writes a file of its own, and the later rename wins.
     let draft = directory.join(format!(".{name}.{}", std::process::id()));
@@ -78,44 +97,34 @@ pub fn read(directory: &Path) -> io::Result<Vec<Entry>> {
     for file in files {
         let path = file?.path();
         if path.to_str().is_some_and(|name| name.ends_with(SUFFIX)) {
-            let content = std::fs::read(&path).map_err(|why| why.to_string());
-            let content = content.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|why| why.to_string()));
+            let content = std::fs::read(&path).map_err(EntryError::from);
+            let content = content.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
             entries.push(Entry { path, content });
         }
     }
     Ok(entries)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn del(id: &str) -> DelRequest {
-        DelRequest { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
-    }
-
-    #[test]
-    fn what_is_queued_is_read_once_each() {
-        let home = tempfile::tempdir().unwrap();
-        let directory = home.path().join("queue");
-        assert!(read(&directory).unwrap().is_empty());
-        for id in ["a", "b", "a"] {
-            enqueue(&directory, del(id)).unwrap();
+/// Removes drafts of plugins that were killed while they wrote. A directory that does not exist has none.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove_abandoned_drafts(directory: &Path) -> io::Result<()> {
+    let gone = |outcome: io::Result<()>| outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) });
+    let files = match std::fs::read_dir(directory) {
+        Ok(files) => files,
+        Err(error) => return gone(Err(error)),
+    };
+    for file in files {
+        let file = file?;
+        if file.file_name().as_encoded_bytes().starts_with(b".") {
+            // Younger than the clock, after a step of it, is young.
+            let age = |file: &std::fs::DirEntry| Ok(file.metadata()?.modified()?.elapsed().unwrap_or_default());
+            gone(age(&file).and_then(|age| if age >= ABANDONED { std::fs::remove_file(file.path()) } else { Ok(()) }))?;
         }
-        let mut ids: Vec<_> =
-            read(&directory).unwrap().into_iter().map(|entry| entry.content.unwrap().del.container_id.to_string()).collect();
-        ids.sort();
-        assert_eq!(ids, ["a", "b"]);
     }
-
-    #[test]
-    fn a_damaged_file_is_reported_and_does_not_hide_the_others() {
-        let home = tempfile::tempdir().unwrap();
-        enqueue(home.path(), del("a")).unwrap();
-        std::fs::write(home.path().join("x.del"), "{").unwrap();
-        std::fs::write(home.path().join(".draft.1"), "half").unwrap();
-        let entries = read(home.path()).unwrap();
-        assert_eq!(entries.len(), 2);
-        assert_eq!(entries.iter().filter(|entry| entry.content.is_err()).count(), 1);
-    }
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

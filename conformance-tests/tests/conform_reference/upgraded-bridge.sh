@@ -5,8 +5,11 @@ state='@STATE@' fault='@FAULT@' bridge=/usr/lib/cni/bridge
 conf=$(cat)
 version=$(printf %s "$conf" | sed -n 's/.*"cniVersion": *"\([^"]*\)".*/\1/p' | head -n 1)
 
-bridge() { # Speaks the version that it knows.
-    printf %s "$conf" | sed 's/"1\.1\.0"/"1.0.0"/g' | CNI_COMMAND=$1 "$bridge"
+bridge() { # Speaks the version that it knows, and is told nothing that its DEL does not need.
+    needed='' arguments=$CNI_ARGS
+    test "$1" = DEL && test "$fault" != reads-prev-result && needed='s/"prevResult":.*,"type":/"type":/'
+    test "$1" = DEL && test "$fault" != reads-arguments && arguments=''
+    printf %s "$conf" | sed "s/\"1\.1\.0\"/\"1.0.0\"/g; $needed" | CNI_ARGS=$arguments CNI_COMMAND=$1 "$bridge"
 }
 refuse() { # code, message
     printf '{"cniVersion":"%s","code":%s,"msg":"%s"}\n' "$version" "$1" "$2"
@@ -37,6 +40,10 @@ answer() { # Prints the bridge's answer in the version that was asked for, and e
 }
 
 attachment="$state/$CNI_CONTAINERID@$CNI_IFNAME"
+case $fault$conf in
+wants-lists*'"ips":null'* | wants-prev-result*'"prevResult":null'*) refuse 7 "it is null" ;;
+knows-all-keys*conformUnknownKey*) refuse 7 "conformUnknownKey is unknown" ;;
+esac
 case $CNI_COMMAND in
 "") refuse 4 "CNI_COMMAND is not set" ;;
 VERSION)

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::host::{Host, Settings};
@@ -34,10 +35,15 @@ fn without_a_daemon_del_is_queued_and_the_others_say_so() -> Result<()> {
         ensure!(queue(host)?.len() == 1, "{:?}", queue(host)?);
 
         let socket = host.socket().display().to_string();
-        host.call_for("ADD", &host.pod()?).run()?.refused(TRY_AGAIN_LATER, &[&socket, "barewired does not answer", "systemctl status"])?;
         let check = host.call_for("CHECK", &pod).conf("prevResult", result.clone());
-        check.clone().run()?.refused(TRY_AGAIN_LATER, &["barewired does not answer"])?;
-        host.call("STATUS").run()?.refused(NOT_AVAILABLE, &["barewired does not answer", "start barewired"])?;
+        // Each waits a while for the daemon: at once, then.
+        let other = host.pod()?;
+        let calls = [host.call_for("ADD", &other), check.clone(), host.call("STATUS")];
+        let [add, checked, status] =
+            thread::scope(|scope| calls.map(|call| scope.spawn(move || call.run())).map(|call| call.join().expect("no panic")));
+        add?.refused(TRY_AGAIN_LATER, &[&socket, "barewired does not answer", "systemctl status"])?;
+        checked?.refused(TRY_AGAIN_LATER, &["barewired does not answer"])?;
+        status?.refused(NOT_AVAILABLE, &["barewired does not answer", "start barewired"])?;
         let version = host.call("VERSION").run()?.result()?;
         ensure!(version["supportedVersions"].as_array().is_some_and(|list| list.len() == 4), "{version}");
 
@@ -90,6 +96,54 @@ fn a_queued_del_that_is_not_understood_is_set_aside() -> Result<()> {
             Ok(())
         })?;
         host.call_for("CHECK", &pod).conf("prevResult", result).run()?.silence()
+    })
+}
+
+#[test]
+fn names_with_a_hyphen_do_not_meet_in_the_queue() -> Result<()> {
+    on_host(Settings::default(), |host| {
+        let daemon = host.start()?;
+        let pods = [host.pod()?, host.pod()?];
+        let calls = |verb: &'static str| {
+            let named = |index: usize, id: &str, ifname: &str| {
+                host.call_for(verb, &pods[index]).with("CNI_CONTAINERID", id).with("CNI_IFNAME", ifname)
+            };
+            [named(0, "a-b", "c"), named(1, "a", "b-c")]
+        };
+        for call in calls("ADD") {
+            call.run()?.result()?;
+        }
+        daemon.stop()?;
+        for call in calls("DEL") {
+            call.run()?.silence()?;
+        }
+        ensure!(queue(host)?.len() == 2, "{:?}", queue(host)?);
+        let daemon = host.start()?;
+        ensure!(daemon.pool()?["attachments"] == 0 && queue(host)?.is_empty(), "{:?}", queue(host)?);
+        host.wait_for_host_ends(0)
+    })
+}
+
+#[test]
+fn what_older_and_killed_plugins_left_in_the_queue_is_seen_to() -> Result<()> {
+    on_host(Settings::default(), |host| {
+        let daemon = host.start()?;
+        let (pod, _) = host.attached()?;
+        daemon.stop()?;
+        host.call_for("DEL", &pod).run()?.silence()?;
+        let file = queue(host)?.pop().context("a queued DEL")?;
+        let directory = file.parent().context("a directory")?;
+        // As 0.1.0 named it.
+        fs::rename(&file, directory.join(format!("{}-eth0.del", pod.id)))?;
+        let (old, young) = (directory.join(".c1:eth0.77"), directory.join(".c1:eth0.78"));
+        fs::write(&young, "half")?;
+        let times = fs::FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(3600));
+        fs::File::create(&old)?.set_times(times)?;
+
+        let daemon = host.start()?;
+        ensure!(daemon.pool()?["attachments"] == 0, "the DEL of an older plugin was not applied");
+        ensure!(queue(host)? == [young], "{:?}", queue(host)?);
+        Ok(())
     })
 }
 

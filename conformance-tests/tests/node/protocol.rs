@@ -1,12 +1,14 @@
-//! Plugin and daemon are upgraded in either order: one protocol version of difference is served, two are not.
+//! Plugin and daemon are upgraded in either order: one protocol version of difference is served, two are not, a DEL always is.
+//! And an ADD that nobody waits for leaves nothing.
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::host::{Host, Pod, Settings};
-use node_api::{PROTOCOL_VERSION, read_frame, write_frame};
+use node_api::{BootMillis, PROTOCOL_VERSION, read_frame, write_frame};
 use serde_json::{Value, json};
 
 use crate::{Footprint, on_node};
@@ -56,6 +58,74 @@ fn two_versions_newer_is_refused_with_the_remedy() -> Result<()> {
         let named = [format!("protocol {}", PROTOCOL_VERSION + 2), "upgrade barewired".to_owned()];
         ensure!(named.iter().all(|part| msg.contains(part)), "{msg}");
         before.unchanged(host, daemon, &pod)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_del_of_any_version_is_done() -> Result<()> {
+    on_node(Settings::default(), |host, daemon| {
+        for protocol in [json!(0), json!(PROTOCOL_VERSION + 1), json!(PROTOCOL_VERSION + 98), json!("2.1"), json!(null)] {
+            let (pod, _) = host.attached()?;
+            let del = json!({ "container_id": pod.id, "ifname": "eth0", "later": [1] });
+            let response = exchange(host, &json!({ "protocol": protocol, "later": 1, "request": { "del": del } }), None)?;
+            ensure!(response == json!({ "ok": "done" }), "{protocol}: {response}");
+            ensure!(daemon.pool()?["attachments"] == 0, "{protocol}: it is still attached");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_add_whose_caller_is_gone_leaves_nothing() -> Result<()> {
+    on_node(Settings::default(), |host, daemon| {
+        let before = daemon.pool()?;
+        let mut gone = Vec::new();
+        // It may be found gone before, while or after the pod is wired: the more, the more of each.
+        for round in 0..20 {
+            let pod = host.pod()?;
+            let mut stream = UnixStream::connect(host.socket())?;
+            let netns = std::fs::File::open(pod.netns.path())?;
+            write_frame(&mut stream, &add(PROTOCOL_VERSION, &pod), Some(netns.as_fd()))?;
+            std::thread::sleep(Duration::from_micros(100 * round));
+            stream.shutdown(Shutdown::Both)?;
+            // What had come by then has been answered, and is for a DEL to undo.
+            match read_frame::<Value>(&mut stream) {
+                Ok(_) => host.call_for("DEL", &pod).run()?.silence()?,
+                Err(_) => gone.push(pod),
+            }
+        }
+        ensure!(gone.len() > 1, "nearly every ADD was answered in no time");
+        daemon.wait_until("the ADDs to be done with and undone", || {
+            // An attachment behind them all: whoever waits is served.
+            let (pod, _) = host.attached()?;
+            host.call_for("DEL", &pod).run()?.silence()?;
+            ensure!(daemon.pool()? == before, "{before:?} became {:?}", daemon.pool()?);
+            Ok(())
+        })?;
+        host.wait_for_host_ends(0)?;
+        for pod in &gone {
+            ensure!(pod.links()?.is_empty(), "{:?}", pod.links()?);
+        }
+        println!("{} ADDs whose caller was gone", gone.len());
+        Ok(())
+    })
+}
+
+#[test]
+fn an_add_past_its_deadline_is_not_begun() -> Result<()> {
+    on_node(Settings::default(), |host, daemon| {
+        let pod = host.pod()?;
+        let before = Footprint::of(host, daemon, &pod)?;
+        let mut late = add(PROTOCOL_VERSION, &pod);
+        late["deadline"] = json!(BootMillis::now()?.0 - 1);
+        let response = exchange(host, &late, Some(&pod))?;
+        ensure!(response["error"]["code"] == TRY_AGAIN_LATER, "{response}");
+        before.unchanged(host, daemon, &pod)?;
+
+        late["deadline"] = json!(BootMillis::now()?.plus(30_000).0);
+        let response = exchange(host, &late, Some(&pod))?;
+        ensure!(response["ok"]["attached"]["ips"].is_array(), "{response}");
         Ok(())
     })
 }

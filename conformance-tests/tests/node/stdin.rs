@@ -25,7 +25,8 @@ fn what_is_not_a_configuration_is_refused() -> Result<()> {
             ("not UTF-8", vec![0xff, 0xfe, 0], ["line 1 column 1", "write one JSON object"]),
             ("10 MB", ten_megabytes.into_bytes(), ["larger than 1048576 bytes", "a few kilobytes"]),
         ] {
-            for command in ["ADD", "DEL", "CHECK"] {
+            // A DEL needs nothing of it: see `del`.
+            for command in ["ADD", "CHECK", "GC"] {
                 let answer = host.call_for(command, &pod).stdin(stdin.clone()).run()?;
                 answer.refused(UNDECODABLE, &parts).with_context(|| format!("{command}, {what}"))?;
             }
@@ -61,9 +62,12 @@ fn a_field_that_is_not_valid_is_named() -> Result<()> {
             ("name", json!(null), ["name", "give the network a name"]),
             ("name", json!("a b"), ["name", "\"a b\""]),
             ("prevResult", json!(7), ["prevResult", "7"]),
+            ("prevResult", json!([]), ["prevResult", "sequence"]),
+            ("prevResult", json!({ "ips": 7 }), ["prevResult", "ips is 7"]),
             ("runtimeConfig", json!({ "ips": ["10.0.0.300"] }), ["runtimeConfig.ips", "10.0.0.300"]),
             ("runtimeConfig", json!({ "mac": "01:00:5e:00:00:01" }), ["runtimeConfig.mac", "group address"]),
             ("socket", json!(1), ["socket", "1"]),
+            ("socket", json!("cni.sock"), ["socket", "\"cni.sock\" is not the absolute path"]),
         ] {
             host.call_for("ADD", &pod).conf(key, value).run()?.refused(INVALID_CONFIG, &parts)?;
         }

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use serde_json::{Value, json};
+
 use crate::conform::{
     case::{Case, Stop, Verdict, ensure, listed, skip},
     stage::{Attachment, Stage},
@@ -90,6 +92,46 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "2.del.prev-result-null",
+        requirement: "DEL reads null as absent: a prevResult that is null, or has null for its lists, keeps nothing attached.",
+        since: SpecVersion::V0_4_0,
+        run: |stage| {
+            let lists = json!({ "cniVersion": stage.version().as_str(), "interfaces": null, "ips": null, "routes": null, "dns": null });
+            [json!(null), lists].into_iter().try_for_each(|previous| deleted_with_prev_result(stage, previous))
+        },
+    },
+    Case {
+        name: "2.del.prev-result-foreign",
+        requirement: "DEL is not kept from its work by what other plugins have put into a prevResult.",
+        since: SpecVersion::V0_4_0,
+        run: |stage| {
+            let previous = json!({
+                "cniVersion": stage.version().as_str(),
+                "interfaces": [{ "name": "conform-other", "conformUnknownKey": [1] }],
+                "ips": [{ "address": "192.0.2.77/24", "conformUnknownKey": { "a": null } }],
+                "dns": {},
+                "conformUnknownKey": true,
+            });
+            deleted_with_prev_result(stage, previous)
+        },
+    },
+    Case {
+        name: "2.del.prev-result-nonsense",
+        requirement: "DEL completes without error where it can: what it deletes is named by its parameters, not by a prevResult that is none.",
+        since: SpecVersion::V0_4_0,
+        run: |stage| [json!(7), json!([])].into_iter().try_for_each(|previous| deleted_with_prev_result(stage, previous)),
+    },
+    Case {
+        name: "2.del.arguments-malformed",
+        requirement: "DEL completes without error where it can, with a CNI_ARGS that is no list of pairs too.",
+        since: SpecVersion::V0_3_1,
+        run: |stage| {
+            let attachment = stage.attached()?;
+            stage.call_again("DEL", &attachment).with("CNI_ARGS", "conform;A=B=C;;").run()?.success()?;
+            interface_goes(stage, &attachment)
+        },
+    },
+    Case {
         name: "2.del.keeps-other-attachments",
         requirement: "DEL deletes the attachment of its CNI_CONTAINERID and CNI_IFNAME and no other.",
         since: SpecVersion::V0_3_1,
@@ -148,6 +190,13 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+fn deleted_with_prev_result(stage: &Stage<'_>, previous: Value) -> Verdict {
+    let attachment = stage.attached()?;
+    let conf = stage.conf_with("prevResult", previous);
+    stage.call_for("DEL", &attachment.pod, &attachment.interface).conf(&conf).run()?.success()?;
+    interface_goes(stage, &attachment)
+}
 
 pub(super) fn interface_goes(stage: &Stage<'_>, attachment: &Attachment) -> Verdict {
     let expected = format!("the interface {:?} to be gone from the pod", attachment.interface);

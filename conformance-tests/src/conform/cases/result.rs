@@ -60,7 +60,41 @@ pub(super) const CASES: &[Case] = &[
         since: SpecVersion::V0_3_1,
         run: includes_prev_result,
     },
+    Case {
+        name: "5.success.prev-result-null",
+        requirement: "ADD reads null as absent: a prevResult with null for its lists is one without them.",
+        since: SpecVersion::V0_3_1,
+        run: |stage| {
+            let pod = stage.pod()?;
+            let previous = json!({ "cniVersion": stage.version().as_str(), "interfaces": null, "ips": null, "routes": null, "dns": null });
+            let result = stage.call_for("ADD", &pod, "eth0").conf(&stage.conf_with("prevResult", previous)).run()?.result()?;
+            let violations = shape::success_result(stage.version(), &result);
+            ensure(violations.is_empty(), || violations.join("; "))
+        },
+    },
+    Case {
+        name: "5.success.keeps-fields-of-prev-result",
+        requirement: "What a prevResult tells of other plugins' interfaces, addresses and routes stands in the result as it came.",
+        since: SpecVersion::V1_1_0,
+        run: keeps_fields_of_prev_result,
+    },
 ];
+
+fn keeps_fields_of_prev_result(stage: &Stage<'_>) -> Result<(), Stop> {
+    let pod = stage.pod()?;
+    let previous = json!({
+        "cniVersion": stage.version().as_str(),
+        "interfaces": [{ "name": "conform-prev", "mac": "02:00:00:c0:f0:01", "mtu": 1400, "socketPath": "/run/conform", "pciID": "0000:00:1f.6" }],
+        "ips": [{ "address": "192.0.2.77/24", "gateway": "192.0.2.1", "interface": 0 }],
+        "routes": [{ "dst": "198.51.100.0/24", "gw": "192.0.2.1", "mtu": 1300, "advmss": 1260, "priority": 7, "table": 100, "scope": 0 }],
+    });
+    let result = stage.call_for("ADD", &pod, "eth0").conf(&stage.conf_with("prevResult", previous.clone())).run()?.result()?;
+    for list in ["interfaces", "ips", "routes"] {
+        let kept = result[list].as_array().is_some_and(|entries| entries.contains(&previous[list][0]));
+        ensure(kept, || format!("expected {} among {list} of the result, got {}", previous[list][0], result[list]))?;
+    }
+    Ok(())
+}
 
 fn includes_prev_result(stage: &Stage<'_>) -> Result<(), Stop> {
     if stage.version() < SpecVersion::V1_0_0 {
