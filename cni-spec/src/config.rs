@@ -43,8 +43,8 @@ pub struct CheckConfig {
 pub struct GcConfig {
     /// The network's name.
     pub name: NetworkName,
-    /// What is to stay (`cni.dev/valid-attachments`). `null` counts as an empty list, for that is how the reference
-    /// library writes one; a list that is absent is an error.
+    /// What is to stay (`cni.dev/valid-attachments`). `null` and no list at all count as an empty one, for that is how the
+    /// reference library writes one, and what it sends where its caller has none.
     pub valid: Vec<Attachment>,
     /// See [`AddConfig::socket`].
     pub socket: Option<PathBuf>,
@@ -182,16 +182,12 @@ impl Fields {
 
     fn valid_attachments(&mut self) -> Result<Vec<Attachment>, Error> {
         let [first, second] = VALID_ATTACHMENTS;
-        let is_there = VALID_ATTACHMENTS.iter().any(|key| self.0.contains_key(*key));
         let list: Option<Vec<Option<Attachment>>> = match self.take(first)? {
             None => self.take(second)?,
             some => some,
         };
-        match list {
-            Some(list) => Ok(list.into_iter().flatten().collect()),
-            None if is_there => Ok(Vec::new()),
-            None => Err(missing(first, "without it GC would remove everything")),
-        }
+        // The reference library leaves the key out where its caller has no list: to it that is a list of nothing.
+        Ok(list.into_iter().flatten().flatten().collect())
     }
 }
 

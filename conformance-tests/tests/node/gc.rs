@@ -24,7 +24,7 @@ fn an_empty_null_or_missing_list_removes_no_running_pod() -> Result<()> {
         let pods = [host.attached()?, host.attached()?];
         host.call("GC").conf(KEY, json!([])).run()?.silence()?;
         host.call("GC").conf(KEY, json!(null)).run()?.silence()?;
-        host.call("GC").run()?.refused(INVALID_CONFIG, &[KEY, "is missing", "GC would remove everything"])?;
+        host.call("GC").run()?.silence()?;
         for wrong in [json!("all"), json!([{ "containerID": "a" }]), json!([{ "containerID": "a/b", "ifname": "eth0" }])] {
             host.call("GC").conf(KEY, wrong).run()?.refused(INVALID_CONFIG, &[KEY])?;
         }
