@@ -36,7 +36,8 @@ const MORE_APPLETS: [&str; 17] = [
 ];
 
 /// Programs with libraries, which Kubernetes' own tests call by the shell.
-const TOOLS: [&str; 6] = ["/bin/dash", "/bin/nc.openbsd", "/bin/ss", "/usr/bin/curl", "/usr/bin/dig", "/usr/bin/getent"];
+const TOOLS: [&str; 7] =
+    ["/bin/dash", "/bin/nc.openbsd", "/bin/ss", "/usr/bin/curl", "/usr/bin/dig", "/usr/bin/getent", "/usr/bin/nslookup"];
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,9 @@ pub enum Error {
     /// A program of the world has not been built.
     #[error(transparent)]
     World(#[from] world::Missing),
+    /// A certificate could not be made.
+    #[error("make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
     /// The tar could not be written.
     #[error("write the image: {0}")]
     Write(#[from] io::Error),
@@ -94,6 +98,10 @@ pub fn agnhost(more: &[String]) -> Result<Image, Error> {
     let mut files = busybox_files(Path::new(BUSYBOX), &applets)?;
     files.insert("agnhost".to_owned(), Entry::Program(read(&world::program("kubernetes", "agnhost")?)?));
     files.insert("agnhost-2".to_owned(), Entry::Link("agnhost".to_owned()));
+    // What its HTTPS servers show; no client of the tests looks at it.
+    let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    files.insert("localhost.crt".to_owned(), Entry::Text(identity.cert.pem()));
+    files.insert("localhost.key".to_owned(), Entry::Text(identity.signing_key.serialize_pem()));
     for tool in TOOLS {
         files.extend(libraries::program_with_libraries(Path::new(tool))?);
     }

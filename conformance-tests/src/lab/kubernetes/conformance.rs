@@ -14,10 +14,6 @@ use crate::world;
 /// All of them.
 pub const ALL: &str = r"\[sig-network\].*\[Conformance\]";
 
-/// Those that CI runs: where packets pass a service, a node's port or the name server. Of each kind one; the rest is the API's alone, or
-/// waits more than it tests.
-pub const SUBSET: &str = r"\[sig-network\] (Networking Granular Checks: Pods should function for|HostPort validates|Services should (be able to create a functioning NodePort|have session affinity work for NodePort|serve multiport|serve endpoints on same port and different protocols)|DNS should (provide DNS for services|provide DNS for pods for Subdomain|resolve DNS of partial)|EndpointSlice should support a Service with multiple endpoint IPs|Proxy version v1 should proxy through).*\[Conformance\]";
-
 /// How many tests run side by side: they wait more than they work.
 const AT_A_TIME: u32 = 4;
 
