@@ -8,6 +8,7 @@
 pub mod attachments;
 pub mod cloud_record;
 mod cloud_uplinks;
+pub mod conditions;
 pub mod config;
 pub mod conflist;
 pub mod daemon;
