@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod link_numbers;
 pub mod metrics;
 mod node_network;
+pub mod plugins;
 pub mod pool;
 pub mod range;
 pub mod record;
