@@ -74,7 +74,7 @@ impl Daemon {
     /// When it is not ready within 10 s; the message ends with the end of its log.
     pub fn start_with(binaries: &Path, run_dir: PathBuf, settings: &Settings<'_>) -> Result<Self> {
         let config = run_dir.join("barewired.toml");
-        fs::write(&config, configuration(&run_dir, settings)).with_context(|| format!("cannot write {}", config.display()))?;
+        fs::write(&config, configuration(binaries, &run_dir, settings)).with_context(|| format!("cannot write {}", config.display()))?;
         let program = program(binaries)?;
         let log = run_dir.join(LOG);
         // setpriv has the kernel end the daemon when this process ends in whatever way.
@@ -153,7 +153,7 @@ impl Daemon {
     pub fn refusal_of_fast_path(binaries: &Path, folder: &Path) -> Result<Option<String>> {
         let config = folder.join("check.toml");
         let settings = Settings { ranges: &["10.10.0.0/24"], native_cidrs: &["10.10.0.0/16"], masquerade: true, fast_path: Some("auto") };
-        fs::write(&config, configuration(folder, &settings)).with_context(|| format!("cannot write {}", config.display()))?;
+        fs::write(&config, configuration(binaries, folder, &settings)).with_context(|| format!("cannot write {}", config.display()))?;
         let output = Command::new(program(binaries)?)
             .arg("--config")
             .arg(&config)
@@ -215,7 +215,7 @@ fn program(binaries: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn configuration(run_dir: &Path, settings: &Settings<'_>) -> String {
+fn configuration(binaries: &Path, run_dir: &Path, settings: &Settings<'_>) -> String {
     let Settings { ranges, native_cidrs, masquerade, fast_path } = settings;
     let fast_path = fast_path.map_or_else(String::new, |chosen| format!("fast_path = {chosen:?}\n"));
     format!(
@@ -235,8 +235,11 @@ fn configuration(run_dir: &Path, settings: &Settings<'_>) -> String {
          ranges = {ranges:?}\n\
          [pool]\n\
          cooldown_seconds = 1\n\
+         [cni]\n\
+         bin_dirs = [{bin_dir:?}]\n\
          [telemetry]\n\
          listen = \"{TELEMETRY}\"\n",
-        conf = run_dir.join("10-barewire.conflist"),
+        conf = run_dir.join("00-barewire.conflist"),
+        bin_dir = std::path::absolute(binaries).unwrap_or_else(|_| binaries.to_owned()),
     )
 }

@@ -11,8 +11,11 @@ use nix::unistd::Pid;
 /// Why rules could not be set or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
+    /// There is no `nft` program.
+    #[error("there is no nft in PATH; install the package nftables")]
+    Missing,
     /// The `nft` program did not run.
-    #[error("cannot run nft: {0}; install the package nftables")]
+    #[error("cannot run nft: {0}")]
     Run(#[source] std::io::Error),
     /// It ran and refused.
     #[error("nft refused {what}: {why}")]
@@ -37,7 +40,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a script, as one transaction: all of it or nothing.
 pub(crate) fn run(what: &'static str, script: &str) -> Result<(), RulesError> {
-    accepted(what, bounded(Command::new("nft").args(["-f", "-"]), script.to_owned(), LIMIT).map_err(RulesError::Run)?).map(drop)
+    accepted(what, bounded(Command::new("nft").args(["-f", "-"]), script.to_owned(), LIMIT).map_err(not_run)?).map(drop)
 }
 
 /// Removes a table, whether or not it is there: declared first, it is there to be deleted.
@@ -48,7 +51,12 @@ pub(crate) fn remove_table(what: &'static str, table: &str) -> Result<(), RulesE
 /// Lists a table as JSON (libnftables-json(5)).
 pub(crate) fn list_table(what: &'static str, table: &str) -> Result<String, RulesError> {
     let output = bounded(Command::new("nft").args(["-j", "list", "table"]).args(table.split(' ')), String::new(), LIMIT);
-    Ok(String::from_utf8_lossy(&accepted(what, output.map_err(RulesError::Run)?)?.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&accepted(what, output.map_err(not_run)?)?.stdout).into_owned())
+}
+
+/// That there is no such program is one thing; no descriptor, memory or time for it is another.
+fn not_run(error: std::io::Error) -> RulesError {
+    if error.kind() == std::io::ErrorKind::NotFound { RulesError::Missing } else { RulesError::Run(error) }
 }
 
 /// Runs a program that reads all of its input before it answers, as nft does, and kills it when it takes longer than `limit`.
@@ -90,6 +98,14 @@ mod tests {
     fn a_program_that_hangs_is_ended() {
         let error = bounded(Command::new("sleep").arg("60"), String::new(), Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn only_a_missing_program_is_to_be_installed() {
+        let missing = bounded(&mut Command::new("/nowhere/nft"), String::new(), LIMIT).map_err(not_run).unwrap_err();
+        assert!(missing.to_string().contains("install the package nftables"), "{missing}");
+        let out_of_descriptors = not_run(std::io::Error::from_raw_os_error(nix::libc::EMFILE)).to_string();
+        assert!(out_of_descriptors.contains("Too many open files") && !out_of_descriptors.contains("install"), "{out_of_descriptors}");
     }
 
     #[test]

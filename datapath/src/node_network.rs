@@ -47,12 +47,15 @@ impl PodRange {
     }
 }
 
-/// Why a node's networks could not be set. What was set until then stays; applying again goes on from there.
+/// A part of a node's networks that could not be set. The other parts are; applying again tries all of them again.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The kernel does not forward.
+    /// The kernel does not forward packets of pods.
+    #[error("the kernel does not forward: {0}")]
+    Forwarding(SysctlError),
+    /// A setting beside forwarding was refused.
     #[error("{0}")]
-    Sysctl(#[from] SysctlError),
+    Sysctl(SysctlError),
     /// Rules were refused.
     #[error("{0}")]
     Rules(#[from] RulesError),
@@ -66,23 +69,22 @@ pub enum ApplyError {
 
 impl NodeNetwork {
     /// Sets everything as described: forwarding, rules, the ways out of further uplinks, and what the programs know. Without
-    /// programs, the stack keeps the accounts.
-    ///
-    /// # Errors
-    /// See [`ApplyError`].
-    pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>) -> Result<(), ApplyError> {
-        sysctl::enable_forwarding(self)?;
-        rules::install(self)?;
-        policy_routes::apply(host, &self.uplinks)?;
+    /// programs, the stack keeps the accounts. What is refused does not keep the rest from being set; it is all told.
+    #[must_use]
+    pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>) -> Vec<ApplyError> {
+        let mut refused: Vec<ApplyError> = sysctl::enable_forwarding(self).into_iter().map(ApplyError::Forwarding).collect();
+        refused.extend(sysctl::settle_uplinks(self).into_iter().map(ApplyError::Sysctl));
+        refused.extend(rules::install(self).err().map(ApplyError::Rules));
+        refused.extend(policy_routes::apply(host, &self.uplinks).err().map(ApplyError::Netlink));
         match fast_path {
             Some(fast_path) => {
-                fast_path.set_network(self)?;
-                fast_path.attach_uplinks(host, &self.uplinks)?;
+                let known = fast_path.set_network(self).and_then(|()| fast_path.attach_uplinks(host, &self.uplinks));
+                refused.extend(known.err().map(ApplyError::FastPath));
                 stack::uninstall();
             }
-            None => stack::install(self)?,
+            None => refused.extend(stack::install(self).err().map(ApplyError::Rules)),
         }
-        Ok(())
+        refused
     }
 
     /// Takes away what [`NodeNetwork::apply`] has set, programs and forwarding excepted: others may rely on that by now.

@@ -19,7 +19,7 @@ pub(crate) fn install(network: &NodeNetwork) -> Result<(), RulesError> {
     if chains.is_empty() {
         // Without anything to say, nobody needs the program.
         return match uninstall() {
-            Err(RulesError::Run(_)) => Ok(()),
+            Err(RulesError::Missing) => Ok(()),
             outcome => outcome,
         };
     }

@@ -13,32 +13,37 @@ pub struct SysctlError {
     source: io::Error,
 }
 
-/// Lets the kernel forward packets between pods and uplinks, for each family that pods use.
+/// Lets the kernel forward packets between pods and uplinks, for each family that pods use; what it refused.
 ///
 /// With IPv6 forwarding the kernel ignores router advertisements unless `accept_ra` is 2; an uplink that lives by them
-/// would lose its default route some minutes later, so a 1 there becomes a 2. A further uplink carries packets whose way
-/// back by the main table is another, so a strict `rp_filter` becomes a loose one
+/// would lose its default route some minutes later, so a 1 there becomes a 2, and first
 /// (Documentation/networking/ip-sysctl.rst).
-///
-/// # Errors
-/// See [`SysctlError`].
-pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Result<(), SysctlError> {
+pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Vec<SysctlError> {
+    let mut refused = Vec::new();
     if network.pods_of(true).next().is_some() {
-        set("net/ipv4/ip_forward", "1")?;
-        for uplink in network.uplinks.iter().filter(|uplink| uplink.index != 0) {
-            set(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2")?;
-        }
+        refused.extend(set("net/ipv4/ip_forward", "1").err());
     }
     if network.pods_of(false).next().is_some() {
-        for uplink in &network.uplinks {
-            let accept_ra = format!("net/ipv6/conf/{}/accept_ra", uplink.ifname);
-            if get(&accept_ra)? == "1" {
-                set(&accept_ra, "2")?;
-            }
-        }
-        set("net/ipv6/conf/all/forwarding", "1")?;
+        let advertised = network.uplinks.iter().try_for_each(|uplink| keep_advertisements(&uplink.ifname));
+        // Rather no pods of this family than a node without its default route.
+        refused.extend(advertised.and_then(|()| set("net/ipv6/conf/all/forwarding", "1")).err());
     }
-    Ok(())
+    refused
+}
+
+fn keep_advertisements(ifname: &str) -> Result<(), SysctlError> {
+    let accept_ra = format!("net/ipv6/conf/{ifname}/accept_ra");
+    if get(&accept_ra)? == "1" { set(&accept_ra, "2") } else { Ok(()) }
+}
+
+/// A further uplink carries packets whose way back by the main table is another, so a strict `rp_filter` becomes a loose one; what was
+/// refused.
+pub(crate) fn settle_uplinks(network: &NodeNetwork) -> Vec<SysctlError> {
+    if network.pods_of(true).next().is_none() {
+        return Vec::new();
+    }
+    let further = network.uplinks.iter().filter(|uplink| uplink.index != 0);
+    further.filter_map(|uplink| set(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2").err()).collect()
 }
 
 /// Lets an interface take router advertisements though the kernel forwards, from its first one on, and places the default routes

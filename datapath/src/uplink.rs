@@ -64,15 +64,15 @@ pub enum UplinkError {
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
     /// The configured interface does not exist.
-    #[error("the uplink {0:?} does not exist on this node; name one of: {1}")]
+    #[error("{0:?} does not exist on this node, which has {1}")]
     Unknown(String, String),
     /// No interface was configured, and no default route tells.
-    #[error("the node has no default route to tell the uplink by; set uplink.interface")]
+    #[error("the node has no default route to tell it by")]
     NoDefaultRoute,
 }
 
-/// Finds uplinks in the order of `choices`, and every address of the node. Those known by a MAC address that is not there are left
-/// out.
+/// Finds uplinks in the order of `choices`, and every address of the node. Further ones that are not there are left out, and so is any
+/// that is known by its MAC address.
 ///
 /// # Errors
 /// See [`UplinkError`].
@@ -114,11 +114,15 @@ fn choose(choice: &UplinkChoice, links: &[HostLink], routes: &[DefaultRoute]) ->
             let found = main.find_map(|route| links.iter().find(|link| link.uplink.ifindex.0 == route.oif));
             Some(found.ok_or(UplinkError::NoDefaultRoute)?)
         }
-        UplinkName::Interface(name) => Some(links.iter().find(|link| link.uplink.ifname == *name).ok_or_else(|| {
-            let mut names: Vec<_> = links.iter().map(|link| link.uplink.ifname.as_str()).collect();
-            names.sort_unstable();
-            UplinkError::Unknown(name.clone(), names.join(", "))
-        })?),
+        UplinkName::Interface(name) => {
+            let found = links.iter().find(|link| link.uplink.ifname == *name);
+            if found.is_none() && choice.index == 0 {
+                let mut names: Vec<_> = links.iter().map(|link| link.uplink.ifname.as_str()).collect();
+                names.sort_unstable();
+                return Err(UplinkError::Unknown(name.clone(), names.join(", ")));
+            }
+            found
+        }
         // Others may have the same: what is made on top of it later, and, on Azure, the hardware below it, which it is the master of.
         UplinkName::Mac(mac) => {
             links.iter().filter(|link| link.mac == Some(*mac)).min_by_key(|link| (link.is_below, link.uplink.ifindex.0))

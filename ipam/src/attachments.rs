@@ -25,9 +25,10 @@ use tokio::sync::Notify;
 use crate::failure;
 use crate::kernel::Kernel;
 use crate::link_numbers::LinkNumbers;
-use crate::metrics::Metrics;
+use crate::metrics::{AddRefusal, Metrics};
 use crate::pool::{Counts, Pool, PoolError, Use};
 use crate::range::Family;
+use crate::readiness::{self, Fault, StatusPolicy};
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 use crate::recovery::Plan;
 use crate::server::WORKERS;
@@ -56,6 +57,8 @@ pub struct Attachments<K: Kernel> {
     pool_changed: Condvar,
     /// An ADD has begun to wait for an address.
     shortage: Notify,
+    /// Why the last commit failed, or the last probe; nothing where it did not.
+    store_trouble: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -74,8 +77,13 @@ struct State {
     trouble: Option<String>,
     /// Attachments whose link is gone, and since when.
     dead_since: HashMap<AttachmentKey, BootMillis>,
-    /// None where one that is asked for is not there.
+    /// Those that are there. None where the node's own is not, or is not known yet.
     uplinks: Vec<Uplink>,
+    /// Why the node's own uplink is not there, once it was looked for.
+    no_uplink: Option<String>,
+    /// Why the kernel forwards no packets of pods.
+    not_forwarding: Option<String>,
+    status_policy: StatusPolicy,
     draining: bool,
 }
 
@@ -92,20 +100,13 @@ pub struct Summary {
 
 impl<K: Kernel> Attachments<K> {
     /// Takes up what a start has planned: see [`crate::recovery`].
-    ///
-    /// # Errors
-    /// Where an attachment that was rebuilt cannot be committed.
-    pub fn recover(
-        kernel: K,
-        store: Store,
-        mut pool: Pool,
-        numbers: Arc<LinkNumbers>,
-        metrics: Arc<Metrics>,
-        plan: Plan,
-    ) -> Result<Self, StoreError> {
+    pub fn recover(kernel: K, store: Store, mut pool: Pool, numbers: Arc<LinkNumbers>, metrics: Arc<Metrics>, plan: Plan) -> Self {
         plan.numbers.iter().for_each(|number| numbers.claim(*number));
         for record in &plan.adopted {
-            store.commit(&Change::Attach(record))?;
+            // The link itself is the record until it can be written: the next start rebuilds it again.
+            if let Err(error) = store.commit(&Change::Attach(record)) {
+                tracing::error!(attachment = %record.key, %error, "was rebuilt from its link, and is not on disk");
+            }
         }
         let records: BTreeMap<_, _> = plan.records.into_iter().chain(plan.adopted).map(|record| (record.key.clone(), record)).collect();
         for record in records.values() {
@@ -130,9 +131,12 @@ impl<K: Kernel> Attachments<K> {
             trouble: None,
             dead_since: HashMap::new(),
             uplinks: Vec::new(),
+            no_uplink: None,
+            not_forwarding: None,
+            status_policy: StatusPolicy::default(),
             draining: false,
         };
-        Ok(Self {
+        Self {
             kernel,
             store,
             numbers,
@@ -141,7 +145,8 @@ impl<K: Kernel> Attachments<K> {
             turn_over: Condvar::new(),
             pool_changed: Condvar::new(),
             shortage: Notify::new(),
-        })
+            store_trouble: Mutex::new(None),
+        }
     }
 
     /// Has the kernel take up the pods that run already. Once, before any ADD, and when the kernel knows the node's network: that
@@ -181,6 +186,24 @@ impl<K: Kernel> Attachments<K> {
     /// # Errors
     /// As the runtime is told; nothing is left behind.
     pub fn add(&self, request: &AddRequest, netns: &K::Netns, now: BootMillis) -> Result<AddResult, Error> {
+        let outcome = self.try_add(request, netns, now);
+        if let Err(error) = &outcome {
+            self.metrics.refused_add(self.reason_of_refusal(error, now));
+        }
+        outcome
+    }
+
+    /// For the count of refused ADDs.
+    fn reason_of_refusal(&self, error: &Error, now: BootMillis) -> AddRefusal {
+        match error.code {
+            Code::TryAgainLater => self.faults(now).iter().find_map(AddRefusal::of).unwrap_or(AddRefusal::Other),
+            Code::IoFailure => AddRefusal::Store,
+            Code::WiringFailed => AddRefusal::Wiring,
+            _ => AddRefusal::Request,
+        }
+    }
+
+    fn try_add(&self, request: &AddRequest, netns: &K::Netns, now: BootMillis) -> Result<AddResult, Error> {
         let key = AttachmentKey { container_id: request.container_id.clone(), ifname: request.ifname.clone() };
         let turn = self.take_turn(&key)?;
         let now = turn.since(now);
@@ -287,40 +310,91 @@ impl<K: Kernel> Attachments<K> {
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Whether an ADD would succeed.
+    /// Every reason why an ADD would fail now.
+    #[must_use]
+    pub fn faults(&self, now: BootMillis) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let state = self.lock();
+        if state.draining {
+            faults.push(Fault::Draining);
+        }
+        match (state.uplinks.iter().find(|uplink| uplink.index == 0), &state.no_uplink) {
+            (Some(own), _) if own.running => {}
+            (Some(own), _) => faults.push(Fault::UplinkDown(own.ifname.clone())),
+            (None, Some(why)) => faults.push(Fault::NoUplink(why.clone())),
+            (None, None) => {
+                let why = state.trouble.clone().unwrap_or_else(|| "the interfaces could not be read".to_owned());
+                faults.push(Fault::UplinkUnknown(why));
+            }
+        }
+        faults.extend(state.not_forwarding.clone().map(Fault::NotForwarding));
+        if let Some(lack) = state.pool.lacking(now) {
+            let family = if let PoolError::Exhausted { family, .. } = lack { family } else { Family::V4 };
+            faults.push(Fault::Exhausted(family, state.failure(&lack).msg));
+        }
+        drop(state);
+        faults.extend(self.store_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Fault::Store));
+        faults
+    }
+
+    /// STATUS, as `cni.status` has it answered: see [`readiness`].
     ///
     /// # Errors
     /// [`Code::NotAvailable`] or, where running pods suffer too, [`Code::LimitedConnectivity`].
     pub fn status(&self, now: BootMillis) -> Result<(), Error> {
-        {
-            let state = self.lock();
-            if state.draining {
-                return Err(Error::new(Code::NotAvailable, "barewired is shutting down; try again when it is back"));
-            }
-            if state.uplinks.is_empty() {
-                let why = state.trouble.as_ref().map_or_else(
-                    || "the node has no uplink, or lacks a further one; set uplink.interface or a default route".to_owned(),
-                    |trouble| format!("the node has no uplink: {trouble}"),
-                );
-                return Err(Error::new(Code::LimitedConnectivity, why));
-            }
-            if let Some(uplink) = state.uplinks.iter().find(|uplink| !uplink.running) {
-                return Err(Error::new(Code::LimitedConnectivity, format!("the uplink {} is down; bring it up", uplink.ifname)));
-            }
-            if let Some(lack) = state.pool.lacking(now) {
-                return Err(Error::new(Code::NotAvailable, state.failure(&lack).msg));
-            }
-        }
-        self.store.probe().map_err(|error| Error::new(Code::NotAvailable, failure::store(&error).msg))
+        let policy = self.lock().status_policy;
+        readiness::status(policy, &self.faults(now))
     }
 
-    /// What the uplinks are now; none where one is missing. New pods get the smallest MTU of them.
+    /// Whether an ADD would succeed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self, now: BootMillis) -> Result<(), Error> {
+        readiness::status(StatusPolicy::Strict, &self.faults(now))
+    }
+
+    /// How STATUS is answered from now on.
+    pub fn set_status_policy(&self, policy: StatusPolicy) {
+        self.lock().status_policy = policy;
+    }
+
+    /// Whether anything can be made durable: a commit, for those who look now and then. Between looks commits tell.
+    pub fn probe_store(&self) {
+        let outcome = self.store.probe();
+        self.note_store(outcome.as_ref().err());
+    }
+
+    /// Whether the last commit failed, or the last probe.
+    #[must_use]
+    pub fn store_fails(&self) -> bool {
+        self.store_trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn note_store(&self, error: Option<&StoreError>) {
+        *self.store_trouble.lock().unwrap_or_else(PoisonError::into_inner) = error.map(|error| failure::store(error).msg);
+    }
+
+    /// What the uplinks are now. New pods get the smallest MTU of them.
     pub fn set_uplinks(&self, uplinks: &[Uplink]) {
         let mut state = self.lock();
+        state.no_uplink = None;
         if state.uplinks != uplinks {
             tracing::info!(?uplinks, "uplinks");
             uplinks.clone_into(&mut state.uplinks);
         }
+    }
+
+    /// The node's own uplink was looked for and is not there.
+    pub fn set_no_uplink(&self, why: String) {
+        let mut state = self.lock();
+        state.uplinks.clear();
+        state.no_uplink = Some(why);
+    }
+
+    /// Says why the kernel forwards no packets of pods, or that it does.
+    pub fn set_not_forwarding(&self, why: Option<String>) {
+        self.lock().not_forwarding = why;
     }
 
     /// Says why there are no more addresses, to those who ask in vain.
@@ -348,7 +422,8 @@ impl<K: Kernel> Attachments<K> {
         outcome
     }
 
-    /// From now on STATUS and ADD say no, those that wait for an address too.
+    /// From now on ADDs are told to try again, those that wait for an address too. STATUS goes on telling of the node's network: the
+    /// plugin waits for the next daemon, and nothing is wrong with pods that run.
     pub fn drain(&self) {
         self.lock().draining = true;
         self.pool_changed.notify_all();
@@ -559,6 +634,7 @@ impl<K: Kernel> Attachments<K> {
         let begun = Instant::now();
         let outcome = self.store.commit(change);
         self.metrics.commit(begun.elapsed(), outcome.is_ok());
+        self.note_store(outcome.as_ref().err());
         outcome
     }
 

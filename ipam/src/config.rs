@@ -3,6 +3,7 @@
 //! The schema with its defaults is documented in docs/configuration.md; `deploy/barewired.toml` is an example.
 
 mod cloud;
+mod cni;
 mod fixed;
 mod reader;
 
@@ -12,10 +13,12 @@ use std::path::PathBuf;
 use cni_spec::NetworkName;
 use datapath::UplinkChoice;
 use ipnetwork::IpNetwork;
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::range::AddressRange;
 pub use cloud::{AwsApi, Cloud, CloudSource};
+pub use cni::CniConfig;
+pub(crate) use cni::{BANDWIDTH, BANDWIDTH_WHY, OWN_PLUGIN};
 pub use fixed::UplinkRange;
 use reader::Reader;
 
@@ -48,8 +51,8 @@ pub struct Config {
     pub source: Source,
     /// `pool.cooldown_seconds`, in milliseconds.
     pub cooldown_millis: u64,
-    /// `cni.chained_plugins`: plugins behind ours in the list.
-    pub chained_plugins: Vec<serde_json::Value>,
+    /// `cni`: what the runtime is told.
+    pub cni: CniConfig,
     /// `telemetry.listen`; `None` for `""`.
     pub telemetry: Option<SocketAddr>,
 }
@@ -159,7 +162,7 @@ impl Config {
 fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let node_name = reader.string("node.name").unwrap_or_else(|| hostname.to_owned());
     let run_dir = reader.absolute_path("paths.run_dir", "/run/barewire");
-    let cni_conf_file = reader.absolute_path("paths.cni_conf_file", "/etc/cni/net.d/10-barewire.conflist");
+    let cni_conf_file = reader.absolute_path("paths.cni_conf_file", "/etc/cni/net.d/00-barewire.conflist");
     let network = reader.parsed::<NetworkName>("network.name").or_else(|| "barewire".parse().ok());
     let native_cidrs = cidrs(reader, "network.native_cidrs");
     let service_cidrs = cidrs(reader, "network.service_cidrs");
@@ -176,7 +179,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
     let (uplinks, source) = source(reader);
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
-    let chained_plugins = chained_plugins(reader);
+    let cni = cni::read(reader);
     let telemetry = match reader.string("telemetry.listen").as_deref() {
         Some("") => None,
         Some(text) => text
@@ -204,7 +207,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         kernel_programs,
         source: source?,
         cooldown_millis: cooldown * 1000,
-        chained_plugins,
+        cni,
         telemetry,
     })
 }
@@ -241,19 +244,6 @@ fn cidrs(reader: &mut Reader, key: &str) -> Vec<IpNetwork> {
         }
     }
     cidrs
-}
-
-fn chained_plugins(reader: &mut Reader) -> Vec<serde_json::Value> {
-    let Some(values) = reader.array("cni.chained_plugins") else { return Vec::new() };
-    let mut plugins = Vec::new();
-    for (index, value) in values.into_iter().enumerate() {
-        let has_type = matches!(value.get("type"), Some(Value::String(kind)) if !kind.is_empty());
-        match serde_json::to_value(&value) {
-            Ok(plugin) if has_type => plugins.push(plugin),
-            _ => reader.fault(&format!("cni.chained_plugins[{index}]"), "is not a plugin; write { type = \"portmap\", … }"),
-        }
-    }
-    plugins
 }
 
 #[cfg(test)]

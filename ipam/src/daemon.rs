@@ -3,6 +3,10 @@
 //! Start: lock the state, read store and kernel, settle them, apply queued DELs, open the socket, publish the
 //! configuration list where an ADD would succeed. Addresses of a cloud come after that, and the list with them. Stop: say no to new
 //! work, finish what was begun, leave the pods alone.
+//!
+//! A start is not all or nothing: only what no pod can be served without ends it, which is the state's lock, boot ID, store, netlink
+//! sockets and the socket for plugins. All else (rules, routes, settings, programs, the list, telemetry, the cloud) is a
+//! [condition](crate::conditions), and tried again.
 
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -20,9 +24,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::attachments::Attachments;
 use crate::cloud_record::CloudMemory;
+use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::{CloudSource, Config, ConfigFile};
+use crate::conflist::file as list_file;
+use crate::conflist::publisher::Publisher;
 use crate::driver::{self, Driver};
-use crate::housekeeping::{Housekeeping, apply_queue, publish_when_ready, queue_directory};
+use crate::housekeeping::{self, apply_queue, queue_directory};
 use crate::kernel::{Kernel, Linux};
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
@@ -31,7 +38,8 @@ use crate::pool::Pool;
 use crate::server::Server;
 use crate::sources::Source;
 use crate::store::{Found, Store, StoreError};
-use crate::{conflist, recovery, telemetry, uplink_watch};
+use crate::telemetry::{self, Watched};
+use crate::{recovery, uplink_watch};
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +64,7 @@ pub enum DaemonError {
     /// The kernel's tables could not be read.
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
-    /// What all pods share could not be set.
+    /// What all pods share could not be taken away.
     #[error("{0}")]
     Network(#[from] ApplyError),
     /// The programs could not be taken off.
@@ -79,32 +87,35 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
     let boot_id = io("read the boot ID", boot_id())?;
     let metrics = Arc::new(Metrics::default());
-    let (attachments, cloud) = recover(config, &boot_id, &metrics)?;
+    let conditions = Arc::new(NodeConditions::default());
+    let (attachments, cloud) = recover(config, &boot_id, &metrics, &conditions)?;
     let attachments = Arc::new(attachments);
+    attachments.set_status_policy(config.cni.status);
     apply_queue(&queue_directory(config), &boot_id, &attachments);
     let driver = config.source.cloud().map(|source| drive(source, config, &attachments, &cloud));
 
-    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), driver.clone().map(|driver| (driver, cloud.network)));
-    match keeper.look() {
-        // The stack carries what the programs do not.
-        Err(ApplyError::FastPath(_)) => keeper.look_again(),
-        outcome => outcome?,
-    }
+    let of_cloud = driver.clone().map(|driver| (driver, cloud.network));
+    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), Arc::clone(&conditions), of_cloud);
+    keeper.look();
 
     let socket = config.run_dir.join("cni.sock");
     let server = io(format!("listen on {}", socket.display()), Server::start(&socket, &attachments, &metrics))?;
-    let published = publish_when_ready(config, &attachments);
-    let housekeeping = Housekeeping::start(config.clone(), boot_id, Arc::clone(&attachments), published);
+    let has_stood = attachments.summary(BootMillis::now().unwrap_or_default()).attachments > 0;
+    let publisher = Publisher::new(config.clone(), Arc::clone(&conditions), has_stood);
+    let list = publisher.report();
+    let housekeeping = housekeeping::start(config, boot_id, Arc::clone(&attachments), Arc::clone(&conditions), driver.clone());
     let housekeeping = io("start housekeeping", housekeeping)?;
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "cannot tell the service manager");
-    }
+    let publishing = io("start publishing", housekeeping::keep_list(publisher, Arc::clone(&attachments)))?;
 
-    let served = serve_beside_pods(config, keeper, driver, &attachments, &metrics);
+    let node = config.node_name.clone();
+    let watched = Watched { node, attachments: Arc::clone(&attachments), driver, metrics, conditions, list };
+    let served = serve_beside_pods(config, keeper, watched);
     tracing::info!("stopping; running pods keep their network");
+    // Whoever comes from now on finds no socket, and waits for the next daemon.
+    server.close();
     attachments.drain();
-    server.drain();
-    drop(housekeeping);
+    server.join();
+    drop((publishing, housekeeping));
     served
 }
 
@@ -120,14 +131,22 @@ fn lock_state(config: &Config) -> Result<Flock<File>, DaemonError> {
     })
 }
 
-fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(Attachments<Linux>, CloudMemory), DaemonError> {
+fn recover(
+    config: &Config,
+    boot_id: &str,
+    metrics: &Arc<Metrics>,
+    conditions: &NodeConditions,
+) -> Result<(Attachments<Linux>, CloudMemory), DaemonError> {
     let (store, found) = Store::open(&config.run_dir, boot_id)?;
-    if !matches!(found, Found::Present(_)) {
-        // A list from an earlier boot would call this node ready before it is.
-        io("remove an old network configuration list", conflist::withdraw(&config.cni_conf_file))?;
+    // A list from an earlier boot would call this node ready before it is.
+    if !matches!(found, Found::Present(_))
+        && let Err(error) = list_file::withdraw_of_earlier_boot(&config.cni_conf_file)
+    {
+        // The publisher meets the same, and tells it.
+        tracing::error!(%error, file = %config.cni_conf_file.display(), "the network configuration list of an earlier boot stays");
     }
     let numbers = Arc::new(LinkNumbers::default());
-    let kernel = Linux::start(Arc::clone(&numbers), load_programs(config)?, describe(config))?;
+    let kernel = Linux::start(Arc::clone(&numbers), load_programs(config, conditions), describe(config))?;
     let now = io("read the clock", BootMillis::now())?;
     let mut plan = recovery::plan(found, kernel.links()?, &config.network, now);
     for remark in &plan.remarks {
@@ -138,7 +157,7 @@ fn recover(config: &Config, boot_id: &str, metrics: &Arc<Metrics>) -> Result<(At
     let cloud = config.source.cloud();
     cloud.iter().flat_map(|cloud| &cloud.families).for_each(|family| pool.want(*family));
     let memory = std::mem::take(&mut plan.cloud);
-    let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan)?;
+    let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::clone(metrics), plan);
     // A cloud has to tell first which uplink is a pod's: see the keeper.
     if cloud.is_none() {
         attachments.adopt()?;
@@ -156,18 +175,30 @@ fn drive(source: &CloudSource, config: &Config, attachments: &Arc<Attachments<Li
 
 /// The kernel programs, where the configuration wants them and the kernel takes them. Where they are not used, none that an
 /// earlier daemon attached stays.
-fn load_programs(config: &Config) -> Result<Option<FastPath>, DaemonError> {
+fn load_programs(config: &Config, conditions: &NodeConditions) -> Option<FastPath> {
+    let report =
+        |reason, message: String, remedy| conditions.report(Kind::FastPathUnavailable, Some(Finding::new(reason, message, remedy)));
     if config.fast_path {
         match FastPath::load(&kernel_programs(config), &config.run_dir) {
             Ok(fast_path) => {
                 tracing::info!("the fast path carries packets");
-                return Ok(Some(fast_path));
+                return Some(fast_path);
             }
-            Err(error) => tracing::warn!(%error, "no fast path: packets take the host's stack"),
+            Err(error) => report(
+                "LoadFailed",
+                format!("no fast path, packets take the host's stack: {error}"),
+                "pods are served all the same; see docs/kernels.md, or set network.fast_path = \"off\"",
+            ),
         }
     }
-    remove_programs(config)?;
-    Ok(None)
+    if let Err(error) = remove_programs(config) {
+        report(
+            "NotRemoved",
+            format!("programs of an earlier daemon cannot be taken off: {error}"),
+            "they may carry packets as they were told last; restart barewired, or the node",
+        );
+    }
+    None
 }
 
 /// Beside the daemon, as a build leaves it, or where a package puts it.
@@ -194,26 +225,19 @@ fn remove_programs(config: &Config) -> Result<(), DaemonError> {
 /// Where a daemon runs, or the kernel refuses.
 pub fn uninstall(config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
-    io("remove the network configuration list", conflist::withdraw(&config.cni_conf_file))?;
+    io("remove the network configuration list", list_file::withdraw(&config.cni_conf_file))?;
     remove_programs(config)?;
     Ok(NodeNetwork::remove(&mut Socket::open()?)?)
 }
 
 /// Signals, telemetry, the uplinks and the cloud: everything that waits, on one thread.
-fn serve_beside_pods(
-    config: &Config,
-    keeper: Keeper,
-    driver: Option<Arc<Driver<Linux>>>,
-    attachments: &Arc<Attachments<Linux>>,
-    metrics: &Arc<Metrics>,
-) -> Result<(), DaemonError> {
+fn serve_beside_pods(config: &Config, keeper: Keeper, watched: Watched) -> Result<(), DaemonError> {
     let runtime = io("start the runtime", tokio::runtime::Builder::new_current_thread().enable_all().build())?;
     runtime.block_on(async {
         let mut terminate = io("await SIGTERM", signal(SignalKind::terminate()))?;
         let mut reload = io("await SIGHUP", signal(SignalKind::hangup()))?;
         let keeper = RefCell::new(keeper);
-        let uplinks = uplink_watch::follow(|| keeper.borrow_mut().look_again());
-        let uplinks = io("follow the uplinks", uplinks)?;
+        let uplinks = uplink_watch::follow(|| keeper.borrow_mut().look(), &watched.conditions);
         let reloads = async {
             while reload.recv().await.is_some() {
                 keeper.borrow_mut().reload();
@@ -221,13 +245,13 @@ fn serve_beside_pods(
         };
         let telemetry = async {
             match config.telemetry {
-                Some(listen) => telemetry::serve(listen, Arc::clone(attachments), driver.clone(), Arc::clone(metrics)).await,
+                Some(listen) => telemetry::serve(listen, watched.clone()).await,
                 None => std::future::pending().await,
             }
         };
         let drive = async {
-            match &driver {
-                Some(driver) => driver.run(|| keeper.borrow_mut().look_again()).await,
+            match &watched.driver {
+                Some(driver) => driver.run(|| keeper.borrow_mut().look()).await,
                 None => std::future::pending().await,
             }
         };
@@ -235,12 +259,12 @@ fn serve_beside_pods(
         let served = tokio::select! {
             _ = terminate.recv() => Ok(()),
             outcome = tokio::signal::ctrl_c() => io("await SIGINT", outcome),
-            outcome = telemetry => io("serve telemetry.listen", outcome),
-            error = uplinks => io("follow the uplinks", Err(error)),
+            never = telemetry => match never {},
+            () = uplinks => Ok(()),
             () = reloads => Ok(()),
             () = &mut drive => Ok(()),
         };
-        if let Some(driver) = &driver {
+        if let Some(driver) = &watched.driver {
             driver.stop();
             if tokio::time::timeout(LAST_CALL, drive).await.is_err() {
                 tracing::warn!("a call of the cloud is cut off; what became of it is found out at the next start");

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use crate::attachments::Attachments;
 use crate::cloud_record::{CloudMemory, Known};
+use crate::conditions::Finding;
 use crate::config::{Cloud, CloudSource};
 use crate::kernel::Kernel;
 use crate::pool::Pool;
@@ -260,6 +261,15 @@ impl<K: Kernel> Driver<K> {
         let now = (self.clock)();
         let warnings = self.source.warnings();
         self.with_pool(|state, pool, waiting| report::of(state, pool, waiting, warnings, now))
+    }
+
+    /// All that is wrong between this node and its cloud, as one condition; nothing where all is well.
+    #[must_use]
+    pub fn finding(&self) -> Option<Finding> {
+        let mut all = self.lock().troubles.all();
+        all.extend(self.source.warnings());
+        let remedy = "see /debug/supply, and docs/clouds.md; pods that have addresses are served as before";
+        (!all.is_empty()).then(|| Finding::new("CloudTrouble", all.join("; "), remedy))
     }
 
     fn with_pool<T>(&self, work: impl FnOnce(&mut State, &mut Pool, u64) -> T) -> T {

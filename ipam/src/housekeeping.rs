@@ -1,8 +1,8 @@
-//! What the daemon does without being asked: apply queued DELs, settle commits, sweep, publish the configuration list.
+//! What the daemon does without being asked: apply queued DELs, settle commits, sweep, look for faults, keep the configuration list.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,29 +11,42 @@ use node_api::queue::EntryError;
 use node_api::{BootMillis, queue};
 
 use crate::attachments::Attachments;
+use crate::conditions::{Kind, NodeConditions};
 use crate::config::Config;
-use crate::conflist;
+use crate::conflist::publisher::Publisher;
+use crate::driver::Driver;
 use crate::kernel::{Kernel, Linux};
+use crate::readiness;
 
 const TICK: Duration = Duration::from_secs(1);
 const SWEEP_EVERY_TICKS: u64 = 60;
+/// Between pods nobody commits anything: this often it is tried whether one could. While one cannot, each tick.
+const PROBE_EVERY_TICKS: u64 = 10;
 
-/// The thread that keeps house; it ends when this is dropped.
-pub(crate) struct Housekeeping {
+/// A thread that does something each second; it ends when this is dropped.
+pub(crate) struct Clockwork {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Housekeeping {
-    pub(crate) fn start(config: Config, boot_id: String, attachments: Arc<Attachments<Linux>>, published: bool) -> std::io::Result<Self> {
-        let (stop, stopped) = channel();
-        let work = move || keep_house(&config, &boot_id, &attachments, &stopped, published);
-        let thread = std::thread::Builder::new().name("housekeeping".into()).spawn(work)?;
+impl Clockwork {
+    /// Calls `work` with the number of the tick, from 0, at once and then each second.
+    fn start(name: &str, mut work: impl FnMut(u64) + Send + 'static) -> std::io::Result<Self> {
+        let (stop, stopped) = channel::<()>();
+        let run = move || {
+            for tick in 0_u64.. {
+                work(tick);
+                if let Err(RecvTimeoutError::Disconnected) = stopped.recv_timeout(TICK) {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 
-impl Drop for Housekeeping {
+impl Drop for Clockwork {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
@@ -42,22 +55,55 @@ impl Drop for Housekeeping {
     }
 }
 
-fn keep_house(config: &Config, boot_id: &str, attachments: &Attachments<Linux>, stopped: &Receiver<()>, mut published: bool) {
+/// Keeps house.
+pub(crate) fn start(
+    config: &Config,
+    boot_id: String,
+    attachments: Arc<Attachments<Linux>>,
+    conditions: Arc<NodeConditions>,
+    driver: Option<Arc<Driver<Linux>>>,
+) -> std::io::Result<Clockwork> {
     let queue = queue_directory(config);
-    for tick in 1_u64.. {
-        if let Err(RecvTimeoutError::Disconnected) = stopped.recv_timeout(TICK) {
-            return;
-        }
-        apply_queue(&queue, boot_id, attachments);
+    Clockwork::start("housekeeping", move |tick| {
+        apply_queue(&queue, &boot_id, &attachments);
         attachments.settle();
-        if !published {
-            published = publish_when_ready(config, attachments);
+        if tick.is_multiple_of(PROBE_EVERY_TICKS) || attachments.store_fails() {
+            attachments.probe_store();
         }
-        if tick.is_multiple_of(SWEEP_EVERY_TICKS) {
+        report_faults(&attachments, &conditions);
+        if let Some(driver) = &driver {
+            conditions.report(Kind::CloudTrouble, driver.finding());
+        }
+        if tick > 0 && tick.is_multiple_of(SWEEP_EVERY_TICKS) {
             attachments.sweep(BootMillis::now().unwrap_or_default());
             forget_idle_flows(attachments.kernel());
         }
+    })
+}
+
+fn report_faults(attachments: &Attachments<Linux>, conditions: &NodeConditions) {
+    let faults = attachments.faults(BootMillis::now().unwrap_or_default());
+    for kind in readiness::KINDS {
+        let found = faults.iter().filter_map(readiness::Fault::condition).find(|(of, _)| *of == kind);
+        conditions.report(kind, found.map(|(_, finding)| finding));
     }
+}
+
+/// Publishes the configuration list and keeps it, in a thread of its own: a plugin that hangs holds up no DEL. The service manager is
+/// told once it stands.
+pub(crate) fn keep_list(mut publisher: Publisher, attachments: Arc<Attachments<Linux>>) -> std::io::Result<Clockwork> {
+    let mut is_told = false;
+    Clockwork::start("network-list", move |_| {
+        let faults = attachments.faults(BootMillis::now().unwrap_or_default());
+        let not_ready = faults.first().map(|fault| fault.condition().map_or_else(|| fault.to_error().msg, |(_, finding)| finding.message));
+        if publisher.look(not_ready.as_deref()) && !is_told {
+            is_told = true;
+            tracing::info!("ready");
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                tracing::warn!(%error, "cannot tell the service manager");
+            }
+        }
+    })
 }
 
 /// The stack's own memory of a flow, as the kernel is set, and some more.
@@ -82,27 +128,6 @@ fn forget_idle_flows(kernel: &Linux) {
 
 pub(crate) fn queue_directory(config: &Config) -> PathBuf {
     queue::directory_beside(&config.run_dir.join("cni.sock"))
-}
-
-/// Writes the configuration list if an ADD would succeed. Tells whether it stands.
-pub(crate) fn publish_when_ready(config: &Config, attachments: &Attachments<Linux>) -> bool {
-    match attachments.status(BootMillis::now().unwrap_or_default()) {
-        Ok(()) => {}
-        Err(error) => {
-            tracing::info!(%error, "not ready");
-            return false;
-        }
-    }
-    match conflist::publish(config) {
-        Ok(()) => {
-            tracing::info!(file = %config.cni_conf_file.display(), "ready");
-            true
-        }
-        Err(error) => {
-            tracing::error!(file = %config.cni_conf_file.display(), %error, "cannot write the network configuration list");
-            false
-        }
-    }
 }
 
 /// Applies every DEL in the queue. A file goes only after its DEL was applied.

@@ -98,13 +98,14 @@ impl Linux {
         self.fast_path.as_ref()
     }
 
-    /// Sets what all pods of the node share. New pods go by it even where the kernel refuses a part of it.
-    ///
-    /// # Errors
-    /// See [`ApplyError`].
-    pub fn apply(&self, network: &NodeNetwork) -> Result<(), ApplyError> {
+    /// Sets what all pods of the node share; what the kernel refused of it. New pods go by it all the same.
+    #[must_use]
+    pub fn apply(&self, network: &NodeNetwork) -> Vec<ApplyError> {
         network.clone_into(&mut self.network.write().unwrap_or_else(PoisonError::into_inner));
-        self.with_socket(|socket| network.apply(socket, self.fast_path()))
+        match Socket::open() {
+            Ok(mut socket) => network.apply(&mut socket, self.fast_path()),
+            Err(error) => vec![error.into()],
+        }
     }
 
     fn network(&self) -> RwLockReadGuard<'_, NodeNetwork> {

@@ -6,20 +6,25 @@
 #![forbid(unsafe_code)]
 
 pub mod attachments;
+pub mod check;
 pub mod cloud_record;
 mod cloud_uplinks;
+pub mod conditions;
 pub mod config;
-pub mod conflist;
+mod conflist;
 pub mod daemon;
 pub mod driver;
 mod failure;
 mod housekeeping;
 pub mod kernel;
 pub mod link_numbers;
+pub mod max_pods;
 pub mod metrics;
 mod node_network;
+pub mod plugins;
 pub mod pool;
 pub mod range;
+pub mod readiness;
 pub mod record;
 pub mod recovery;
 pub mod server;

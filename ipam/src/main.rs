@@ -1,12 +1,14 @@
 //! barewired: the node daemon's command line.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Parser;
 use ipam::config::ConfigFile;
-use ipam::daemon;
+use ipam::max_pods::max_pods;
+use ipam::{check, daemon};
 use tracing_subscriber::EnvFilter;
 
 /// The node daemon of Barewire: gives pods addresses of the cloud network and wires them.
@@ -16,9 +18,12 @@ struct Arguments {
     /// The configuration file.
     #[arg(long, default_value = "/etc/barewire/barewired.toml")]
     config: PathBuf,
-    /// Only judge the configuration.
+    /// Only judge the configuration, and say what is found of the plugins that it chains.
     #[arg(long)]
     check: bool,
+    /// Only print how many pods addresses can serve at once, for kubelet's `maxPods`. The daemon need not run.
+    #[arg(long, conflicts_with_all = ["check", "uninstall"])]
+    max_pods: bool,
     /// Take away programs, rules and the network configuration list, and end. The daemon must not run.
     #[arg(long, conflicts_with = "check")]
     uninstall: bool,
@@ -34,7 +39,11 @@ fn main() -> anyhow::Result<()> {
     let config = file.read()?;
     if arguments.check {
         tracing::info!(file = %file.path.display(), "valid");
-        return Ok(());
+        let lines: String = check::findings(&config).into_iter().map(|line| line + "\n").collect();
+        return std::io::stdout().write_all(lines.as_bytes()).context("standard output");
+    }
+    if arguments.max_pods {
+        return writeln!(std::io::stdout(), "{}", max_pods(&config)?).context("standard output");
     }
     if arguments.uninstall {
         return Ok(daemon::uninstall(&config)?);

@@ -1,10 +1,13 @@
 //! What is measured while serving: one histogram an operation, in constant memory.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::readiness::Fault;
 
 /// Operations that are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +27,53 @@ impl Operation {
     pub const ALL: [(Self, &'static str); 4] = [(Self::Add, "add"), (Self::Del, "del"), (Self::Other, "other"), (Self::Commit, "commit")];
 }
 
+/// Why an ADD was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddRefusal {
+    /// The daemon was about to end.
+    Draining,
+    /// The node had no uplink.
+    NoUplink,
+    /// Every address was in use, cooling down or closed.
+    AddressesExhausted,
+    /// It could not be made durable.
+    Store,
+    /// The kernel refused a step.
+    Wiring,
+    /// What was asked for cannot be.
+    Request,
+    /// Something else that is over by itself.
+    Other,
+}
+
+impl AddRefusal {
+    /// Every reason, with its name in metrics.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::Draining, "draining"),
+        (Self::NoUplink, "no_uplink"),
+        (Self::AddressesExhausted, "addresses_exhausted"),
+        (Self::Store, "store"),
+        (Self::Wiring, "wiring"),
+        (Self::Request, "request"),
+        (Self::Other, "other"),
+    ];
+
+    /// Of an ADD that was told to try again.
+    pub(crate) const fn of(fault: &Fault) -> Option<Self> {
+        match fault {
+            Fault::Draining => Some(Self::Draining),
+            Fault::UplinkUnknown(_) | Fault::NoUplink(_) => Some(Self::NoUplink),
+            Fault::Exhausted(..) => Some(Self::AddressesExhausted),
+            Fault::UplinkDown(_) | Fault::NotForwarding(_) | Fault::Store(_) => None,
+        }
+    }
+}
+
 /// Timings and outcomes since the daemon's start.
 #[derive(Debug)]
 pub struct Metrics {
     series: [Mutex<Series>; 4],
+    refused_adds: [AtomicU64; AddRefusal::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -61,7 +107,7 @@ impl Default for Metrics {
             let times = Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|why| unreachable!("constant bounds: {why}"));
             Mutex::new(Series { times, failed: 0 })
         });
-        Self { series }
+        Self { series, refused_adds: Default::default() }
     }
 }
 
@@ -72,6 +118,16 @@ impl Metrics {
         let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
         series.times.saturating_record(micros);
         series.failed += u64::from(!succeeded);
+    }
+
+    pub(crate) fn refused_add(&self, reason: AddRefusal) {
+        self.refused_adds[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many ADDs were refused for this reason.
+    #[must_use]
+    pub fn refused_adds(&self, reason: AddRefusal) -> u64 {
+        self.refused_adds[reason as usize].load(Ordering::Relaxed)
     }
 
     pub(crate) fn commit(&self, took: Duration, succeeded: bool) {

@@ -1,19 +1,22 @@
 //! Keeps the node's networks as configuration, cloud and interfaces say: whatever of them changes, the description is made
 //! anew, and where it differs from what was applied, applied.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use datapath::netlink::Socket;
-use datapath::{ApplyError, NodeNetwork, PodRange, Uplink, UplinkChoice, UplinkError, find_uplinks, set_up_uplink};
+use datapath::{ApplyError, NodeNetwork, PodRange, RulesError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks, set_up_uplink};
 use ipnetwork::IpNetwork;
 
 use crate::attachments::Attachments;
 use crate::cloud_record::{CloudRecord, Known};
 use crate::cloud_uplinks::{self, UplinkNumbers};
+use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::{Config, ConfigFile};
 use crate::driver::Driver;
 use crate::kernel::Linux;
+use crate::pool::Use;
 use crate::store::Change;
 
 /// What the configuration says, before any interface was looked at.
@@ -40,9 +43,13 @@ pub(crate) struct Keeper {
     attachments: Arc<Attachments<Linux>>,
     /// Where a cloud tells uplinks and addresses.
     cloud: Option<CloudNetwork>,
+    conditions: Arc<NodeConditions>,
+    /// What was applied last.
     applied: Option<NodeNetwork>,
-    /// What the last look failed with; said once.
-    complaint: Option<String>,
+    /// Something of it was refused: it is applied again.
+    is_refused: bool,
+    /// Further uplinks that are not there or down: their addresses are closed. Where a cloud tells uplinks, the driver does that.
+    down: BTreeSet<u16>,
 }
 
 /// What the cloud tells, and what was made of it.
@@ -83,39 +90,44 @@ impl Keeper {
         file: ConfigFile,
         config: Config,
         attachments: Arc<Attachments<Linux>>,
+        conditions: Arc<NodeConditions>,
         cloud: Option<(Arc<Driver<Linux>>, CloudRecord)>,
     ) -> Self {
         let cloud = cloud.map(|(driver, stored)| {
             let numbers = UplinkNumbers(stored.uplinks.clone());
             CloudNetwork { driver, numbers, stored, has_adopted: false, not_native: None }
         });
-        Self { file, config, attachments, cloud, applied: None, complaint: None }
+        Self { file, config, attachments, cloud, conditions, applied: None, is_refused: false, down: BTreeSet::new() }
     }
 
-    /// Looks at the interfaces, and applies what is news. What could not be applied is tried again at the next look.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub(crate) fn look(&mut self) -> Result<(), ApplyError> {
+    /// Looks at the interfaces, and applies what is news. What the kernel refuses is a condition, and tried again at the next look: it
+    /// keeps neither the rest from being set nor pods from being served.
+    pub(crate) fn look(&mut self) {
         // Before a cloud has told anything, what an earlier daemon has set stays as it is.
-        let Some(Wanted { choices, network, known }) = self.wanted() else { return Ok(()) };
+        let Some(Wanted { choices, network, known }) = self.wanted() else { return };
         let (uplinks, node_addresses) = match self.find(&choices, known.as_ref()) {
             Ok(found) => found,
             // Not to be able to look is no news.
             Err(UplinkError::Netlink(error)) => {
                 tracing::warn!(%error, "cannot look for the uplinks; keeping what is known");
-                return Ok(());
+                return;
             }
             Err(error @ (UplinkError::Unknown(..) | UplinkError::NoDefaultRoute)) => {
-                tracing::warn!(%error, "an uplink is missing");
-                self.attachments.set_uplinks(&[]);
+                self.attachments.set_no_uplink(error.to_string());
                 if self.applied.is_some() {
-                    return Ok(());
+                    return;
                 }
                 (Vec::new(), Vec::new())
             }
         };
-        self.attachments.set_uplinks(&usable(&uplinks, known.is_some()));
+        if uplinks.iter().any(|uplink| uplink.index == 0) {
+            self.attachments.set_uplinks(&usable(&uplinks, known.is_some()));
+        } else if known.is_some() {
+            self.attachments.set_no_uplink("the interface that the cloud names first is not there".to_owned());
+        }
+        if known.is_none() {
+            self.close_what_is_down(&choices, &uplinks);
+        }
         let told = self.cloud.as_ref().zip(known.as_ref());
         let told = told.map(|(cloud, known)| (cloud.numbers.present(&uplinks), cloud.numbers.carried(known)));
         let network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, ..network };
@@ -124,19 +136,15 @@ impl Keeper {
             cloud.remember(known, &self.attachments);
         }
         let moved = self.applied.as_ref().map_or_else(Vec::new, |applied| cloud_uplinks::moved(&applied.pods, &network.pods));
-        let mut outcome = Ok(());
-        if self.applied.as_ref() != Some(&network) {
-            outcome = self.attachments.kernel().apply(&network);
-            // Where the programs alone were refused, the stack carries all that was described.
-            match &outcome {
-                Ok(()) => self.applied = Some(network),
-                Err(ApplyError::FastPath(_)) => {}
-                Err(_) => return outcome,
-            }
+        if self.is_refused || self.applied.as_ref() != Some(&network) {
+            self.apply(network);
         }
         if let Some((cloud, (present, carried))) = self.cloud.as_mut().zip(told) {
             if !cloud.has_adopted {
-                self.attachments.adopt()?;
+                if let Err(error) = self.attachments.adopt() {
+                    tracing::error!(%error, "running pods cannot be taken up; trying again");
+                    return;
+                }
                 cloud.has_adopted = true;
             }
             if !moved.is_empty() {
@@ -144,7 +152,46 @@ impl Keeper {
             }
             cloud.driver.set_network(present, carried);
         }
-        outcome
+    }
+
+    /// Applies the description, and tells what of it was refused.
+    fn apply(&mut self, network: NodeNetwork) {
+        let refused = self.attachments.kernel().apply(&network);
+        self.is_refused = !refused.is_empty();
+        self.applied = Some(network);
+        for kind in [Kind::ForwardingRefused, Kind::SysctlRefused, Kind::RulesRefused, Kind::RoutesRefused] {
+            self.conditions.report(kind, refused_of(kind, &refused));
+        }
+        // Where there are no programs, somebody else has said why.
+        if self.attachments.kernel().fast_path().is_some() {
+            self.conditions.report(Kind::FastPathUnavailable, refused_of(Kind::FastPathUnavailable, &refused));
+        }
+        let forwarding = refused_of(Kind::ForwardingRefused, &refused).map(|finding| finding.message);
+        self.attachments.set_not_forwarding(forwarding);
+    }
+
+    /// Closes the addresses of further uplinks that are not there or down to new pods, and opens them when they are back.
+    fn close_what_is_down(&mut self, choices: &[UplinkChoice], found: &[Uplink]) {
+        let runs = |index: u16| found.iter().any(|uplink| uplink.index == index && uplink.running);
+        let down: Vec<_> = choices.iter().filter(|choice| choice.index != 0 && !runs(choice.index)).collect();
+        let names = down.iter().map(|choice| name_of(choice)).collect::<Vec<_>>().join(", ");
+        let message = format!("{names}: not there or down; no new pod gets an address of it, and those that have one are cut off");
+        let finding = (!down.is_empty()).then(|| Finding::new("NoCarrier", message, "bring it up, or take it out of uplink.further"));
+        self.conditions.report(Kind::FurtherUplinkDown, finding);
+        let down: BTreeSet<u16> = down.iter().map(|choice| choice.index).collect();
+        if down == self.down {
+            return;
+        }
+        self.attachments.with_pool(|pool, _| {
+            for owned in self.config.source.uplink_ranges().iter().filter(|owned| owned.uplink != 0) {
+                let why = || format!("its uplink is down: {names}");
+                let may_be_used = if down.contains(&owned.uplink) { Use::Closed(why()) } else { Use::Open };
+                if let Err(error) = pool.set_use(&owned.range, may_be_used) {
+                    tracing::error!(%error, "the addresses of an uplink cannot be opened or closed");
+                }
+            }
+        });
+        self.down = down;
     }
 
     /// What configuration and cloud tell; nothing where the cloud has not told anything yet.
@@ -188,15 +235,6 @@ impl Keeper {
         if is_changed { find_uplinks(&mut socket, choices) } else { Ok(found) }
     }
 
-    /// Looks, and says what is wrong: the same once, however often it is tried.
-    pub(crate) fn look_again(&mut self) {
-        let complaint = self.look().err().map(|error| error.to_string());
-        if let Some(error) = complaint.as_ref().filter(|_| complaint != self.complaint) {
-            tracing::error!(error, "trying again every ten seconds");
-        }
-        self.complaint = complaint;
-    }
-
     /// Reads the configuration again. What all pods share takes effect now; for the rest the log says that it has to wait.
     pub(crate) fn reload(&mut self) {
         let new = match self.file.read() {
@@ -219,18 +257,53 @@ impl Keeper {
             );
         }
         self.config = now;
-        self.look_again();
+        self.look();
         tracing::info!("the configuration was reloaded");
     }
 }
 
-/// The uplinks that new pods need: all that were configured, or, of a cloud's, the node's own and those that run. Without the node's
-/// own there are none.
+/// The uplinks that new pods need: all that were configured, or, of a cloud's, the node's own and those that run.
 fn usable(uplinks: &[Uplink], are_a_clouds: bool) -> Vec<Uplink> {
-    if are_a_clouds && uplinks.first().is_none_or(|uplink| uplink.index != 0) {
-        return Vec::new();
-    }
     uplinks.iter().filter(|uplink| !are_a_clouds || uplink.index == 0 || uplink.running).cloned().collect()
+}
+
+/// What was refused of a kind, in the words of a condition.
+fn refused_of(kind: Kind, refused: &[ApplyError]) -> Option<Finding> {
+    let of_kind = refused.iter().filter(|error| kind_of(error) == kind);
+    let (reason, remedy) = match kind {
+        Kind::ForwardingRefused => ("SysctlRefused", "pods reach nobody beyond this node: set it at boot (sysctl.d)"),
+        Kind::SysctlRefused => ("SysctlRefused", "set it at boot (sysctl.d)"),
+        Kind::RulesRefused => match of_kind.clone().next() {
+            Some(ApplyError::Rules(RulesError::Missing)) => {
+                ("NftMissing", "install the package nftables; until then pods reach native networks alone, and traffic may not be counted")
+            }
+            _ => ("NftFailed", "until nft succeeds pods may reach native networks alone; it is tried again every ten seconds"),
+        },
+        Kind::RoutesRefused => {
+            ("RouteRefused", "pods with addresses of further uplinks may be cut off; see what else sets routes and rules")
+        }
+        _ => ("ProgramsRefused", "pods are served all the same; network.fast_path = \"off\" asks for no programs"),
+    };
+    let messages: Vec<_> = of_kind.map(ToString::to_string).collect();
+    (!messages.is_empty()).then(|| Finding::new(reason, messages.join("; "), remedy))
+}
+
+const fn kind_of(error: &ApplyError) -> Kind {
+    match error {
+        ApplyError::Forwarding(_) => Kind::ForwardingRefused,
+        ApplyError::Sysctl(_) => Kind::SysctlRefused,
+        ApplyError::Rules(_) => Kind::RulesRefused,
+        ApplyError::Netlink(_) => Kind::RoutesRefused,
+        ApplyError::FastPath(_) => Kind::FastPathUnavailable,
+    }
+}
+
+fn name_of(choice: &UplinkChoice) -> String {
+    match &choice.interface {
+        UplinkName::Interface(name) => name.clone(),
+        UplinkName::DefaultRoute => "the interface of the default route".to_owned(),
+        UplinkName::Mac(mac) => mac.map(|byte| format!("{byte:02x}")).join(":"),
+    }
 }
 
 /// Whether an interface runs is for STATUS; nothing that is applied depends on it.

@@ -59,11 +59,14 @@ impl Server {
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, door, path: path.to_owned() })
     }
 
-    /// Accepts no more, finishes what was accepted, and removes the socket.
-    pub fn drain(self) {
-        // A plugin that comes now finds no socket and does what it does without a daemon.
+    /// Removes the socket and accepts no more: a plugin that comes now does what it does without a daemon.
+    pub fn close(&self) {
         let _ = fs::remove_file(&self.path);
         self.door.close();
+    }
+
+    /// Ends when what was accepted before [`Server::close`] is finished.
+    pub fn join(self) {
         for worker in self.workers {
             let _ = worker.join();
         }

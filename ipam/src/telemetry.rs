@@ -1,9 +1,13 @@
 //! Metrics and health over HTTP: `/metrics` (Prometheus text), `/healthz` (the process serves), `/readyz` (an ADD would
-//! succeed), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has assigned), as JSON. For
-//! loopback: it has no authentication.
+//! succeed), `/status` (all conditions), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has
+//! assigned), as JSON. For loopback: it has no authentication. Nothing that is asked here changes or commits anything.
 
+mod server;
+mod status;
+
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,55 +17,73 @@ use datapath::fast_path::{FastPath, Traffic, TrafficOf};
 use datapath::{Ifindex, stack};
 use node_api::BootMillis;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Series;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 
 use crate::attachments::Attachments;
+use crate::conditions::NodeConditions;
+use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::driver::{Count, Driver, SupplyReport};
 use crate::kernel::Linux;
-use crate::metrics::{Metrics, Operation};
+use crate::metrics::{AddRefusal, Metrics, Operation};
 use crate::record::Record;
 
 type Labels = Vec<(&'static str, String)>;
 type CountOf = fn(&Count) -> u64;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
+/// What there is to tell of.
 #[derive(Clone)]
-struct Watched {
-    attachments: Arc<Attachments<Linux>>,
+pub(crate) struct Watched {
+    /// `node.name`
+    pub(crate) node: String,
+    pub(crate) attachments: Arc<Attachments<Linux>>,
     /// Where addresses come from a cloud.
-    driver: Option<Arc<Driver<Linux>>>,
-    metrics: Arc<Metrics>,
+    pub(crate) driver: Option<Arc<Driver<Linux>>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) conditions: Arc<NodeConditions>,
+    pub(crate) list: SharedReport,
+}
+
+impl Watched {
+    /// Whether a runtime's ADD would succeed: what attachments know at this moment, and what was found out about the chain.
+    fn ready(&self) -> Result<(), String> {
+        self.attachments.ready(BootMillis::now().unwrap_or_default()).map_err(|error| error.to_string())?;
+        // Those that attachments tell may just be over.
+        if let Some(condition) = self.conditions.failing_adds_beside(&crate::readiness::KINDS) {
+            return Err(format!("{}; {}", condition.message, condition.remedy));
+        }
+        let ListReport { stands, file, .. } = &*self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stands { Ok(()) } else { Err(format!("the network configuration list {} is not there yet", file.display())) }
+    }
 }
 
 /// Serves until the task is dropped.
-///
-/// # Errors
-/// Where the address cannot be listened on.
-pub(crate) async fn serve(
-    listen: SocketAddr,
-    attachments: Arc<Attachments<Linux>>,
-    driver: Option<Arc<Driver<Linux>>>,
-    metrics: Arc<Metrics>,
-) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+pub(crate) async fn serve(listen: SocketAddr, watched: Watched) -> Infallible {
+    let conditions = Arc::clone(&watched.conditions);
+    // Reading all accounts takes a thread and perhaps a process: one scrape at a time.
+    let scrape = Arc::new(Semaphore::new(1));
+    let exposition = move |state: State<Watched>| exposition(state, Arc::clone(&scrape));
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/status", get(|State(watched): State<Watched>| async move { Json(status::of(&watched)) }))
         .route("/metrics", get(exposition))
         .route("/debug/latency", get(latency))
         .route("/debug/fast_path", get(fast_path))
         .route("/debug/supply", get(supply))
-        .with_state(Watched { attachments, driver, metrics });
-    axum::serve(listener, router).await
+        .with_state(watched);
+    server::serve(listen, router, &conditions).await
 }
 
 async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
-    match watched.attachments.status(BootMillis::now().unwrap_or_default()) {
+    match watched.ready() {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
@@ -80,8 +102,8 @@ async fn supply(State(watched): State<Watched>) -> Json<Option<SupplyReport>> {
     Json(watched.driver.map(|driver| driver.report()))
 }
 
-async fn exposition(State(watched): State<Watched>) -> Result<String, StatusCode> {
-    // Reading the stack's accounts takes a process.
+async fn exposition(State(watched): State<Watched>, scrape: Arc<Semaphore>) -> Result<String, StatusCode> {
+    let _one = scrape.acquire().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     let written = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
         encode(&mut text, &registry(&watched)).map(|()| text)
@@ -97,7 +119,9 @@ fn registry(watched: &Watched) -> Registry {
     gauge(&mut registry, "uncommitted_dels", "DELs answered that are not on disk yet", summary.uncommitted as i64);
 
     let addresses = Series::<Labels, Gauge>::default();
+    let exhausted = Series::<Labels, Gauge>::default();
     for (family, counts) in summary.pool {
+        exhausted.get_or_create(&vec![("family", family.to_string().to_lowercase())]).set(i64::from(counts.free() == 0));
         let states = [
             ("free", i64::try_from(counts.free()).unwrap_or(i64::MAX)),
             ("held", counts.held as i64),
@@ -109,6 +133,19 @@ fn registry(watched: &Watched) -> Registry {
         }
     }
     registry.register("addresses", "Pod addresses of this node by state", addresses);
+    registry.register("addresses_exhausted", "1 where no pod could have an address of this family now", exhausted);
+
+    let refused = Series::<Labels, Counter>::default();
+    for (reason, name) in AddRefusal::ALL {
+        refused.get_or_create(&vec![("reason", name.to_owned())]).inc_by(watched.metrics.refused_adds(reason));
+    }
+    registry.register("adds_refused", "ADDs refused since start, by reason", refused);
+    let conditions = Series::<Labels, Gauge>::default();
+    for condition in watched.conditions.all() {
+        let labels = vec![("type", condition.kind.as_str().to_owned()), ("reason", condition.reason.to_owned())];
+        conditions.get_or_create(&labels).set(1);
+    }
+    registry.register("condition", "1 for each condition that holds; see /status", conditions);
 
     if let Some(driver) = &watched.driver {
         register_supply(&mut registry, &driver.report());

@@ -1,6 +1,6 @@
 //! Tells when uplinks may have changed: soon after links, addresses or routes did. Off the pods' path, so on tokio and `rtnetlink`.
 
-use std::future::Future;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -8,6 +8,7 @@ use netlink_sys::AsyncSocket;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use socket2::{SockFilter, SockRef};
 
+use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::link_numbers::FIRST;
 
 /// One cause makes several events; one look after them will do.
@@ -20,11 +21,25 @@ const REST: Duration = Duration::from_secs(2);
 /// An event can be lost when the socket's buffer overflows, and what failed is tried again.
 const LOOK_ANYWAY: Duration = Duration::from_secs(10);
 
-/// Calls `look` after each change, and now and then without one, until the task is dropped.
-///
-/// # Errors
-/// Where the kernel gives no netlink socket.
-pub(crate) fn follow(mut look: impl FnMut()) -> std::io::Result<impl Future<Output = std::io::Error>> {
+/// Calls `look` after each change, and now and then without one, until the task is dropped. Without news from the kernel it goes on
+/// without, and asks for them again.
+pub(crate) async fn follow(mut look: impl FnMut(), conditions: &NodeConditions) {
+    loop {
+        let error = match follow_news(&mut look, conditions).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let message = format!("changes of links, addresses and routes are not told: {error}");
+        let finding =
+            Finding::new("NoSubscription", message, "they are looked for every ten seconds meanwhile; see the limits of the process");
+        conditions.report(Kind::UplinkNewsLost, Some(finding));
+        tokio::time::sleep(LOOK_ANYWAY).await;
+        look();
+    }
+}
+
+/// Ends with the reason when the kernel tells nothing, or no more.
+async fn follow_news(look: &mut impl FnMut(), conditions: &NodeConditions) -> std::io::Result<Infallible> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -34,23 +49,22 @@ pub(crate) fn follow(mut look: impl FnMut()) -> std::io::Result<impl Future<Outp
     ];
     let (mut connection, handle, mut events) = new_multicast_connection(&groups)?;
     SockRef::from(connection.socket_mut().socket_ref()).attach_filter(&without_pods())?;
-    Ok(async move {
-        // The connection ends with its last handle.
-        let _kept = handle;
-        let mut connection = std::pin::pin!(connection);
-        loop {
-            tokio::select! {
-                () = &mut connection => return std::io::Error::other("the netlink connection ended"),
-                _ = events.next() => {}
-                () = tokio::time::sleep(LOOK_ANYWAY) => {}
-            }
-            tokio::time::sleep(SETTLE).await;
-            while events.try_recv().is_ok() {}
-            let begun = Instant::now();
-            look();
-            tokio::time::sleep((begun.elapsed() * SHARE).min(REST)).await;
+    conditions.report(Kind::UplinkNewsLost, None);
+    // The connection ends with its last handle.
+    let _kept = handle;
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        tokio::select! {
+            () = &mut connection => return Err(std::io::Error::other("the netlink connection ended")),
+            _ = events.next() => {}
+            () = tokio::time::sleep(LOOK_ANYWAY) => {}
         }
-    })
+        tokio::time::sleep(SETTLE).await;
+        while events.try_recv().is_ok() {}
+        let begun = Instant::now();
+        look();
+        tokio::time::sleep((begun.elapsed() * SHARE).min(REST)).await;
+    }
 }
 
 /// A socket filter (classic BPF, Documentation/networking/filter.rst) that passes everything but news of pods: links with

@@ -10,6 +10,8 @@ use cloudsim::faults::{DeviceFaults, Faults, Interval, Latency, Refusal as Simul
 use cloudsim::http::{Asker, Role, Server};
 use cloudsim::metadata::Service;
 use cloudsim::time::Millis;
+use ipam::config::Config;
+use ipam::max_pods::max_pods;
 use ipam::range::Family;
 use ipam::sources::Source;
 use ipam::sources::aws::{ApiSettings, Aws, AwsSettings};
@@ -282,4 +284,32 @@ async fn without_the_api_metadata_is_enough() {
     let Outcome::Refused(Refusal::Other(why)) = source.call(&Request::Read(Reader::Api)).await else { panic!("not refused") };
     assert!(why.contains("switched off"), "{why}");
     assert_eq!(lab.server.with(|cloud, _| cloud.calls().total().calls), 0);
+}
+
+#[tokio::test]
+async fn the_instance_type_says_how_many_addresses_there_can_be() {
+    let lab = Lab::new("m5.large");
+    let source = lab.source();
+    // Three interfaces of ten places, of which one is the interface's own, and sixteen addresses in each.
+    assert_eq!(source.address_limit(Family::V4).await, Ok(Some(3 * 9 * 16)));
+    assert_eq!(source.address_limit(Family::V6).await, Ok(Some(u64::MAX)));
+    assert!(lab.networks().len() <= 1, "nothing was assigned for that");
+}
+
+/// As node bootstrap asks it, with what the configuration says and nothing else.
+#[test]
+fn max_pods_is_known_before_there_is_an_address() {
+    let lab = Lab::new("m5.large");
+    let config = |more: &str| {
+        let text = format!("[source]\nkind = \"aws\"\nmetadata = {:?}\n{more}", lab.metadata);
+        Config::from_toml(&text, "node").unwrap()
+    };
+    let with_api = config(&format!("api_endpoint = {:?}\n", lab.api));
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(max_pods(&with_api).unwrap(), if processors > 30 { 250 } else { 110 }, "the type allows more, EKS' cap does not");
+    let without = max_pods(&config("api = false\n")).unwrap_err().to_string();
+    assert!(without.contains("no address for pods"), "{without}");
+    lab.set_faults(|faults| faults.metadata.off = true);
+    let away = max_pods(&config("api = false\n")).unwrap_err().to_string();
+    assert!(away.contains("does not tell") && away.contains(&lab.metadata), "{away}");
 }

@@ -31,16 +31,27 @@ pub struct Daemon<'a> {
     log: PathBuf,
 }
 
+/// What is wrong with the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// In one word.
+    pub reason: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
 /// Counts of the pool and of attachments, as telemetry tells them: `ipv4 held`, `attachments` and so on.
 pub type Pool = BTreeMap<String, i64>;
 
 impl<'a> Daemon<'a> {
-    pub(super) fn spawn(host: &'a Host, config: &Path) -> Result<Self> {
+    pub(super) fn spawn(host: &'a Host, config: &Path, by: &[&str]) -> Result<Self> {
         let log = host.path("barewired.log");
         let stderr = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
         // setpriv has the kernel end the daemon when this thread ends in whatever way.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(host.binary("barewired")).arg("--config").arg(config);
+        command.args(["--pdeathsig", "KILL", "--"]).args(by).arg(host.binary("barewired")).arg("--config").arg(config);
         let _inside = host.netns.enter()?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().context("execute setpriv (util-linux)")?;
         Ok(Self { host, child: RefCell::new(child), log })
@@ -111,8 +122,14 @@ impl<'a> Daemon<'a> {
         self.wait().map(drop)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.borrow().id()
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.borrow().id()).context("a process ID")?;
+        let pid = i32::try_from(self.process()).context("a process ID")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("send {signal} to barewired"))
     }
 
@@ -129,6 +146,62 @@ impl<'a> Daemon<'a> {
         Ok(body)
     }
 
+    /// The conditions that hold, by type.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn conditions(&self) -> Result<BTreeMap<String, Condition>> {
+        let page = self.get("/status")?;
+        let page: serde_json::Value = serde_json::from_str(&page).with_context(|| page.clone())?;
+        let of = |condition: &serde_json::Value| {
+            let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+            (text("type"), Condition { reason: text("reason"), message: text("message"), remedy: text("remedy") })
+        };
+        Ok(page["conditions"].as_array().with_context(|| format!("no conditions in {page}"))?.iter().map(of).collect())
+    }
+
+    /// Waits for a condition with this reason, and with each of `parts` in message or remedy.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub fn wait_for_condition(&self, kind: &str, reason: &str, parts: &[&str]) -> Result<()> {
+        self.wait_until(&format!("condition {kind}"), || {
+            let all = self.conditions()?;
+            let found = all.get(kind).with_context(|| format!("it is not among {all:?}"))?;
+            let text = format!("{}; {}", found.message, found.remedy);
+            ensure!(found.reason == reason && parts.iter().all(|part| text.contains(part)), "{found:?}");
+            Ok(())
+        })
+    }
+
+    /// Waits until a condition is over.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn wait_for_end_of(&self, kind: &str) -> Result<()> {
+        self.wait_until(&format!("the end of condition {kind}"), || {
+            let all = self.conditions()?;
+            ensure!(!all.contains_key(kind), "{all:?}");
+            Ok(())
+        })
+    }
+
+    /// The value of a series of `/metrics`, named as it is written there.
+    ///
+    /// # Errors
+    /// When there is no such series.
+    pub fn metric(&self, series: &str) -> Result<f64> {
+        let page = self.get("/metrics")?;
+        let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("no {series} in {page}"))?.parse()?)
+    }
+
+    /// Its log and those of the daemons before it.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// What `/metrics` tells of addresses and attachments.
     ///
     /// # Errors
@@ -138,7 +211,7 @@ impl<'a> Daemon<'a> {
         let mut pool = Pool::new();
         for line in page.lines() {
             let Some((name, value)) = line.rsplit_once(' ') else { continue };
-            let name = match name.strip_prefix("barewire_addresses") {
+            let name = match name.strip_prefix("barewire_addresses{") {
                 Some(labels) => labels.split('"').skip(1).step_by(2).collect::<Vec<_>>().join(" "),
                 None if name == "barewire_attachments" => "attachments".to_owned(),
                 None => continue,
@@ -152,7 +225,7 @@ impl<'a> Daemon<'a> {
     /// The end of its log and of those of the daemons before it.
     #[must_use]
     pub fn end_of_log(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         format!("the log of barewired ends with:\n{}\n", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
     }

@@ -11,6 +11,7 @@ mod daemon;
 
 use std::fs;
 use std::io::{Seek, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -69,6 +70,15 @@ impl Settings {
     pub fn scarce(range: &str, cooldown_seconds: u64) -> Self {
         Self { ranges: vec![range.to_owned()], cooldown_seconds }
     }
+}
+
+/// How a daemon is started otherwise than plainly.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start<'a> {
+    /// What its configuration says besides: keys of `[cni]`, then whole sections.
+    pub keys: &'a str,
+    /// A program that executes it, with its arguments.
+    pub by: &'a [&'a str],
 }
 
 /// A node.
@@ -130,6 +140,9 @@ impl Host {
         let netns = Netns::create(dir.path().join("host"))?;
         let host = Self { binaries: binaries.to_owned(), settings, serial: AtomicU32::new(0), netns, dir };
         host.ip("link set lo up\n")?;
+        let plugins = host.bin_dir();
+        fs::create_dir(&plugins).with_context(|| format!("make {}", plugins.display()))?;
+        symlink(host.binary("barewire-cni"), plugins.join("barewire-cni")).context("install barewire-cni")?;
         Ok(host)
     }
 
@@ -194,7 +207,24 @@ impl Host {
     /// `paths.cni_conf_file`
     #[must_use]
     pub fn conflist(&self) -> PathBuf {
-        self.dir.path().join("net.d/10-barewire.conflist")
+        self.dir.path().join("net.d/00-barewire.conflist")
+    }
+
+    /// `cni.bin_dirs`: where a runtime would look for plugins. It has `barewire-cni`.
+    #[must_use]
+    pub fn bin_dir(&self) -> PathBuf {
+        self.dir.path().join("bin")
+    }
+
+    /// Installs a shell script as a plugin, as installers do: by renaming.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install_plugin(&self, name: &str, script: &str) -> Result<()> {
+        let (draft, file) = (self.dir.path().join("plugin-draft"), self.bin_dir().join(name));
+        fs::write(&draft, format!("#!/bin/sh\n{script}\n"))?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755))?;
+        fs::rename(draft, &file).with_context(|| format!("install {}", file.display()))
     }
 
     /// A path of the node's that nothing else uses.
@@ -229,9 +259,34 @@ impl Host {
     /// # Errors
     /// When it cannot be executed.
     pub fn spawn(&self) -> Result<Daemon<'_>> {
+        self.spawn_with(Start::default())
+    }
+
+    /// Starts the daemon in another way, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be executed.
+    pub fn spawn_with(&self, start: Start<'_>) -> Result<Daemon<'_>> {
+        let config = self.write_configuration(start.keys)?;
+        Daemon::spawn(self, &config, start.by)
+    }
+
+    /// Starts the daemon with a configuration that was written before, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be executed.
+    pub fn spawn_as_configured(&self, config: &Path) -> Result<Daemon<'_>> {
+        Daemon::spawn(self, config, &[])
+    }
+
+    /// Writes the daemon's configuration, with `keys` at its end; its file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_configuration(&self, keys: &str) -> Result<PathBuf> {
         let config = self.dir.path().join("barewired.toml");
-        fs::write(&config, self.configuration()).with_context(|| format!("write {}", config.display()))?;
-        Daemon::spawn(self, &config)
+        fs::write(&config, self.configuration() + keys).with_context(|| format!("write {}", config.display()))?;
+        Ok(config)
     }
 
     fn configuration(&self) -> String {
@@ -240,9 +295,11 @@ impl Host {
             "[paths]\nrun_dir = {:?}\ncni_conf_file = {:?}\n\
              [network]\nfast_path = \"off\"\nnative_cidrs = [\"10.0.0.0/16\", \"fd00:10::/32\"]\n\
              [source]\nkind = \"fixed\"\nranges = {ranges:?}\n\
-             [pool]\ncooldown_seconds = {cooldown_seconds}\n",
+             [pool]\ncooldown_seconds = {cooldown_seconds}\n\
+             [cni]\nbin_dirs = [{:?}, \"/usr/lib/cni\"]\n",
             self.run_dir(),
             self.conflist(),
+            self.bin_dir(),
         )
     }
 

@@ -29,7 +29,7 @@ const PROGRAMS: &str = "barewire-ebpf.o";
 pub const DAEMON_CONFIG: &str = "/etc/barewire/barewired.toml";
 
 /// The config list that the daemon writes when it is ready.
-pub const DAEMON_CONFLIST: &str = "/etc/cni/net.d/10-barewire.conflist";
+pub const DAEMON_CONFLIST: &str = "/etc/cni/net.d/00-barewire.conflist";
 
 /// Asks the plugin in a node for its status.
 const STATUS: &str = r#"echo '{"cniVersion":"1.1.0","name":"barewire","type":"barewire-cni"}' | CNI_COMMAND=STATUS CNI_PATH=/opt/cni/bin /opt/cni/bin/barewire-cni"#;

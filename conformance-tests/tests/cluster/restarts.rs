@@ -162,7 +162,9 @@ fn on_a_full_node(suite: &Suite, namespace: &str, node: &str) -> Result<()> {
         let ready = conditions.iter().find(|condition| condition["type"] == "Ready").context("no condition Ready")?;
         ensure!(ready["status"] == "True", "{node} is not Ready: {}", ready["message"]);
         let network = suite.cluster.members[node].cri.conditions()?;
-        ensure!(network.iter().all(|condition| condition.status), "the runtime says {network:?}");
+        // Beside them newer ones tell of what they will no longer support.
+        let of_pods = network.iter().filter(|condition| matches!(condition.r#type.as_str(), "RuntimeReady" | "NetworkReady"));
+        ensure!(of_pods.clone().count() == 2 && of_pods.clone().all(|condition| condition.status), "the runtime says {network:?}");
         std::thread::sleep(Duration::from_secs(1));
     }
     // An address that is given back goes to a pod that waits.

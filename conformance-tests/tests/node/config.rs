@@ -83,3 +83,22 @@ fn a_valid_configuration_is_accepted() -> Result<()> {
     ensure!(said.status.success(), "{}", said.stderr);
     Ok(())
 }
+
+#[test]
+fn max_pods_is_a_number_and_nothing_else() -> Result<()> {
+    let Some(binaries) = binaries() else { return Ok(()) };
+    let home = tempfile::tempdir()?;
+    let file = home.path().join("barewired.toml");
+    let ask = |text: &str| {
+        fs::write(&file, text)?;
+        anyhow::Ok(run(Command::new(binaries.join("barewired")).arg("--max-pods").arg("--config").arg(&file), LIMIT)?)
+    };
+    let fixed = "[source]\nkind = \"fixed\"\nranges = [\"10.0.1.16/28\", \"fd00:10:0:1::/80\"]\nexclude = [\"10.0.1.16\"]\n\
+                 [network]\nnative_cidrs = [\"10.0.0.0/16\", \"fd00:10::/32\"]\n";
+    let said = ask(fixed)?;
+    // 15 addresses, and two of them are left to cool down.
+    ensure!(said.status.success() && said.stdout == "13\n", "{said:?}");
+    let said = ask("[source]\nkind = \"azure\"\nmetadata = \"http://127.0.0.1:9\"\n[network]\nnative_cidrs = [\"10.0.0.0/16\"]\n")?;
+    ensure!(!said.status.success() && said.stdout.is_empty() && said.stderr.contains("127.0.0.1:9"), "{said:?}");
+    Ok(())
+}

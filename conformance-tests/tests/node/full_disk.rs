@@ -13,7 +13,6 @@ use serde_json::Value;
 use crate::{Footprint, on_host};
 
 const IO_FAILURE: u64 = 5;
-const NOT_AVAILABLE: u64 = 50;
 /// Twice an empty store.
 const RUN_DIR_BYTES: u64 = 4 << 20;
 /// What fits into the pages that the store has already is committed even so; a store of this size has no more of them.
@@ -41,11 +40,15 @@ fn a_full_disk_fails_adds_and_not_dels() -> Result<()> {
         };
         host.wait_for_host_ends(pods.len())?;
         before.unchanged(host, &daemon, &refused)?;
-        // The store gives some pages back when a commit fails; without them STATUS says what an ADD would.
-        daemon.wait_until("STATUS says that the disk is full", || {
+        // The store gives some pages back when a commit fails; without them readiness says what an ADD would.
+        daemon.wait_until("/readyz says that the disk is full", || {
             fill(&ballast)?;
-            host.call("STATUS").run()?.refused(NOT_AVAILABLE, &["store.redb", "free space"])
+            let told = daemon.get("/readyz").err().context("it is ready")?;
+            ensure!(format!("{told:#}").contains("store.redb") && format!("{told:#}").contains("free space"), "{told:#}");
+            Ok(())
         })?;
+        daemon.wait_for_condition("StoreNotWritable", "CommitFailed", &["store.redb", "free space"])?;
+        host.call("STATUS").run()?.silence().context("pods that run are well")?;
 
         let (deleted, _) = pods.remove(0);
         host.call_for("DEL", &deleted).run()?.silence()?;

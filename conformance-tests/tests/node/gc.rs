@@ -78,3 +78,29 @@ fn a_list_for_another_network_touches_nothing_of_ours() -> Result<()> {
         assert_attached(host, &ours)
     })
 }
+
+/// A list is of one runtime, and says what is valid of a network's name: the specification knows no runtimes. So two of them on one node
+/// need a name each (docs/install.md).
+#[test]
+fn two_runtimes_need_a_network_name_each() -> Result<()> {
+    on_node(Settings::default(), |host, daemon| {
+        let kubelets = host.attached()?;
+        let others = host.pod()?;
+        let call = |command: &str, pod: &Pod| host.call_for(command, pod).conf("name", json!("standalone"));
+        let result = call("ADD", &others).run()?.result()?;
+        // Each says what it knows, and takes nothing of the other's.
+        host.call("GC").conf(KEY, json!([entry(&kubelets.0)])).run()?.silence()?;
+        host.call("GC").conf("name", json!("standalone")).conf(KEY, json!([entry(&others)])).run()?.silence()?;
+        assert_attached(host, &kubelets)?;
+        call("CHECK", &others).conf("prevResult", result.clone()).run()?.silence()?;
+        // Under one name the second's list is the whole truth, and the first's pods are not in it.
+        let same = host.attached()?;
+        host.call("GC").conf(KEY, json!([entry(&same.0)])).run()?.silence()?;
+        assert_attached(host, &same)?;
+        let gone = host.call_for("CHECK", &kubelets.0).conf("prevResult", kubelets.1.clone()).run()?;
+        gone.refused(UNKNOWN_CONTAINER, &[&kubelets.0.id])?;
+        call("CHECK", &others).conf("prevResult", result).run()?.silence()?;
+        ensure!(daemon.pool()?["attachments"] == 2);
+        Ok(())
+    })
+}

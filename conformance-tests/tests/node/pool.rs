@@ -10,7 +10,6 @@ use conformance_tests::lab::command::wait_until;
 use crate::{Footprint, addresses, on_node};
 
 const TRY_AGAIN_LATER: u64 = 11;
-const NOT_AVAILABLE: u64 = 50;
 const COOLDOWN_SECONDS: u64 = 2;
 const COOLED: Duration = Duration::from_secs(COOLDOWN_SECONDS + 3);
 
@@ -25,12 +24,13 @@ fn an_exhausted_pool_asks_to_try_again_and_works_after_the_cooldown() -> Result<
         let before = Footprint::of(host, daemon, &late)?;
         let add = || host.call_for("ADD", &late).run();
         add()?.refused(TRY_AGAIN_LATER, &["no free IPv4 address", "3 in use", "of 3", "try again later"])?;
-        host.call("STATUS").run()?.refused(NOT_AVAILABLE, &["no free IPv4 address"])?;
+        host.call("STATUS").run()?.silence()?;
         before.unchanged(host, daemon, &late)?;
 
         let (freed, result) = &pods[1];
         host.call_for("DEL", freed).run()?.silence()?;
         add()?.refused(TRY_AGAIN_LATER, &["1 cooling down", "the next is free in", "try again later"])?;
+        host.call("STATUS").run()?.silence()?;
         let again = wait_until("an address that has cooled down", COOLED, || {
             add().and_then(|answer| answer.result()).map_err(|error| format!("{error:#}"))
         })?;

@@ -1,14 +1,16 @@
-//! STATUS, `/readyz` and the configuration list agree: there, whole, as soon as an ADD would succeed, and not before.
+//! `/readyz` and the configuration list: there, whole, as soon as an ADD would succeed, and not before. STATUS: whether the node's network
+//! is broken, unless it is to follow the specification's letter.
 
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use conformance_tests::host::{Host, Settings};
+use conformance_tests::host::{Host, Settings, Start};
 use serde_json::Value;
 
 use crate::{binaries, on_host};
 
 const TRY_AGAIN_LATER: u64 = 11;
+const NOT_AVAILABLE: u64 = 50;
 const LIMITED_CONNECTIVITY: u64 = 51;
 
 #[test]
@@ -58,11 +60,59 @@ fn the_configuration_list_appears_whole() -> Result<()> {
         ensure!(list["plugins"][0]["socket"] == host.socket().to_string_lossy().as_ref(), "{list}");
         let directory = host.conflist().parent().context("a directory")?.to_owned();
         let files: Vec<_> = fs::read_dir(directory)?.map(|file| Ok(file?.file_name())).collect::<Result<_>>()?;
-        ensure!(files == ["10-barewire.conflist"], "drafts are left: {files:?}");
+        ensure!(files == ["00-barewire.conflist"], "drafts are left: {files:?}");
 
         // A runtime asks while the daemon restarts: the list stays.
         daemon.stop()?;
         ensure!(host.conflist().exists());
         Ok(())
     })
+}
+
+/// A node of two addresses, with a pod for each.
+fn on_full_node(keys: &str, test: impl FnOnce(&Host, &conformance_tests::host::Daemon<'_>) -> Result<()>) -> Result<()> {
+    on_host(Settings::scarce("10.0.1.16-10.0.1.17", 60), |host| {
+        let daemon = host.spawn_with(Start { keys, ..Start::default() })?;
+        daemon.wait_until_ready()?;
+        let pods = [host.attached()?, host.attached()?];
+        host.call_for("ADD", &host.pod()?).run()?.refused(TRY_AGAIN_LATER, &["no free IPv4 address", "2 in use"])?;
+        test(host, &daemon)?;
+        for (pod, result) in pods {
+            host.call_for("CHECK", &pod).conf("prevResult", result).run()?.silence()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_full_node_is_no_broken_one_and_everybody_but_status_says_that_it_is_full() -> Result<()> {
+    on_full_node("", |host, daemon| {
+        host.call("STATUS").run()?.silence()?;
+        let told = daemon.get("/readyz").err().context("it is ready")?;
+        ensure!(format!("{told:#}").contains("no free IPv4 address"), "{told:#}");
+        daemon.wait_for_condition("AddressesExhausted", "NoFreeIPv4Address", &["no IPv4 address is free", "barewired --max-pods"])?;
+        ensure!(daemon.metric("barewire_addresses_exhausted{family=\"ipv4\"}")? == 1.0);
+        ensure!(daemon.metric("barewire_adds_refused_total{reason=\"addresses_exhausted\"}")? == 1.0);
+        ensure!(host.conflist().exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_restart_of_a_full_node_keeps_status_and_list() -> Result<()> {
+    on_host(Settings::scarce("10.0.1.16", 60), |host| {
+        let daemon = host.start()?;
+        let _pod = host.attached()?;
+        daemon.stop()?;
+        let daemon = host.spawn()?;
+        daemon.wait_until("it serves", || daemon.get("/healthz").map(drop))?;
+        host.call("STATUS").run()?.silence()?;
+        ensure!(host.conflist().exists() && daemon.get("/readyz").is_err());
+        Ok(())
+    })
+}
+
+#[test]
+fn strict_status_follows_the_specifications_letter() -> Result<()> {
+    on_full_node("status = \"strict\"\n", |host, _| host.call("STATUS").run()?.refused(NOT_AVAILABLE, &["no free IPv4 address"]))
 }

@@ -1,4 +1,7 @@
+use cni_spec::Version;
+
 use super::*;
+use crate::readiness::StatusPolicy;
 
 const LEAST: &str = "[source]\nkind = \"fixed\"\nranges = [\"10.0.1.16/28\"]\n[network]\nnative_cidrs = [\"10.0.0.0/16\"]\n";
 
@@ -161,4 +164,36 @@ fn values_of_a_cloud_are_judged() {
     }
     let without = faults("[source]\nkind = \"aws\"\napi = false\nsubnets = [\"subnet-1\"]\n[cluster]\nnodes = 9");
     assert!(without.len() == 2 && without.iter().all(|line| line.contains("source.api = false")), "{without:#?}");
+}
+
+#[test]
+fn what_the_runtime_is_told_has_defaults_and_can_be_set() {
+    let config = Config::from_toml(LEAST, "host").unwrap();
+    assert_eq!(config.cni_conf_file, PathBuf::from("/etc/cni/net.d/00-barewire.conflist"));
+    assert_eq!(config.cni.bin_dirs, [PathBuf::from("/opt/cni/bin")]);
+    assert_eq!((config.cni.versions, config.cni.status), (None, StatusPolicy::Lenient));
+    let set = "[cni]\nbin_dirs = [\"/usr/lib/cni\"]\nversions = [\"1.0.0\", \"0.4.0\", \"1.0.0\"]\nstatus = \"strict\"\n";
+    let config = Config::from_toml(&format!("{LEAST}{set}"), "host").unwrap();
+    assert_eq!(config.cni.bin_dirs, [PathBuf::from("/usr/lib/cni")]);
+    assert_eq!(config.cni.versions, Some(vec![Version::V0_4_0, Version::V1_0_0]));
+    assert_eq!(config.cni.status, StatusPolicy::Strict);
+}
+
+#[test]
+fn what_the_runtime_cannot_be_told_is_a_fault() {
+    for (key, part) in [
+        ("chained_plugins = [{ type = \"bandwidth\" }]", "cni.chained_plugins[0]: \"bandwidth\" does not work behind barewire-cni"),
+        ("chained_plugins = [{ type = \"portmap\" }, { type = \"../x\" }]", "cni.chained_plugins[1]: \"../x\" is a path"),
+        ("chained_plugins = [{ type = \"barewire-cni\" }]", "in the list already"),
+        ("chained_plugins = [{ type = \"\" }]", "empty type"),
+        ("chained_plugins = [{ type = 7 }]", "is not a plugin"),
+        ("bin_dirs = []", "cni.bin_dirs: is empty"),
+        ("bin_dirs = [\"bin\"]", "cni.bin_dirs[0]: \"bin\" is not an absolute path"),
+        ("versions = []", "cni.versions: is empty"),
+        ("versions = [\"2.0.0\"]", "cni.versions[0]: cniVersion \"2.0.0\" is not supported"),
+        ("status = \"loose\"", "cni.status: \"loose\" is unknown"),
+    ] {
+        let all = faults(&format!("{LEAST}[cni]\n{key}\n"));
+        assert!(all.len() == 1 && all[0].contains(part), "{key}: {all:?}");
+    }
 }

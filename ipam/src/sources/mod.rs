@@ -18,6 +18,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use crate::config::{AwsApi, Cloud};
+use crate::range::Family;
 use crate::supply::{Outcome, Reading, Refusal, Request};
 pub use http::{Answer, InProcess};
 use metadata::MetadataError;
@@ -74,6 +75,18 @@ impl Source {
         match outcome {
             Outcome::Read(reading) => credible(reading),
             other => other,
+        }
+    }
+
+    /// How many pod addresses of a family this machine can have at most, where it asks for more as pods come; nothing where it has what
+    /// was assigned to it.
+    ///
+    /// # Errors
+    /// Why the cloud does not tell.
+    pub async fn address_limit(&self, family: Family) -> Result<Option<u64>, Refusal> {
+        match self {
+            Self::Aws(aws) if aws.uses_api() => aws.address_limit(family).await.map(Some),
+            Self::Aws(_) | Self::Azure(_) | Self::Gcp(_) => Ok(None),
         }
     }
 

@@ -159,7 +159,7 @@ impl Node {
         let memory = std::mem::take(&mut plan.cloud);
         let mut pool = Pool::new(&[], COOLDOWN);
         lab.config.families.iter().for_each(|family| pool.want(*family));
-        let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan).unwrap();
+        let attachments = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan);
         attachments.wait_for_addresses(lab.config.wait);
         let attachments = Arc::new(attachments);
         let settings = driver::settings(&lab.config, "node-1");
@@ -195,7 +195,7 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> String {
-        self.attachments.status(now()).map_or_else(|error| error.to_string(), |()| "ok".to_owned())
+        self.attachments.ready(now()).map_or_else(|error| error.to_string(), |()| "ok".to_owned())
     }
 
     pub(crate) fn report(&self) -> SupplyReport {

@@ -122,7 +122,7 @@ impl World {
         let links = ipam::kernel::Kernel::links(&kernel).unwrap();
         let plan = recovery::plan(found, links, &"pods".parse().unwrap(), self.now);
         let pool = Pool::new(&["10.0.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()], COOLDOWN);
-        let daemon = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan).unwrap();
+        let daemon = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan);
         let uplink =
             Uplink { index: 0, ifindex: Ifindex(2), ifname: "eth1".into(), mtu: 9001, running: true, gateways: vec![], addresses: vec![] };
         daemon.set_uplinks(&[uplink]);

@@ -11,8 +11,9 @@ use super::imds::MetadataInterface;
 use super::limits::Limits;
 use super::reply::{Attachment, InstanceTypes, NetworkInterface, NetworkInterfaces, Subnets};
 use super::{Aws, Failure, REMEMBERED, Subnet};
-use crate::supply::Reading;
+use crate::range::Family;
 use crate::supply::evidence::Reader;
+use crate::supply::{Reading, Refusal};
 
 /// Interfaces of one reply, and replies of one read: more than any instance has.
 const PAGE: u64 = 100;
@@ -79,6 +80,19 @@ impl Aws {
         });
         let interfaces = interfaces.collect::<Result<Vec<_>, Failure>>()?;
         Ok(Reading { reader: Reader::Api, interfaces, interface_room: attached < limits.interfaces })
+    }
+
+    /// Pod addresses that the instance type allows: on each interface of its first network card all places but the interface's own
+    /// address, sixteen addresses each where there are prefixes. Of IPv6 a single prefix is more than any node needs.
+    pub(in crate::sources) async fn address_limit(&self, family: Family) -> Result<u64, Refusal> {
+        let limits = self.limits().await.map_err(|failure| match failure {
+            Failure::Refused(refusal) => refusal,
+            Failure::Unknown(why) | Failure::Overloaded(why, _) => Refusal::Other(why),
+        })?;
+        Ok(match family {
+            Family::V4 => limits.interfaces * limits.ipv4.saturating_sub(1) * if limits.prefixes { 16 } else { 1 },
+            Family::V6 => u64::MAX,
+        })
     }
 
     /// What the instance is limited to. Where EC2 does not say, a little is asked for: see [`Limits::UNKNOWN`].
