@@ -10,6 +10,7 @@ mod attachments;
 mod away;
 mod binary;
 mod chain;
+mod cnitool;
 mod conditions;
 mod config;
 mod conformance;

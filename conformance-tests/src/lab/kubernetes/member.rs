@@ -16,8 +16,8 @@ use crate::lab::node::{Node, Service, tail};
 use crate::lab::runtime::Containerd;
 use crate::world;
 
-/// kubelet's `maxPods`: as many as a test starts on one node.
-const MAX_PODS: u32 = 150;
+/// kubelet's `maxPods` beside a reference plugin: its own default asks for less than a test starts on one node.
+const MAX_PODS: u32 = 250;
 
 /// Where kubelet keeps the files of its pods.
 const KUBELET_ROOT: &str = "/var/lib/kubelet";
@@ -74,10 +74,21 @@ impl Member {
         node.write(&file("kubelet.key"), &server.key)?;
         // A cluster's name server that forwards nowhere.
         node.write(&file("resolv.conf"), "search cluster.local\n")?;
-        node.write(&file("kubelet.json"), config::kubelet(&cgroup_root, MAX_PODS))?;
+        node.write(&file("kubelet.json"), config::kubelet(&cgroup_root, self.max_pods()?))?;
         node.write(&file("kube-proxy.json"), config::kube_proxy(self.proxy, node.name(), host_end_prefix(self.cni)))?;
         self.services = Some(Services { kubelet: self.start_kubelet()?, kube_proxy: self.start_kube_proxy()? });
         Ok(())
+    }
+
+    /// What node bootstrap tells kubelet: with Barewire, as many pods as there are addresses for.
+    fn max_pods(&self) -> Result<u32> {
+        match self.cni {
+            NodeCni::Reference(_) => Ok(MAX_PODS),
+            NodeCni::Barewire => {
+                let said = self.node.run(&[cni::DAEMON, "--config", cni::DAEMON_CONFIG, "--max-pods"])?;
+                said.trim().parse().map_err(|_| super::failed(self.name(), format!("barewired --max-pods says {said:?}")))
+            }
+        }
     }
 
     fn start_kubelet(&self) -> Result<Service> {
