@@ -2,6 +2,7 @@
 //! is broken, unless it is to follow the specification's letter.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::host::{Host, Settings, Start};
@@ -34,6 +35,36 @@ fn a_node_without_an_uplink_is_not_ready_until_it_has_one() -> Result<()> {
     daemon.wait_until("STATUS says no", || host.call("STATUS").run()?.refused(LIMITED_CONNECTIVITY, &["uplink"]))?;
     ensure!(host.conflist().exists(), "without a list a runtime would not even send DELs");
     Ok(())
+}
+
+/// A service manager is told the same as a runtime, at the same time.
+#[test]
+fn the_service_manager_is_told_when_an_add_would_succeed() -> Result<()> {
+    let Some(binaries) = binaries() else { return Ok(()) };
+    let host = Host::without_uplink(&binaries, Settings::default())?;
+    let path = host.path("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_nonblocking(true)?;
+    let variable = format!("NOTIFY_SOCKET={}", path.display());
+    let told = || {
+        let mut message = [0; 256];
+        manager.recv(&mut message).map(|length| String::from_utf8_lossy(&message[..length]).into_owned())
+    };
+    let ready = || {
+        let message = told()?;
+        ensure!(message.contains("READY=1"), "{message}");
+        Ok(())
+    };
+    let daemon = host.spawn_with(Start { by: &["env", &variable], ..Start::default() })?;
+    daemon.wait_for_condition("NoNetworkList", "NotPublished", &["no uplink"])?;
+    ensure!(told().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is not ready");
+    host.add_uplink()?;
+    daemon.wait_until_ready()?;
+    daemon.wait_until("READY=1", ready)?;
+    daemon.stop()?;
+    // On a restart the list stands already: it serves, and that is what a manager waits for.
+    let daemon = host.spawn_with(Start { by: &["env", &variable], ..Start::default() })?;
+    daemon.wait_until("READY=1", ready)
 }
 
 #[test]
