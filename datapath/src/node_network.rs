@@ -8,7 +8,7 @@ use crate::fast_path::{Destination, FastPath, FastPathError, Scope};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::RulesError;
 use crate::sysctl::{self, SysctlError};
-use crate::{Uplink, policy_routes, rules, stack};
+use crate::{Uplink, gateway, policy_routes, rules, stack};
 
 /// A node's networks, as its configuration, its cloud and its interfaces tell them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -65,8 +65,8 @@ pub enum ApplyError {
 }
 
 impl NodeNetwork {
-    /// Sets everything as described: forwarding, rules, the ways out of further uplinks, and what the programs know. Without
-    /// programs, the stack keeps the accounts.
+    /// Sets everything as described: forwarding, rules, the ways out of further uplinks, the pods' gateway, and what the programs
+    /// know. Without programs, the stack keeps the accounts.
     ///
     /// # Errors
     /// See [`ApplyError`].
@@ -74,6 +74,7 @@ impl NodeNetwork {
         sysctl::enable_forwarding(self)?;
         rules::install(self)?;
         policy_routes::apply(host, &self.uplinks)?;
+        gateway::apply(host, self)?;
         match fast_path {
             Some(fast_path) => {
                 fast_path.set_network(self)?;
@@ -92,6 +93,7 @@ impl NodeNetwork {
     pub fn remove(host: &mut Socket) -> Result<(), ApplyError> {
         stack::uninstall();
         policy_routes::apply(host, &[])?;
+        gateway::remove(host)?;
         Ok(rules::uninstall()?)
     }
 

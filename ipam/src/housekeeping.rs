@@ -1,4 +1,4 @@
-//! What the daemon does without being asked: apply queued DELs, settle commits, sweep, publish the configuration list.
+//! What the daemon does without being asked: apply queued DELs, settle commits, look after new pods, sweep, publish the configuration list.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +50,7 @@ fn keep_house(config: &Config, boot_id: &str, attachments: &Attachments<Linux>, 
         }
         apply_queue(&queue, boot_id, attachments);
         attachments.settle();
+        attachments.look_after_fresh(BootMillis::now().unwrap_or_default());
         if !published {
             published = publish_when_ready(config, attachments);
         }
