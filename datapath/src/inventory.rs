@@ -1,16 +1,16 @@
-//! What the kernel has: every pod link of ours on this node, and one pod's end from inside.
+//! What the kernel has: every pod link of ours on this node.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::Ifindex;
 use crate::netlink::{NetlinkError, Socket};
 use crate::pod_link::{ALIAS_PREFIX, GROUP, ROUTE_PROTOCOL};
-use crate::{Ifindex, Netns, NetnsError};
 
 /// A host end of ours as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,14 +41,19 @@ pub fn pod_links(host: &mut Socket) -> Result<Vec<FoundLink>, NetlinkError> {
     Ok(links)
 }
 
-/// A request for every link, without counters: they are most of a row.
+/// A request for every link.
 pub(crate) fn all_links() -> RouteNetlinkMessage {
     let mut request = LinkMessage::default();
-    request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    request.attributes = vec![without_counters()];
     RouteNetlinkMessage::GetLink(request)
 }
 
-fn found_link(row: RouteNetlinkMessage) -> Option<FoundLink> {
+/// Asks for links without their counters, which are most of a row.
+pub(crate) fn without_counters() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+pub(crate) fn found_link(row: RouteNetlinkMessage) -> Option<FoundLink> {
     let RouteNetlinkMessage::NewLink(link) = row else { return None };
     let (mut ifname, mut mtu, mut ours, mut owner) = (String::new(), 0, false, None);
     for attribute in link.attributes {
@@ -100,7 +105,7 @@ fn destination(route: &RouteMessage) -> Option<IpAddr> {
     })
 }
 
-fn oif(route: &RouteMessage) -> Option<u32> {
+pub(crate) fn oif(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None })
 }
 
@@ -112,69 +117,6 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// Whether the socket-opening thread's namespace has a link of this name.
-pub(crate) fn link_exists(ifname: &str) -> Result<bool, NetlinkError> {
-    Ok(!Socket::open()?.dump("read the pod's links", &all_links(), |row| named(row, ifname))?.is_empty())
-}
-
-fn named(row: RouteNetlinkMessage, ifname: &str) -> Option<LinkMessage> {
-    match row {
-        RouteNetlinkMessage::NewLink(link) if name_of(&link) == Some(ifname) => Some(link),
-        _ => None,
-    }
-}
-
-fn name_of(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name.as_str()) } else { None })
-}
-
-/// One interface of a pod as seen from inside.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PodState {
-    /// `IFF_UP`
-    pub up: bool,
-    /// Bytes.
-    pub mtu: u32,
-    /// Its MAC address.
-    pub mac: Vec<u8>,
-    /// Every address that it has, link-local ones included.
-    pub addresses: Vec<IpAddr>,
-    /// Gateways of its default routes.
-    pub default_gateways: Vec<IpAddr>,
-}
-
-/// Looks at an interface of a pod; `None` where it has none of that name.
-///
-/// # Errors
-/// Where the namespace cannot be entered or a table not be read.
-pub fn inspect_pod(netns: &Netns, ifname: &str) -> Result<Result<Option<PodState>, NetlinkError>, NetnsError> {
-    netns.run(|| {
-        let mut socket = Socket::open()?;
-        let Some(link) = socket.dump("read the pod's links", &all_links(), |row| named(row, ifname))?.pop() else {
-            return Ok(None);
-        };
-        let mut state = PodState { up: link.header.flags.contains(LinkFlags::Up), ..PodState::default() };
-        for attribute in link.attributes {
-            match attribute {
-                LinkAttribute::Mtu(bytes) => state.mtu = bytes,
-                LinkAttribute::Address(mac) => state.mac = mac,
-                _ => {}
-            }
-        }
-        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        state.addresses = socket.dump("read the pod's addresses", &request, |row| address_on(row, link.header.index))?;
-        state.default_gateways = routes(&mut socket, |route| {
-            let default = route.header.destination_prefix_length == 0 && oif(&route) == Some(link.header.index);
-            gateway(&route).filter(|_| default)
-        })?;
-        Ok(Some(state))
-    })
-}
-
-fn address_on(row: RouteNetlinkMessage, ifindex: u32) -> Option<IpAddr> {
-    address(row).filter(|(index, _)| *index == ifindex).map(|(_, address)| address)
-}
-
 /// Every address of the socket's namespace with its interface.
 pub(crate) fn host_addresses(host: &mut Socket) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -182,7 +124,7 @@ pub(crate) fn host_addresses(host: &mut Socket) -> Result<Vec<(u32, IpAddr)>, Ne
 }
 
 /// An address with its interface. `IFA_LOCAL` is the interface's own where it differs from its peer's (rtnetlink(7)).
-fn address(row: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
+pub(crate) fn address(row: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
     let RouteNetlinkMessage::NewAddress(message) = row else { return None };
     let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
     let local = of(|attribute| if let AddressAttribute::Local(address) = attribute { Some(*address) } else { None });

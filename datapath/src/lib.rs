@@ -3,6 +3,8 @@
 //! Everything here speaks to the kernel; what is to be done is decided above. Costs that shaped it are in docs/adr/0003.
 
 pub mod fast_path;
+mod gateway;
+mod inspection;
 mod inventory;
 pub mod netlink;
 mod netns;
@@ -16,11 +18,12 @@ pub mod stack;
 mod sysctl;
 mod uplink;
 
-pub use inventory::{FoundLink, PodState, inspect_pod, pod_links};
+pub use inspection::{HostEnd, PodState, WayOut, inspect_host_end, inspect_pod, pod_mac};
+pub use inventory::{FoundLink, pod_links};
 pub use netns::{HostNetns, Netns, NetnsError, NetnsId};
 pub use nft::RulesError;
 pub use node_network::{ApplyError, NodeNetwork, PodRange};
-pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, attach, refresh_host_end};
+pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, answer_solicitations, attach, refresh_host_end};
 pub use removal::{LinkRemover, remove_links};
 pub use sysctl::SysctlError;
 pub use uplink::{SetUpError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks, set_up_uplink};

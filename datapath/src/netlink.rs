@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, protocols::NETLINK_ROUTE};
@@ -43,6 +43,13 @@ impl NetlinkError {
     #[must_use]
     pub fn is(&self, errno: nix::errno::Errno) -> bool {
         self.source.raw_os_error() == Some(errno as i32)
+    }
+
+    /// Whether the kernel answered that there is no such thing.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        use nix::errno::Errno;
+        [Errno::ENODEV, Errno::ENOENT, Errno::ESRCH].iter().any(|errno| self.is(*errno))
     }
 }
 
@@ -121,6 +128,32 @@ impl Socket {
                 }
                 if position == last {
                     return Ok(refused);
+                }
+            }
+        }
+    }
+
+    /// Asks about one object, without reading its table.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, or does not have it.
+    pub fn ask(&mut self, step: &'static str, question: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, NetlinkError> {
+        self.outgoing.clear();
+        // An answer about a qdisc is a notification, and comes to who wants his echo (`nlmsg_notify`, net/netlink/af_netlink.c).
+        self.append(question, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO);
+        self.send(step)?;
+        let mut told = None;
+        loop {
+            for message in self.receive(step)? {
+                match message.payload {
+                    _ if message.header.sequence_number != self.sequence => {}
+                    NetlinkPayload::InnerMessage(answer) => told = Some(answer),
+                    NetlinkPayload::Error(answer) if answer.code.is_some() => {
+                        let kernel_says = extended_ack(message.header.flags, &answer.header);
+                        return Err(NetlinkError { step, source: answer.to_io(), kernel_says });
+                    }
+                    NetlinkPayload::Error(_) => return told.ok_or_else(|| NetlinkError::new(step, nix::errno::Errno::ENOENT)),
+                    _ => {}
                 }
             }
         }

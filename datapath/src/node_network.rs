@@ -8,7 +8,7 @@ use crate::fast_path::{Destination, FastPath, FastPathError, Scope};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::RulesError;
 use crate::sysctl::{self, SysctlError};
-use crate::{Uplink, policy_routes, rules, stack};
+use crate::{Uplink, gateway, policy_routes, rules, stack};
 
 /// A node's networks, as its configuration, its cloud and its interfaces tell them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,14 +68,15 @@ pub enum ApplyError {
 }
 
 impl NodeNetwork {
-    /// Sets everything as described: forwarding, rules, the ways out of further uplinks, and what the programs know. Without
-    /// programs, the stack keeps the accounts. What is refused does not keep the rest from being set; it is all told.
+    /// Sets everything as described: forwarding, rules, the ways out of further uplinks, the pods' gateway, and what the programs
+    /// know. Without programs, the stack keeps the accounts. What is refused does not keep the rest from being set; it is all told.
     #[must_use]
     pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>) -> Vec<ApplyError> {
         let mut refused: Vec<ApplyError> = sysctl::enable_forwarding(self).into_iter().map(ApplyError::Forwarding).collect();
         refused.extend(sysctl::settle_uplinks(self).into_iter().map(ApplyError::Sysctl));
         refused.extend(rules::install(self).err().map(ApplyError::Rules));
         refused.extend(policy_routes::apply(host, &self.uplinks).err().map(ApplyError::Netlink));
+        refused.extend(gateway::apply(host, self).err().map(ApplyError::Netlink));
         match fast_path {
             Some(fast_path) => {
                 let known = fast_path.set_network(self).and_then(|()| fast_path.attach_uplinks(host, &self.uplinks));
@@ -94,6 +95,7 @@ impl NodeNetwork {
     pub fn remove(host: &mut Socket) -> Result<(), ApplyError> {
         stack::uninstall();
         policy_routes::apply(host, &[])?;
+        gateway::remove(host)?;
         Ok(rules::uninstall()?)
     }
 

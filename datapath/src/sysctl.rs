@@ -62,6 +62,11 @@ pub(crate) fn take_advertisements(ifname: &str) -> Result<(), SysctlError> {
     Ok(())
 }
 
+/// Lets an interface of the calling thread's network namespace have IPv6 addresses. `/proc/sys/net` is that namespace's.
+pub(crate) fn enable_ipv6(ifname: &str) -> Result<(), SysctlError> {
+    set(&format!("net/ipv6/conf/{ifname}/disable_ipv6"), "0")
+}
+
 fn get(name: &str) -> Result<String, SysctlError> {
     let path = PathBuf::from("/proc/sys").join(name);
     match std::fs::read_to_string(&path) {

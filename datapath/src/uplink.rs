@@ -71,8 +71,8 @@ pub enum UplinkError {
     NoDefaultRoute,
 }
 
-/// Finds uplinks in the order of `choices`, and every address of the node. Further ones that are not there are left out, and so is any
-/// that is known by its MAC address.
+/// Finds uplinks in the order of `choices`, and every address of the node, those of pods' links excepted. Further ones that are not there
+/// are left out, and so is any that is known by its MAC address.
 ///
 /// # Errors
 /// See [`UplinkError`].
@@ -87,7 +87,8 @@ pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<
         of_family.sort_by_key(|route| (!route.in_main_table, route.metric));
         routes.extend(of_family);
     }
-    let addresses = host_addresses(host)?;
+    let mut addresses = host_addresses(host)?;
+    addresses.retain(|(ifindex, _)| links.iter().any(|link| link.uplink.ifindex.0 == *ifindex));
     let mut uplinks = Vec::new();
     for choice in choices {
         let Some(mut uplink) = choose(choice, &links, &routes)? else { continue };

@@ -8,6 +8,7 @@
 //!
 //! Operations on one attachment take turns; operations on different ones run side by side.
 
+mod aftercare;
 mod check;
 mod turn;
 
@@ -18,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use cni_spec::{AddResult, Code, Error};
 use datapath::netlink::NetlinkError;
-use datapath::{FoundLink, Ifindex, PodLink, PodRange, PodState, Uplink, WiringError, host_ifname};
+use datapath::{FoundLink, Ifindex, PodLink, PodRange, Uplink, WiringError, host_ifname};
 use node_api::{AddRequest, BootMillis, CheckRequest, DelRequest, GcRequest};
 use tokio::sync::Notify;
 
+use self::check::Found;
 use crate::failure;
 use crate::kernel::Kernel;
 use crate::link_numbers::LinkNumbers;
@@ -155,11 +157,17 @@ impl<K: Kernel> Attachments<K> {
     /// # Errors
     /// Where the kernel's tables cannot be read.
     pub fn adopt(&self) -> Result<(), NetlinkError> {
+        self.look_after_all();
         let links = self.kernel.links()?;
         let living = |record: &&Record| links.iter().any(|link| owns(record, link));
         let adopted: Vec<_> = self.lock().records.values().filter(living).filter_map(Record::link).collect();
         self.kernel.forget_all_but(&adopted);
         self.kernel.adopt(&adopted);
+        for link in &adopted {
+            if let Err(error) = self.kernel.repair(link) {
+                tracing::error!(link = link.host_ifname, %error, "a host end could not be repaired");
+            }
+        }
         Ok(())
     }
 
@@ -209,8 +217,8 @@ impl<K: Kernel> Attachments<K> {
         let now = turn.since(now);
         let known = self.lock().records.get(&key).cloned();
         if let Some(known) = known {
-            if let Some(pod) = self.alive(&known, netns)? {
-                return Ok(known.seen(&pod).result(&request.netns_path));
+            if self.is_alive(&known, netns)? {
+                return Ok(self.looked_after(known).result(&request.netns_path));
             }
             // Its interface is gone: the ADD is a new one for a container that lost its network.
             self.release(&known, now);
@@ -273,10 +281,16 @@ impl<K: Kernel> Attachments<K> {
         let Some(record) = self.lock().records.get(&key).cloned() else {
             return Err(Error::new(Code::UnknownContainer, format!("{key} is not attached; ADD it first")));
         };
-        let pod = self.kernel.inspect(netns, key.ifname.as_str()).map_err(|error| failure::wiring(&error))?;
-        let links = self.kernel.links().map_err(|error| failure::netlink(&error))?;
-        let host = links.iter().find(|link| link.ifindex.0 == record.host_ifindex);
-        let changes = check::differences(&record, &request.expected, self.kernel.netns_id(netns), pod.as_ref(), host);
+        let record = self.looked_after(record);
+        let pod = self.kernel.inspect(netns, key.ifname.as_str(), &record.addresses).map_err(|error| failure::wiring(&error))?;
+        let host = self.kernel.inspect_host_end(Ifindex(record.host_ifindex), &record.addresses);
+        let host = host.map_err(|error| failure::netlink(&error))?;
+        let found = Found { netns: self.kernel.netns_id(netns), pod: pod.as_ref(), host: host.as_ref() };
+        let mut changes = check::differences(&record, &request.expected, &found);
+        if let Some(link) = record.link().filter(|_| host.is_some()) {
+            let lacks = self.kernel.programs_lack(&link).map_err(|error| failure::wiring(&error))?;
+            changes.extend(lacks.into_iter().map(str::to_owned));
+        }
         if changes.is_empty() {
             return Ok(());
         }
@@ -456,9 +470,10 @@ impl<K: Kernel> Attachments<K> {
         }
     }
 
-    /// Finds what nobody told us: pods whose link has been gone for [`DEAD_AFTER_MILLIS`] are detached, and links that
-    /// belong to no attachment are removed. containerd never sends GC; this is the daemon's own.
+    /// Finds what nobody told us: pods whose link has been gone for [`DEAD_AFTER_MILLIS`] are detached, links that belong to no
+    /// attachment are removed; and all pods are looked after. containerd never sends GC; this is the daemon's own.
     pub fn sweep(&self, now: BootMillis) {
+        self.look_after_all();
         let links = match self.kernel.links() {
             Ok(links) => links,
             Err(error) => {
@@ -499,18 +514,18 @@ impl<K: Kernel> Attachments<K> {
         long_dead
     }
 
-    /// The pod's interface, where the attachment is there as an ADD for this namespace would make it.
-    fn alive(&self, known: &Record, netns: &K::Netns) -> Result<Option<PodState>, Error> {
+    /// Whether the attachment is there as an ADD for this namespace would make it.
+    fn is_alive(&self, known: &Record, netns: &K::Netns) -> Result<bool, Error> {
         if !known.is_in(self.kernel.netns_id(netns)) {
-            let links = self.kernel.links().map_err(|error| failure::netlink(&error))?;
-            if links.iter().any(|link| owns(known, link)) {
+            let host = self.kernel.inspect_host_end(Ifindex(known.host_ifindex), &[]).map_err(|error| failure::netlink(&error))?;
+            if host.is_some_and(|host| owns(known, &host.link)) {
                 let msg = format!("{} is attached in another network namespace; DEL it first", known.key);
                 return Err(Error::new(Code::AlreadyAttached, msg));
             }
-            return Ok(None);
+            return Ok(false);
         }
-        let pod = self.kernel.inspect(netns, known.key.ifname.as_str()).map_err(|error| failure::wiring(&error))?;
-        Ok(pod.filter(|pod| known.addresses.iter().all(|address| pod.addresses.contains(address))))
+        let pod = self.kernel.inspect(netns, known.key.ifname.as_str(), &[]).map_err(|error| failure::wiring(&error))?;
+        Ok(pod.is_some_and(|pod| known.addresses.iter().all(|address| pod.addresses.contains(address))))
     }
 
     /// Takes addresses and makes the link. On failure neither is left.

@@ -24,9 +24,11 @@ pub(crate) fn wiring(error: &WiringError) -> Error {
     match error {
         WiringError::NameTaken(_) => Error::new(Code::InvalidEnvironment, format!("CNI_IFNAME: {error}")),
         WiringError::Netns(error) => netns(None, error),
-        WiringError::Netlink(_) | WiringError::FastPath(_) | WiringError::HostEndTaken(..) => {
-            Error::new(Code::WiringFailed, format!("cannot wire the pod: {error}"))
-        }
+        WiringError::Netlink(_)
+        | WiringError::FastPath(_)
+        | WiringError::Ipv6Disabled(_)
+        | WiringError::NoIpv6
+        | WiringError::HostEndTaken(..) => Error::new(Code::WiringFailed, format!("cannot wire the pod: {error}")),
     }
 }
 

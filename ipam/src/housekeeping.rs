@@ -1,4 +1,5 @@
-//! What the daemon does without being asked: apply queued DELs, settle commits, sweep, look for faults, keep the configuration list.
+//! What the daemon does without being asked: apply queued DELs, settle commits, look after new pods, sweep, look for faults, keep the
+//! configuration list.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub(crate) fn start(
     Clockwork::start("housekeeping", move |tick| {
         apply_queue(&queue, &boot_id, &attachments);
         attachments.settle();
+        attachments.look_after_fresh(BootMillis::now().unwrap_or_default());
         if tick.is_multiple_of(PROBE_EVERY_TICKS) || attachments.store_fails() {
             attachments.probe_store();
         }

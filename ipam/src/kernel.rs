@@ -1,5 +1,6 @@
 //! The kernel as attachments see it: one trait, so that every crash point can be reached in a test.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use datapath::fast_path::FastPath;
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::{
-    ApplyError, FoundLink, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, NodeNetwork, PodLink, PodState, WiringError, stack,
+    ApplyError, FoundLink, HostEnd, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, NodeNetwork, PodLink, PodState,
+    WiringError, stack,
 };
 
 use crate::link_numbers::LinkNumbers;
@@ -36,7 +38,19 @@ pub trait Kernel: Send + Sync + 'static {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn repair(&self, link: &PodLink) -> Result<(), NetlinkError>;
+    fn repair(&self, link: &PodLink) -> Result<(), WiringError>;
+
+    /// The MAC address of a pod's interface behind a host end; `None` where there is none, or it does not speak for the pod.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    fn pod_mac(&self, link: Ifindex, ifname: &str) -> Result<Option<[u8; 6]>, NetlinkError>;
+
+    /// Has the host take the pod's MAC address as it is in `link`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn follow_mac(&self, link: &PodLink) -> Result<(), WiringError>;
 
     /// Forgets every pod but these, after a restart.
     fn forget_all_but(&self, links: &[PodLink]);
@@ -56,11 +70,29 @@ pub trait Kernel: Send + Sync + 'static {
     /// Where a table cannot be read.
     fn links(&self) -> Result<Vec<FoundLink>, NetlinkError>;
 
-    /// One interface of a pod from inside; `None` where it has none of that name.
+    /// Has a pod that asks for its IPv6 gateway answered. Safe to repeat.
     ///
     /// # Errors
-    /// Where the namespace cannot be entered or a table not be read.
-    fn inspect(&self, netns: &Self::Netns, ifname: &str) -> Result<Option<PodState>, WiringError>;
+    /// Where the kernel refuses.
+    fn answer_solicitations(&self, link: Ifindex) -> Result<(), NetlinkError>;
+
+    /// One interface of a pod from inside, and how packets from these addresses leave by it; `None` where it has none of that name.
+    ///
+    /// # Errors
+    /// Where the namespace cannot be entered or the kernel not be asked.
+    fn inspect(&self, netns: &Self::Netns, ifname: &str, sources: &[IpAddr]) -> Result<Option<PodState>, WiringError>;
+
+    /// A host end, and the host's way to the pod's addresses; `None` where there is no such link of ours.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    fn inspect_host_end(&self, link: Ifindex, addresses: &[IpAddr]) -> Result<Option<HostEnd>, NetlinkError>;
+
+    /// What a pod's link lacks of the kernel programs, where they are used.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    fn programs_lack(&self, link: &PodLink) -> Result<Vec<&'static str>, WiringError>;
 }
 
 /// The kernel that we run on.
@@ -155,8 +187,19 @@ impl Kernel for Linux {
         wired
     }
 
-    fn repair(&self, link: &PodLink) -> Result<(), NetlinkError> {
+    fn repair(&self, link: &PodLink) -> Result<(), WiringError> {
         self.with_socket(|socket| datapath::refresh_host_end(socket, link))
+    }
+
+    fn pod_mac(&self, link: Ifindex, ifname: &str) -> Result<Option<[u8; 6]>, NetlinkError> {
+        self.with_socket(|socket| datapath::pod_mac(socket, link, ifname))
+    }
+
+    fn follow_mac(&self, link: &PodLink) -> Result<(), WiringError> {
+        if let Some(fast_path) = self.fast_path() {
+            fast_path.set_mac(link)?;
+        }
+        self.repair(link)
     }
 
     fn forget_all_but(&self, links: &[PodLink]) {
@@ -189,7 +232,20 @@ impl Kernel for Linux {
         self.with_socket(datapath::pod_links)
     }
 
-    fn inspect(&self, netns: &Netns, ifname: &str) -> Result<Option<PodState>, WiringError> {
-        Ok(datapath::inspect_pod(netns, ifname)??)
+    fn answer_solicitations(&self, link: Ifindex) -> Result<(), NetlinkError> {
+        self.with_socket(|socket| datapath::answer_solicitations(socket, link))
+    }
+
+    fn inspect(&self, netns: &Netns, ifname: &str, sources: &[IpAddr]) -> Result<Option<PodState>, WiringError> {
+        Ok(datapath::inspect_pod(netns, ifname, sources)??)
+    }
+
+    fn inspect_host_end(&self, link: Ifindex, addresses: &[IpAddr]) -> Result<Option<HostEnd>, NetlinkError> {
+        self.with_socket(|socket| datapath::inspect_host_end(socket, link, addresses))
+    }
+
+    fn programs_lack(&self, link: &PodLink) -> Result<Vec<&'static str>, WiringError> {
+        let Some(fast_path) = self.fast_path() else { return Ok(Vec::new()) };
+        self.with_socket(|socket| Ok(fast_path.lacks(socket, link, &self.network())?))
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use cni_spec::{AddResult, ContainerId, IfName, Interface, IpConfig, NetworkName, PodIdentity, Route};
-use datapath::{FoundLink, GATEWAY_V4, GATEWAY_V6, HOST_MAC, Ifindex, NetnsId, PodLink, PodState};
+use datapath::{FoundLink, GATEWAY_V4, GATEWAY_V6, HOST_MAC, Ifindex, NetnsId, PodLink};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use serde::{Deserialize, Serialize};
@@ -77,13 +77,6 @@ impl Record {
             addresses: found.addresses.clone(),
             attached_at: now,
         })
-    }
-
-    /// The record with what its pod shows of it: one that was rebuilt from the kernel lacks the MAC address.
-    #[must_use]
-    pub fn seen(mut self, pod: &PodState) -> Self {
-        self.mac = self.mac.or_else(|| pod.mac.as_slice().try_into().ok());
-        self
     }
 
     /// Whether it was made for this namespace; unknown counts as yes.

@@ -231,8 +231,9 @@ fn traffic(registry: &mut Registry, records: &[Record], counted: impl Fn(Traffic
             for (scope, counter) in SCOPES.iter().zip(counters).filter(|(_, counter)| counter.packets > 0) {
                 let mut labels = owner.clone();
                 labels.extend([("direction", direction.to_owned()), ("scope", (*scope).to_owned())]);
-                packets.get_or_create(&labels).set(counter.packets.cast_signed());
-                bytes.get_or_create(&labels).set(counter.bytes.cast_signed());
+                // A pod with several interfaces has one account.
+                packets.get_or_create(&labels).inc_by(counter.packets.cast_signed());
+                bytes.get_or_create(&labels).inc_by(counter.bytes.cast_signed());
             }
         }
     };

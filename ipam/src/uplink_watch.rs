@@ -68,12 +68,12 @@ async fn follow_news(look: &mut impl FnMut(), conditions: &NodeConditions) -> st
 }
 
 /// A socket filter (classic BPF, Documentation/networking/filter.rst) that passes everything but news of pods: links with
-/// one of our numbers, and routes that are not default routes. Each ADD makes ten such messages, and each would wake this
-/// thread beside the one that wires the pod.
+/// one of our numbers and their addresses, and routes that are not default routes. Each ADD makes ten such messages, and each
+/// would wake this thread beside the one that wires the pod.
 ///
-/// Offsets are those of `struct nlmsghdr` (16 bytes), `struct ifinfomsg` and `struct rtmsg` (rtnetlink(7)); numbers of more
-/// than a byte are in the host's order, little-endian on every machine that we build for.
-fn without_pods() -> [SockFilter; 13] {
+/// Offsets are those of `struct nlmsghdr` (16 bytes), `struct ifinfomsg`, `struct ifaddrmsg` and `struct rtmsg` (rtnetlink(7));
+/// numbers of more than a byte are in the host's order, little-endian on every machine that we build for.
+fn without_pods() -> [SockFilter; 15] {
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_IF_EQUAL: u16 = 0x15;
     const JUMP_IF_AT_LEAST: u16 = 0x35;
@@ -84,24 +84,28 @@ fn without_pods() -> [SockFilter; 13] {
     const DESTINATION_LENGTH: u32 = 16 + 1;
     const NEW_LINK: u32 = 16;
     const DEL_LINK: u32 = 17;
+    const NEW_ADDRESS: u32 = 20;
+    const DEL_ADDRESS: u32 = 21;
     const NEW_ROUTE: u32 = 24;
     const DEL_ROUTE: u32 = 25;
     // Jumps count from the next instruction.
     [
         SockFilter::new(LOAD_BYTE, 0, 0, MESSAGE_TYPE),
-        SockFilter::new(JUMP_IF_EQUAL, 3, 0, NEW_LINK),
-        SockFilter::new(JUMP_IF_EQUAL, 2, 0, DEL_LINK),
+        SockFilter::new(JUMP_IF_EQUAL, 5, 0, NEW_LINK),
+        SockFilter::new(JUMP_IF_EQUAL, 4, 0, DEL_LINK),
+        SockFilter::new(JUMP_IF_EQUAL, 3, 0, NEW_ADDRESS),
+        SockFilter::new(JUMP_IF_EQUAL, 2, 0, DEL_ADDRESS),
         SockFilter::new(JUMP_IF_EQUAL, 5, 0, NEW_ROUTE),
         SockFilter::new(JUMP_IF_EQUAL, 4, 6, DEL_ROUTE),
-        // 5: a link
+        // 7: a link, or an address of one
         SockFilter::new(LOAD_BYTE, 0, 0, IFINDEX_BYTE_2),
         SockFilter::new(JUMP_IF_AT_LEAST, 5, 0, FIRST >> 16),
         SockFilter::new(LOAD_BYTE, 0, 0, IFINDEX_BYTE_3),
         SockFilter::new(JUMP_IF_EQUAL, 2, 3, 0),
-        // 9: a route
+        // 11: a route
         SockFilter::new(LOAD_BYTE, 0, 0, DESTINATION_LENGTH),
         SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0),
-        // 11: pass; 12: drop
+        // 13: pass; 14: drop
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]

@@ -49,11 +49,19 @@ impl<'a> Daemon<'a> {
     pub(super) fn spawn(host: &'a Host, config: &Path, by: &[&str]) -> Result<Self> {
         let log = host.path("barewired.log");
         let stderr = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+        let mut command = Command::new("unshare");
+        if host.settings.fast_path {
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /sys/fs/bpf && exec \"$@\""]).arg(host.bpf_fs());
+        }
         // setpriv has the kernel end the daemon when this thread ends in whatever way.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).args(by).arg(host.binary("barewired")).arg("--config").arg(config);
+        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).args(by).arg(host.binary("barewired")).arg("--config").arg(config);
         let _inside = host.netns.enter()?;
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().context("execute setpriv (util-linux)")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .context("execute unshare and setpriv (util-linux)")?;
         Ok(Self { host, child: RefCell::new(child), log })
     }
 

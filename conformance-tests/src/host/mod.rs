@@ -55,12 +55,15 @@ pub struct Settings {
     pub ranges: Vec<String>,
     /// `pool.cooldown_seconds`
     pub cooldown_seconds: u64,
+    /// `network.fast_path`: `auto`, and the kernel must take it, or `off`.
+    pub fast_path: bool,
 }
 
 impl Default for Settings {
     /// Addresses of both families for as many pods as a test may start, and no waiting for them.
     fn default() -> Self {
-        Self { ranges: ["10.0.1.0/24", "fd00:10:0:1::/80"].map(str::to_owned).to_vec(), cooldown_seconds: 0 }
+        let ranges = ["10.0.1.0/24", "fd00:10:0:1::/80"].map(str::to_owned).to_vec();
+        Self { ranges, cooldown_seconds: 0, fast_path: false }
     }
 }
 
@@ -68,7 +71,13 @@ impl Settings {
     /// Only these IPv4 addresses.
     #[must_use]
     pub fn scarce(range: &str, cooldown_seconds: u64) -> Self {
-        Self { ranges: vec![range.to_owned()], cooldown_seconds }
+        Self { ranges: vec![range.to_owned()], cooldown_seconds, fast_path: false }
+    }
+
+    /// The same with the kernel programs, or without.
+    #[must_use]
+    pub fn with_fast_path(self, fast_path: bool) -> Self {
+        Self { fast_path, ..self }
     }
 }
 
@@ -101,7 +110,24 @@ pub struct Pod {
     pub netns: Arc<Netns>,
 }
 
+fn execute(netns: &Netns, command: &mut Command, stdin: Stdio) -> Result<String> {
+    let running = {
+        let _inside = netns.enter()?;
+        Running::start(command, stdin)?
+    };
+    Ok(running.wait(CONFIGURE)?.success()?)
+}
+
 impl Pod {
+    /// Executes a line of words in the pod's network namespace, which must succeed; what it printed.
+    ///
+    /// # Errors
+    /// When it fails or does not end in time.
+    pub fn run(&self, line: &str) -> Result<String> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        execute(&self.netns, Command::new(words[0]).args(&words[1..]), Stdio::null())
+    }
+
     /// The link of that name, if the pod has it.
     ///
     /// # Errors
@@ -143,6 +169,10 @@ impl Host {
         let plugins = host.bin_dir();
         fs::create_dir(&plugins).with_context(|| format!("make {}", plugins.display()))?;
         symlink(host.binary("barewire-cni"), plugins.join("barewire-cni")).context("install barewire-cni")?;
+        if host.settings.fast_path {
+            fs::create_dir(host.bpf_fs()).context("make a directory for the BPF file system")?;
+            mount(Some("bpf"), &host.bpf_fs(), Some("bpf"), MsFlags::empty(), Some("mode=0700")).context("mount a BPF file system")?;
+        }
         Ok(host)
     }
 
@@ -173,11 +203,7 @@ impl Host {
     }
 
     fn execute(&self, command: &mut Command, stdin: Stdio) -> Result<String> {
-        let running = {
-            let _inside = self.netns.enter()?;
-            Running::start(command, stdin)?
-        };
-        Ok(running.wait(CONFIGURE)?.success()?)
+        execute(&self.netns, command, stdin)
     }
 
     /// The node's network namespace.
@@ -251,6 +277,10 @@ impl Host {
     pub fn start(&self) -> Result<Daemon<'_>> {
         let daemon = self.spawn()?;
         daemon.wait_until_ready()?;
+        if self.settings.fast_path {
+            let page = daemon.get("/debug/fast_path")?;
+            ensure!(page.replace(' ', "").contains("\"attached\":true"), "no fast path: {page}; {}", daemon.end_of_log());
+        }
         Ok(daemon)
     }
 
@@ -289,11 +319,17 @@ impl Host {
         Ok(config)
     }
 
+    /// Where the daemon's pins are kept, over its restarts; it sees them where it looks for them.
+    fn bpf_fs(&self) -> PathBuf {
+        self.dir.path().join("bpf")
+    }
+
     fn configuration(&self) -> String {
-        let Settings { ranges, cooldown_seconds } = &self.settings;
+        let Settings { ranges, cooldown_seconds, fast_path } = &self.settings;
+        let fast_path = if *fast_path { "auto" } else { "off" };
         format!(
             "[paths]\nrun_dir = {:?}\ncni_conf_file = {:?}\n\
-             [network]\nfast_path = \"off\"\nnative_cidrs = [\"10.0.0.0/16\", \"fd00:10::/32\"]\n\
+             [network]\nfast_path = \"{fast_path}\"\nnative_cidrs = [\"10.0.0.0/16\", \"fd00:10::/32\"]\n\
              [source]\nkind = \"fixed\"\nranges = {ranges:?}\n\
              [pool]\ncooldown_seconds = {cooldown_seconds}\n\
              [cni]\nbin_dirs = [{:?}, \"/usr/lib/cni\"]\n",
@@ -301,6 +337,11 @@ impl Host {
             self.conflist(),
             self.bin_dir(),
         )
+    }
+
+    /// A call for another interface of a pod.
+    pub fn call_for_interface(&self, command: &str, pod: &Pod, ifname: &str) -> Call<'_> {
+        self.call_for(command, pod).with("CNI_IFNAME", ifname)
     }
 
     /// A new container.

@@ -10,6 +10,7 @@ mod attachments;
 mod away;
 mod binary;
 mod chain;
+mod check;
 mod cnitool;
 mod conditions;
 mod config;
@@ -20,6 +21,8 @@ mod environment;
 mod exclusive;
 mod full_disk;
 mod gc;
+mod hardened;
+mod interfaces;
 mod list;
 mod netns;
 mod pool;
@@ -27,15 +30,19 @@ mod prev_result;
 mod protocol;
 mod readiness;
 mod restart;
+mod sandbox;
 mod stdin;
 mod store;
+mod tuning;
 mod wiring;
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use conformance_tests::host::{Daemon, Host, Pod, Pool, Settings};
+use conformance_tests::lab::command::wait_until;
 
 /// The binaries under test; `None`, with the reason printed, where these tests cannot run.
 fn binaries() -> Option<PathBuf> {
@@ -64,6 +71,38 @@ fn on_host(settings: Settings, test: impl FnOnce(&Host) -> Result<()>) -> Result
 /// Runs a test on a host of its own with a daemon that is ready.
 fn on_node(settings: Settings, test: impl FnOnce(&Host, &Daemon<'_>) -> Result<()>) -> Result<()> {
     on_host(settings, |host| test(host, &host.start()?))
+}
+
+/// Runs a test with the kernel programs and without.
+fn both_paths(test: impl Fn(&Host, &Daemon<'_>) -> Result<()>) -> Result<()> {
+    for fast_path in [false, true] {
+        let outcome = on_node(Settings::default().with_fast_path(fast_path), &test);
+        outcome.with_context(|| format!("with the fast path {}", if fast_path { "on" } else { "off" }))?;
+    }
+    Ok(())
+}
+
+/// The node's own addresses.
+const NODE: [&str; 2] = ["10.0.0.10", "fd00:10::10"];
+
+/// A packet and its answer, by ICMP; `how` is more of ping's options. A few are sent until one is answered: a pod's IPv6 address takes
+/// packets a moment after the ADD (docs/adr/0003), and the machine has other work.
+fn ping(run: impl Fn(&str) -> Result<String>, to: &str, how: &str) -> Result<()> {
+    let line = format!("ping -n -c 1 -W 1 {how} {to}");
+    let answered = || run(&line).map(drop).map_err(|error| format!("{error:#}"));
+    Ok(wait_until(&line, Duration::from_secs(5), answered)?)
+}
+
+/// A pod reaches the node and another pod, and both reach it, by every address.
+fn reaches_all(host: &Host, pod: &Pod, own: &[String], other: (&Pod, &[String])) -> Result<()> {
+    for (to, own) in NODE.iter().copied().zip(own).chain(other.1.iter().map(String::as_str).zip(own)) {
+        ping(|line| pod.run(line), to, &format!("-I {own}"))?;
+    }
+    for own in own {
+        ping(|line| host.run(&line.split_whitespace().collect::<Vec<_>>()), own, "").context("from the node")?;
+        ping(|line| other.0.run(line), own, "").context("from another pod")?;
+    }
+    Ok(())
 }
 
 /// What an attachment leaves: links in the node and in a pod, and counts of the pool.

@@ -44,7 +44,7 @@ fn an_exhausted_pool_asks_to_try_again_and_works_after_the_cooldown() -> Result<
 #[test]
 fn one_family_without_addresses_does_not_cost_the_other_any() -> Result<()> {
     let ranges = ["10.0.1.0/24", "fd00:10:0:1::1-fd00:10:0:1::2"].map(str::to_owned).to_vec();
-    on_node(Settings { ranges, cooldown_seconds: 60 }, |host, daemon| {
+    on_node(Settings { ranges, cooldown_seconds: 60, fast_path: false }, |host, daemon| {
         let _pods = [host.attached()?, host.attached()?];
         let late = host.pod()?;
         let before = Footprint::of(host, daemon, &late)?;

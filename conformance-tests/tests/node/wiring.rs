@@ -48,9 +48,11 @@ fn the_pods_side() -> Result<()> {
             let routes = ip(&pod.netns, &format!("{family} route show default"))?;
             ensure!(routes.len() == 1 && routes[0]["gateway"] == gateway && routes[0]["dev"] == "eth0", "{routes:?}");
         }
-        // The default route is onlink: no route leads to the gateway, and none to a neighbour.
+        // Beside the default route one to the gateway, so that who copies them needs no flags; and none to a neighbour.
         let routes = ip(&pod.netns, "-4 route show")?;
-        ensure!(routes.len() == 1, "{routes:?}");
+        let to_gateway = routes.iter().find(|row| row["dst"] == "169.254.1.1").context("no route to the gateway")?;
+        ensure!(to_gateway["scope"] == "link" && to_gateway["dev"] == "eth0" && routes.len() == 2, "{routes:?}");
+        ensure!(routes.iter().all(|row| row["flags"].as_array().is_none_or(Vec::is_empty)), "{routes:?}");
         Ok(())
     })
 }
@@ -73,7 +75,9 @@ fn the_hosts_side() -> Result<()> {
         for (family, address) in ["-4", "-6"].into_iter().zip(addresses(&result)) {
             let known = neighbours.iter().any(|row| row["dst"] == address.as_str() && row["lladdr"] == inside.mac.as_str());
             ensure!(known, "no permanent neighbour {address}: {neighbours:?}");
-            let routes = ip(host.netns(), &format!("{family} route show proto {LINK_GROUP}"))?;
+            let mut routes = ip(host.netns(), &format!("{family} route show proto {LINK_GROUP}"))?;
+            // The host's own way to the pods' gateway, which no packet takes.
+            routes.retain(|row| row["dst"] != "169.254.1.1");
             ensure!(routes.len() == 1 && routes[0]["dst"] == address.as_str() && routes[0]["dev"] == name.as_str(), "{routes:?}");
         }
         Ok(())

@@ -65,16 +65,39 @@ pub(super) fn detach(host: &mut Socket, ifindex: Ifindex) -> Result<(), NetlinkE
 /// blocks.
 pub(super) fn pod_requests(ifindex: Ifindex, from_pod: &ProgramFd, to_pod: &ProgramFd) -> Vec<Request> {
     let mut message = clsact(ifindex);
-    /// `TCA_INGRESS_BLOCK`, `TCA_EGRESS_BLOCK` (linux/rtnetlink.h).
-    const BLOCKS: [(u16, u32); 2] = [(13, FROM_PODS), (14, TO_PODS)];
-    let blocks = BLOCKS.map(|(kind, block)| TcAttribute::Other(DefaultNla::new(kind, block.to_ne_bytes().to_vec())));
-    message.attributes.extend(blocks);
+    message.attributes.extend(blocks());
     vec![new_qdisc(message), filter(Place::FROM_PODS, from_pod), filter(Place::TO_PODS, to_pod)]
 }
 
 /// Attaches to a pod's link that may share programs of ours already: with it, all that do have these from now on.
 pub(super) fn attach_pod(host: &mut Socket, ifindex: Ifindex, from_pod: &ProgramFd, to_pod: &ProgramFd) -> Result<(), NetlinkError> {
     unless(&[Errno::EEXIST], host.execute_each(pod_requests(ifindex, from_pod, to_pod))?)
+}
+
+/// Whether a pod's link shares the pods' programs, and these are there.
+pub(super) fn is_attached_to_pod(host: &mut Socket, ifindex: Ifindex) -> Result<bool, NetlinkError> {
+    let qdisc = host.ask("ask for a qdisc", RouteNetlinkMessage::GetQueueDiscipline(clsact(ifindex)));
+    let shares = match qdisc {
+        Ok(RouteNetlinkMessage::NewQueueDiscipline(qdisc)) => blocks().iter().all(|block| qdisc.attributes.contains(block)),
+        Err(error) if !is_nothing(&error) => return Err(error),
+        _ => false,
+    };
+    if !shares {
+        return Ok(false);
+    }
+    for place in [Place::FROM_PODS, Place::TO_PODS] {
+        match host.ask("ask for a program", RouteNetlinkMessage::GetTrafficFilter(filter_at(place))) {
+            Ok(_) => {}
+            Err(error) if is_nothing(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// The kernel's words for a qdisc, a block or a filter that is not there.
+fn is_nothing(error: &NetlinkError) -> bool {
+    error.is_absence() || error.is(Errno::EINVAL)
 }
 
 /// Takes our programs off all pods' links.
@@ -104,6 +127,13 @@ fn clsact(ifindex: Ifindex) -> TcMessage {
     message.header.parent = TcHandle::CLSACT;
     message.attributes.push(TcAttribute::Kind("clsact".to_owned()));
     message
+}
+
+/// The pods' blocks as a qdisc names them.
+fn blocks() -> [TcAttribute; 2] {
+    /// `TCA_INGRESS_BLOCK`, `TCA_EGRESS_BLOCK` (linux/rtnetlink.h).
+    const BLOCKS: [(u16, u32); 2] = [(13, FROM_PODS), (14, TO_PODS)];
+    BLOCKS.map(|(kind, block)| TcAttribute::Other(DefaultNla::new(kind, block.to_ne_bytes().to_vec())))
 }
 
 fn new_qdisc(message: TcMessage) -> Request {

@@ -215,6 +215,37 @@ impl FastPath {
         Ok(clsact::attach_pod(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
     }
 
+    /// What of the programs a pod's link lacks: the filters, or the knowledge of the pod; nothing where all is there.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn lacks(&self, host: &mut Socket, link: &PodLink, network: &NodeNetwork) -> Result<Vec<&'static str>, FastPathError> {
+        let Some(slot) = slot(link.host_ifindex) else { return Ok(Vec::new()) };
+        let mut lacks = Vec::new();
+        if !clsact::is_attached_to_pod(host, link.host_ifindex)? {
+            lacks.push("the host end lacks the kernel programs");
+        }
+        let known = Endpoint { has_flows: 0, stack_only: 0, ..self.tables.endpoint(slot)? };
+        if known != endpoint(link, network) || !self.tables.leads_to(slot, &known)? {
+            lacks.push("the kernel programs do not know the pod");
+        }
+        Ok(lacks)
+    }
+
+    /// Has the programs take another MAC address for a pod's.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_mac(&self, link: &PodLink) -> Result<(), FastPathError> {
+        let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
+        let known = self.tables.endpoint(slot)?;
+        if known.ifindex != link.host_ifindex.0 || known.mac == link.pod_mac {
+            return Ok(());
+        }
+        // The programs write flags of this value meanwhile. Of the two, this one costs the pod a look-up a packet and no more.
+        self.tables.set_endpoint(slot, &Endpoint { mac: link.pod_mac, has_flows: 1, ..known })
+    }
+
     /// Stops a pod's packets. Its link may live a moment longer.
     ///
     /// # Errors

@@ -111,12 +111,23 @@ impl Tables {
         lock(&self.endpoints).get(&slot, 0).map(|found| found.0).map_err(map("ENDPOINTS"))
     }
 
+    pub(super) fn set_endpoint(&self, slot: u32, endpoint: &Endpoint) -> Result<(), FastPathError> {
+        lock(&self.endpoints).set(slot, Plain(*endpoint), 0).map_err(map("ENDPOINTS"))
+    }
+
+    /// Whether the addresses of an endpoint lead to its slot.
+    pub(super) fn leads_to(&self, slot: u32, endpoint: &Endpoint) -> Result<bool, FastPathError> {
+        let four = endpoint.ipv4 == [0; 4] || slot_of(&lock(&self.slots4), &endpoint.ipv4).map_err(map("SLOTS4"))? == Some(slot);
+        let six = endpoint.ipv6 == [0; 16] || slot_of(&lock(&self.slots6), &endpoint.ipv6).map_err(map("SLOTS6"))? == Some(slot);
+        Ok(four && six)
+    }
+
     /// The endpoint first, then the addresses that lead to it: nobody finds an endpoint half written.
     pub(super) fn add(&self, slot: u32, endpoint: &Endpoint) -> Result<(), FastPathError> {
         let nothing = vec![Plain(Traffic::default()); nr_cpus().map_err(|(_, source)| map("TRAFFIC")(MapError::IoError(source)))?];
         let nothing = PerCpuValues::try_from(nothing).map_err(|source| map("TRAFFIC")(MapError::IoError(source)))?;
         lock(&self.traffic).set(slot, nothing, 0).map_err(map("TRAFFIC"))?;
-        lock(&self.endpoints).set(slot, Plain(*endpoint), 0).map_err(map("ENDPOINTS"))?;
+        self.set_endpoint(slot, endpoint)?;
         if endpoint.ipv4 != [0; 4] {
             lock(&self.slots4).insert(endpoint.ipv4, slot, 0).map_err(map("SLOTS4"))?;
         }
@@ -131,7 +142,7 @@ impl Tables {
         let endpoint = self.endpoint(slot)?;
         remove_slot(&self.slots4, &endpoint.ipv4, slot).map_err(map("SLOTS4"))?;
         remove_slot(&self.slots6, &endpoint.ipv6, slot).map_err(map("SLOTS6"))?;
-        lock(&self.endpoints).set(slot, Plain(Endpoint::default()), 0).map_err(map("ENDPOINTS"))
+        self.set_endpoint(slot, &Endpoint::default())
     }
 
     /// Removes every address that leads to a slot outside `slots`.
@@ -183,9 +194,13 @@ fn value_of(uplink: &Uplink) -> ebpf::layout::Uplink {
 
 fn remove_slot<K: Pod>(slots: &Mutex<HashMap<MapData, K, u32>>, address: &K, slot: u32) -> Result<(), MapError> {
     let mut slots = lock(slots);
+    if slot_of(&slots, address)? == Some(slot) { slots.remove(address) } else { Ok(()) }
+}
+
+fn slot_of<K: Pod>(slots: &HashMap<MapData, K, u32>, address: &K) -> Result<Option<u32>, MapError> {
     match slots.get(address, 0) {
-        Ok(found) if found == slot => slots.remove(address),
-        Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+        Ok(slot) => Ok(Some(slot)),
+        Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error),
     }
 }

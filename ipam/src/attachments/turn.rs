@@ -41,6 +41,12 @@ impl<K: Kernel> Attachments<K> {
         state.busy.insert(key.clone());
         Ok(Turn { attachments: self, key: key.clone(), waited: begun.elapsed() })
     }
+
+    /// The turn, where nobody else has it.
+    pub(super) fn turn_if_free(&self, key: &AttachmentKey) -> Option<Turn<'_, K>> {
+        let free = self.lock().busy.insert(key.clone());
+        free.then(|| Turn { attachments: self, key: key.clone(), waited: Duration::ZERO })
+    }
 }
 
 impl<K: Kernel> Drop for Turn<'_, K> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use datapath::netlink::NetlinkError;
-use datapath::{FoundLink, GATEWAY_V4, GATEWAY_V6, Ifindex, NetnsError, NetnsId, PodLink, PodState, WiringError};
+use datapath::{FoundLink, HostEnd, Ifindex, NetnsError, NetnsId, PodLink, PodState, WayOut, WiringError};
 use ipam::kernel::Kernel;
 use ipam::link_numbers::LinkNumbers;
 
@@ -105,7 +105,7 @@ impl Kernel for ModelKernel {
         Ok(())
     }
 
-    fn repair(&self, link: &PodLink) -> Result<(), NetlinkError> {
+    fn repair(&self, link: &PodLink) -> Result<(), WiringError> {
         if let Some((made, _, _)) = self.machine().links.get_mut(&link.host_ifindex.0) {
             made.addresses = link.addresses.clone();
         }
@@ -133,15 +133,41 @@ impl Kernel for ModelKernel {
         Ok(self.machine().links.values().map(|(link, _, _)| link.clone()).collect())
     }
 
-    fn inspect(&self, netns: &u64, ifname: &str) -> Result<Option<PodState>, WiringError> {
+    fn inspect(&self, netns: &u64, ifname: &str, sources: &[IpAddr]) -> Result<Option<PodState>, WiringError> {
         let machine = self.machine();
         let found = machine.links.values().find(|(_, home, name)| home == netns && name == ifname);
+        let way_out = |source: &IpAddr| WayOut { source: *source, by_gateway: true, gateway_on_link: true, wrong_gateway_mac: None };
         Ok(found.map(|(link, _, _)| PodState {
             up: true,
             mtu: link.mtu,
             addresses: link.addresses.clone(),
-            default_gateways: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
+            ways_out: sources.iter().map(way_out).collect(),
             ..PodState::default()
         }))
+    }
+
+    fn inspect_host_end(&self, link: Ifindex, _: &[IpAddr]) -> Result<Option<HostEnd>, NetlinkError> {
+        let machine = self.machine();
+        Ok(machine.links.get(&link.0).map(|(link, _, _)| HostEnd {
+            neighbours: link.addresses.iter().map(|address| (*address, Vec::new())).collect(),
+            link: link.clone(),
+            up: true,
+        }))
+    }
+
+    fn pod_mac(&self, _: Ifindex, _: &str) -> Result<Option<[u8; 6]>, NetlinkError> {
+        Ok(None)
+    }
+
+    fn follow_mac(&self, _: &PodLink) -> Result<(), WiringError> {
+        Ok(())
+    }
+
+    fn answer_solicitations(&self, _: Ifindex) -> Result<(), NetlinkError> {
+        Ok(())
+    }
+
+    fn programs_lack(&self, _: &PodLink) -> Result<Vec<&'static str>, WiringError> {
+        Ok(Vec::new())
     }
 }
