@@ -1,8 +1,11 @@
 //! Sandboxes with a network stack of their own (Kata, gVisor, KubeVirt): they copy the pod's addresses and routes as netlink tells them,
 //! without flags, and its neighbours not at all.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use conformance_tests::host::{Host, Pod, Settings};
+use conformance_tests::lab::command::wait_until;
 
 use crate::{addresses, both_paths, on_host, on_node, ping, reaches_all};
 
@@ -87,6 +90,31 @@ fn neighbour_solicitations_are_answered_for_the_gateway() -> Result<()> {
         let known = pod.run("ip neigh show fe80::1 dev eth0")?;
         ensure!(known.contains("0a:42:57:00:00:01") && !known.contains("PERMANENT"), "{known:?}");
         Ok(())
+    })
+}
+
+/// The kernel reports multicast groups to a pod when its host end gets the gateway's address, and that is all that a pod hears of it.
+#[test]
+fn a_pod_that_does_not_ask_hears_nothing() -> Result<()> {
+    on_node(Settings::default(), |host, daemon| {
+        let (pod, _) = host.attached()?;
+        daemon.wait_until("the host end is the gateway", || {
+            let has_it = host.run(&["ip", "-6", "address", "show", "to", "fe80::1"])?;
+            ensure!(!has_it.is_empty(), "not yet");
+            Ok(())
+        })?;
+        let received = || -> Result<u64> {
+            let link: serde_json::Value = serde_json::from_str(&pod.run("ip -json -stats link show dev eth0")?)?;
+            link[0]["stats64"]["rx"]["packets"].as_u64().context("a count")
+        };
+        // Two rounds of the daemon's without a packet, while it still counts the pod as new.
+        let quiet = || -> Result<()> {
+            let before = received()?;
+            pod.run("sleep 2.2")?;
+            ensure!(received()? == before, "it hears something");
+            Ok(())
+        };
+        Ok(wait_until("the pod is left alone", Duration::from_secs(7), || quiet().map_err(|error| format!("{error:#}")))?)
     })
 }
 

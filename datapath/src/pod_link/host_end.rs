@@ -85,12 +85,21 @@ fn answer_arp_at_once(ifindex: Ifindex) -> Request {
 /// Neighbour solicitations for the gateway are answered only by who has the address, on that very link. So the host end gets it; but after
 /// the ADD, as the kernel looks at every IPv6 address of the namespace for each new one (`addrconf_verify_rtnl` in `inet6_addr_add`,
 /// net/ipv6/addrconf.c): with a thousand pods 0.2 to 0.4 ms, for a gateway that an ordinary pod never asks for.
+///
+/// Asked for first: to be given it again, in vain, makes the kernel report its multicast groups to the pod (`ipv6_find_idev`).
 pub(super) fn be_the_ipv6_gateway(host: &mut Socket, ifindex: Ifindex) -> Result<(), NetlinkError> {
-    let message = RouteNetlinkMessage::NewAddress(address(ifindex, GATEWAY_V6.into()));
+    let message = address(ifindex, GATEWAY_V6.into());
+    match host.ask("ask for the gateway's IPv6 address", RouteNetlinkMessage::GetAddress(message.clone())) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.is_absence() => return Ok(()),
+        Err(error) if error.is(Errno::EADDRNOTAVAIL) => {}
+        Err(error) => return Err(error),
+    }
+    let message = RouteNetlinkMessage::NewAddress(message);
     let request = Request { step: "give the host end the gateway's IPv6 address", message, flags: NLM_F_CREATE | NLM_F_EXCL };
     match host.execute(vec![request]) {
-        // It has it, or is gone.
-        Err(error) if error.is(Errno::EEXIST) || error.is_absence() => Ok(()),
+        // The link has gone since.
+        Err(error) if error.is_absence() => Ok(()),
         outcome => outcome,
     }
 }
