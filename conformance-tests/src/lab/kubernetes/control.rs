@@ -48,6 +48,9 @@ impl ControlPlane {
                 // A rebooted or silent node is noticed soon.
                 "--node-monitor-grace-period=20s",
                 "--concurrent-deployment-syncs=2",
+                // With the default of 20 a second, the clean-up of 200 pods would be as long as its own limit.
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
             ],
         )?;
         control.run("kubernetes", "kube-scheduler", &[&kubeconfig("kube-scheduler"), "--leader-elect=false"])?;
