@@ -182,7 +182,7 @@ fn networks_are_changed_under_running_pods() {
     let scopes = || {
         let metrics = node1.run(&["wget", "-q", "-O", "-", "http://127.0.0.1:9807/metrics"]).unwrap();
         let line = |scope: &str| {
-            metrics.lines().any(|line| line.starts_with("barewire_packets{") && line.contains("pod=\"\"") && line.contains(scope))
+            metrics.lines().any(|line| line.starts_with("barewire_packets_total{") && line.contains("pod=\"\"") && line.contains(scope))
         };
         (line("scope=\"vpc\""), line("scope=\"service\""), line("scope=\"internet\""))
     };

@@ -55,18 +55,21 @@ pub fn accounts() -> Result<Accounts, RulesError> {
     parse(&nft::list_table(WHAT, TABLE)?).map_err(|why| RulesError::Unreadable { what: WHAT, why })
 }
 
-/// Closes the accounts of links that are gone: their numbers will be given to other pods.
+/// Closes the accounts of links that are gone, as their numbers will be given to other pods, and tells what was in them.
 ///
 /// # Errors
 /// Where nft refuses.
-pub fn close_accounts(links: &[Ifindex]) -> Result<(), RulesError> {
+pub fn close_accounts(links: &[Ifindex]) -> Result<HashMap<Ifindex, Traffic>, RulesError> {
+    let mut closed = accounts()?.pods;
+    closed.retain(|link, _| links.contains(link));
     let names = anonymous_set(links.iter().map(|link| format!("\"{}\"", crate::host_ifname(*link))));
     let mut script = String::new();
     for set in DIRECTIONS.iter().flat_map(|direction| SCOPES.map(|scope| format!("{direction}_{scope}"))) {
         // An element that is not there cannot be deleted, one that is there can be added.
         let _ = writeln!(script, "add element {TABLE} {set} {names}\ndelete element {TABLE} {set} {names}");
     }
-    nft::run(WHAT, &script)
+    nft::run(WHAT, &script)?;
+    Ok(closed)
 }
 
 /// Declarations, which change nothing where the same stand already; then the rules, in place of what rules there were.

@@ -113,6 +113,7 @@ impl<K: Kernel> Attachments<K> {
         let records: BTreeMap<_, _> = plan.records.into_iter().chain(plan.adopted).map(|record| (record.key.clone(), record)).collect();
         for record in records.values() {
             numbers.claim(Ifindex(record.host_ifindex));
+            kernel.open_account(record);
             record.addresses.iter().for_each(|address| pool.restore_held(*address));
         }
         plan.quarantine.into_iter().for_each(|(address, why)| pool.quarantine(address, why));
@@ -229,6 +230,7 @@ impl<K: Kernel> Attachments<K> {
             self.put_back(&record.addresses, record.attached_at);
             failure::store(&error)
         })?;
+        self.kernel.open_account(&record);
         let result = record.result(&request.netns_path);
         tracing::info!(attachment = %record.key, addresses = ?record.addresses, namespace = record.pod.namespace, pod = record.pod.name, "attached");
         self.lock().records.insert(record.key.clone(), record);

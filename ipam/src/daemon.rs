@@ -22,6 +22,7 @@ use nix::fcntl::{Flock, FlockArg};
 use node_api::{BootMillis, boot_id};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::accounts::{Accounts, Ended};
 use crate::attachments::Attachments;
 use crate::cloud_record::CloudMemory;
 use crate::conditions::{Finding, Kind, NodeConditions};
@@ -116,6 +117,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     attachments.drain();
     server.join();
     drop((publishing, housekeeping));
+    housekeeping::close_accounts(&attachments);
     served
 }
 
@@ -146,7 +148,11 @@ fn recover(
         tracing::error!(%error, file = %config.cni_conf_file.display(), "the network configuration list of an earlier boot stays");
     }
     let numbers = Arc::new(LinkNumbers::default());
-    let kernel = Linux::start(Arc::clone(&numbers), load_programs(config, conditions), describe(config))?;
+    let accounts = Arc::new(Accounts::continuing(match &found {
+        Found::Present(contents) => contents.ended.clone(),
+        Found::Absent | Found::OfAnotherBoot(_) | Found::Damaged(..) => Ended::default(),
+    }));
+    let kernel = Linux::start(Arc::clone(&numbers), accounts, load_programs(config, conditions), describe(config))?;
     let now = io("read the clock", BootMillis::now())?;
     let mut plan = recovery::plan(found, kernel.links()?, &config.network, now);
     for remark in &plan.remarks {

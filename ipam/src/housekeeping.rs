@@ -18,6 +18,7 @@ use crate::conflist::publisher::Publisher;
 use crate::driver::Driver;
 use crate::kernel::{Kernel, Linux};
 use crate::readiness;
+use crate::store::Change;
 
 const TICK: Duration = Duration::from_secs(1);
 const SWEEP_EVERY_TICKS: u64 = 60;
@@ -68,6 +69,7 @@ pub(crate) fn start(
     Clockwork::start("housekeeping", move |tick| {
         apply_queue(&queue, &boot_id, &attachments);
         attachments.settle();
+        keep_accounts(&attachments);
         attachments.look_after_fresh(BootMillis::now().unwrap_or_default());
         if tick.is_multiple_of(PROBE_EVERY_TICKS) || attachments.store_fails() {
             attachments.probe_store();
@@ -81,6 +83,26 @@ pub(crate) fn start(
             forget_idle_flows(attachments.kernel());
         }
     })
+}
+
+/// Makes durable what pods have used that have ended since the last tick.
+fn keep_accounts(attachments: &Attachments<Linux>) {
+    let accounts = attachments.kernel().accounts();
+    if let Some(ended) = accounts.unsaved()
+        && attachments.commit(&Change::Ended(&ended)).is_err()
+    {
+        accounts.still_unsaved();
+    }
+}
+
+/// At the daemon's end: waits for links that are about to go, and keeps what they were counted with.
+pub(crate) fn close_accounts(attachments: &Attachments<Linux>) {
+    /// Removals take some 30 ms; the end of a daemon must not hang on one that does not end.
+    const LIMIT: Duration = Duration::from_secs(2);
+    if !attachments.kernel().flush_removals(LIMIT) {
+        tracing::warn!("links of pods that have ended are not gone yet; their last traffic is in no sum");
+    }
+    keep_accounts(attachments);
 }
 
 fn report_faults(attachments: &Attachments<Linux>, conditions: &NodeConditions) {

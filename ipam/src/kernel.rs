@@ -5,14 +5,16 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use datapath::fast_path::FastPath;
+use datapath::fast_path::{FastPath, Traffic, TrafficOf};
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::{
     ApplyError, FoundLink, HostEnd, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, NodeNetwork, PodLink, PodState,
     WiringError, stack,
 };
 
+use crate::accounts::Accounts;
 use crate::link_numbers::LinkNumbers;
+use crate::record::Record;
 
 /// What attachments ask of the kernel.
 pub trait Kernel: Send + Sync + 'static {
@@ -58,6 +60,9 @@ pub trait Kernel: Send + Sync + 'static {
     /// Takes up pods that run already: after a restart, or when they have moved to another uplink.
     fn adopt(&self, links: &[PodLink]);
 
+    /// Has what is counted for an attachment's link belong to its pod, now that it is durable or was taken up again.
+    fn open_account(&self, record: &Record);
+
     /// Stops a pod's packets, has its link removed soon, and its number given back when it is gone.
     fn remove_soon(&self, link: Ifindex);
 
@@ -102,7 +107,8 @@ pub struct Linux {
     remover: LinkRemover,
     host: HostNetns,
     /// `None` where packets take the host's stack.
-    fast_path: Option<FastPath>,
+    fast_path: Option<Arc<FastPath>>,
+    accounts: Arc<Accounts>,
     /// As it was applied last, or will be first.
     network: RwLock<NodeNetwork>,
 }
@@ -112,22 +118,32 @@ impl Linux {
     ///
     /// # Errors
     /// Where the system has no socket or thread left.
-    pub fn start(numbers: Arc<LinkNumbers>, fast_path: Option<FastPath>, network: NodeNetwork) -> Result<Self, WiringError> {
-        let stack_keeps_accounts = fast_path.is_none();
+    pub fn start(
+        numbers: Arc<LinkNumbers>,
+        accounts: Arc<Accounts>,
+        fast_path: Option<FastPath>,
+        network: NodeNetwork,
+    ) -> Result<Self, WiringError> {
+        let fast_path = fast_path.map(Arc::new);
+        let (counting, closing) = (fast_path.clone(), Arc::clone(&accounts));
         let remover = LinkRemover::start(move |links| {
-            if stack_keeps_accounts && let Err(error) = stack::close_accounts(links) {
-                tracing::warn!(%error, "accounts of links that are gone are not closed");
-            }
+            close_accounts(&closing, counting.as_deref(), links);
             links.iter().for_each(|link| numbers.give_back(*link));
         })?;
         let (sockets, network) = (Mutex::new(Vec::new()), RwLock::new(network));
-        Ok(Self { sockets, remover, host: HostNetns::current()?, fast_path, network })
+        Ok(Self { sockets, remover, host: HostNetns::current()?, fast_path, accounts, network })
+    }
+
+    /// The pods' accounts.
+    #[must_use]
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// The programs, where they are used.
     #[must_use]
-    pub const fn fast_path(&self) -> Option<&FastPath> {
-        self.fast_path.as_ref()
+    pub fn fast_path(&self) -> Option<&FastPath> {
+        self.fast_path.as_deref()
     }
 
     /// Sets what all pods of the node share; what the kernel refused of it. New pods go by it all the same.
@@ -161,6 +177,22 @@ impl Linux {
             self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
         }
         outcome
+    }
+}
+
+/// Takes what links that are gone were counted with, from the programs or from the stack.
+fn close_accounts(accounts: &Accounts, fast_path: Option<&FastPath>, links: &[Ifindex]) {
+    match fast_path {
+        Some(fast_path) => {
+            accounts.close(links.iter().map(|link| (*link, fast_path.traffic(TrafficOf::Pod(*link)).unwrap_or_default())));
+        }
+        None => match stack::close_accounts(links) {
+            Ok(counted) => accounts.close(links.iter().map(|link| (*link, counted.get(link).copied().unwrap_or_default()))),
+            Err(error) => {
+                tracing::warn!(%error, "what links that are gone were counted with is not known");
+                accounts.close(links.iter().map(|link| (*link, Traffic::default())));
+            }
+        },
     }
 }
 
@@ -217,6 +249,10 @@ impl Kernel for Linux {
                 tracing::error!(link = link.host_ifname, %error, "stays with the host's stack");
             }
         }
+    }
+
+    fn open_account(&self, record: &Record) {
+        self.accounts.open(record);
     }
 
     fn remove_soon(&self, link: Ifindex) {

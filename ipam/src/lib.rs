@@ -5,6 +5,7 @@
 //! and stops all of it. The pool, the configuration and recovery's plan are pure.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 pub mod attachments;
 pub mod check;
 pub mod cloud_record;

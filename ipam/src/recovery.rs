@@ -115,6 +115,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::accounts::Ended;
     use crate::record::{AttachmentKey, RECORD_FORMAT};
     use crate::store::Contents;
 
@@ -151,7 +152,7 @@ mod tests {
     fn planned(records: Vec<Record>, unreadable: &[&str], links: Vec<FoundLink>) -> Plan {
         let unreadable = unreadable.iter().map(|key| ((*key).to_owned(), "later form".to_owned())).collect();
         plan(
-            Found::Present(Contents { records, unreadable, freed: vec![], cloud: CloudMemory::default() }),
+            Found::Present(Contents { records, unreadable, freed: vec![], cloud: CloudMemory::default(), ended: Ended::default() }),
             links,
             &network(),
             BootMillis(50),

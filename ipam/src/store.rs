@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use datapath::fast_path::{Counter, Traffic};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use crate::accounts::Ended;
 use crate::cloud_record::{CloudMemory, CloudRecord};
 use crate::record::{AttachmentKey, RECORD_FORMAT, Record};
 
@@ -23,6 +25,10 @@ const GIVEN_BACK: TableDefinition<'_, &str, u64> = TableDefinition::new("given_b
 /// One row: what the cloud has told of the node's network, as JSON.
 const CLOUD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cloud");
 const NETWORK: &str = "network";
+/// Namespace to the traffic of its pods that have ended, see [`row_of_traffic`].
+const ENDED_TRAFFIC: TableDefinition<'_, &str, [u64; TRAFFIC_WORDS]> = TableDefinition::new("ended_traffic");
+/// Packets and bytes, each scope, each direction.
+const TRAFFIC_WORDS: usize = 20;
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const BOOT_ID: &str = "boot_id";
 const FILE: &str = "store.redb";
@@ -49,6 +55,8 @@ pub struct Contents {
     pub freed: Vec<(IpAddr, BootMillis)>,
     /// What it says of the cloud.
     pub cloud: CloudMemory,
+    /// Traffic of pods that have ended.
+    pub ended: Ended,
 }
 
 /// How a store was found.
@@ -77,6 +85,8 @@ pub enum Change<'a> {
     Keep(IpNetwork),
     /// The cloud has told something else than before.
     Cloud(&'a CloudRecord),
+    /// Pods have ended, and these are the sums of their namespaces now.
+    Ended(&'a Ended),
 }
 
 /// The store.
@@ -124,6 +134,7 @@ impl Store {
         transaction.open_table(FREED)?;
         transaction.open_table(GIVEN_BACK)?;
         transaction.open_table(CLOUD)?;
+        transaction.open_table(ENDED_TRAFFIC)?;
         transaction.commit()?;
         Ok(Self { path: path.to_owned(), database: Mutex::new(Some(database)) })
     }
@@ -199,8 +210,27 @@ fn apply(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb
             let bytes = serde_json::to_vec(record).map_err(|why| redb::Error::Io(why.into()))?;
             transaction.open_table(CLOUD)?.insert(NETWORK, bytes.as_slice())?;
         }
+        Change::Ended(sums) => {
+            let mut table = transaction.open_table(ENDED_TRAFFIC)?;
+            for (namespace, traffic) in *sums {
+                table.insert(namespace.as_str(), row_of_traffic(traffic))?;
+            }
+        }
     }
     Ok(())
+}
+
+fn row_of_traffic(traffic: &Traffic) -> [u64; TRAFFIC_WORDS] {
+    let mut row = [0; TRAFFIC_WORDS];
+    for (place, counter) in row.chunks_exact_mut(2).zip(traffic.sent.iter().chain(&traffic.received)) {
+        place.copy_from_slice(&[counter.packets, counter.bytes]);
+    }
+    row
+}
+
+fn traffic_of_row(row: &[u64; TRAFFIC_WORDS]) -> Traffic {
+    let counter = |at: usize| Counter { packets: row[at * 2], bytes: row[at * 2 + 1] };
+    Traffic { sent: std::array::from_fn(counter), received: std::array::from_fn(|scope| counter(scope + 5)) }
 }
 
 /// Neither part can contain a slash.
@@ -248,6 +278,12 @@ fn read(database: &Database, boot_id: &str) -> Result<Option<Contents>, redb::Er
         match serde_json::from_slice(row.value()) {
             Ok(network) => contents.cloud.network = network,
             Err(why) => contents.unreadable.push(("cloud network".to_owned(), why.to_string())),
+        }
+    }
+    if let Some(ended) = if_there(transaction.open_table(ENDED_TRAFFIC))? {
+        for entry in ended.iter()? {
+            let (namespace, row) = entry?;
+            contents.ended.insert(namespace.value().to_owned(), traffic_of_row(&row.value()));
         }
     }
     Ok(Some(contents))
@@ -338,6 +374,21 @@ mod tests {
         store.commit(&Change::Cloud(&record)).unwrap();
         drop(store);
         assert_eq!(reopen(home.path()).cloud.network, record);
+    }
+
+    #[test]
+    fn what_ended_pods_have_used_is_known_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(home.path(), "boot-1").unwrap();
+        let mut traffic = Traffic::default();
+        for (number, counter) in traffic.sent.iter_mut().chain(&mut traffic.received).enumerate() {
+            *counter = Counter { packets: number as u64, bytes: 100 * number as u64 };
+        }
+        let sums = Ended::from([("jobs".to_owned(), traffic), (String::new(), Traffic::default())]);
+        store.commit(&Change::Ended(&Ended::from([("jobs".to_owned(), Traffic::default())]))).unwrap();
+        store.commit(&Change::Ended(&sums)).unwrap();
+        drop(store);
+        assert_eq!(reopen(home.path()).ended, sums);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use datapath::fast_path::{FastPath, Traffic, TrafficOf};
-use datapath::{Ifindex, stack};
+use datapath::{Ifindex, RulesError, stack};
 use node_api::BootMillis;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -24,16 +24,17 @@ use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
+use crate::accounts::{Holder, Statement};
 use crate::attachments::Attachments;
 use crate::conditions::NodeConditions;
 use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::driver::{Count, Driver, SupplyReport};
 use crate::kernel::Linux;
 use crate::metrics::{AddRefusal, Metrics, Operation};
-use crate::record::Record;
 
 type Labels = Vec<(&'static str, String)>;
 type CountOf = fn(&Count) -> u64;
+type TotalSeconds = Counter<f64, std::sync::atomic::AtomicU64>;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// What there is to tell of.
@@ -151,41 +152,49 @@ fn registry(watched: &Watched) -> Registry {
         register_supply(&mut registry, &driver.report());
     }
 
-    let records = watched.attachments.records();
-    match watched.attachments.kernel().fast_path() {
+    let kernel = watched.attachments.kernel();
+    match kernel.fast_path() {
         Some(fast_path) => {
-            traffic(&mut registry, &records, |of| fast_path.traffic(of).unwrap_or_default());
+            let of = |of| fast_path.traffic(of).unwrap_or_default();
+            let counted = |links: &[Ifindex]| Ok::<_, Infallible>(links.iter().map(|link| (*link, of(TrafficOf::Pod(*link)))).collect());
+            let Ok(statement) = kernel.accounts().state(counted);
+            traffic(&mut registry, &statement, &of(TrafficOf::Host));
             not_carried(&mut registry, fast_path.reasons().unwrap_or_default());
         }
-        None => match stack::accounts() {
-            Ok(accounts) => {
-                traffic(&mut registry, &records, |of| match of {
-                    TrafficOf::Pod(link) => accounts.pods.get(&link).copied().unwrap_or_default(),
-                    TrafficOf::Host => accounts.host,
-                });
-                not_carried(&mut registry, vec![("spoofed_address", accounts.spoofed)]);
+        None => {
+            let mut beside_pods = (Traffic::default(), 0);
+            let counted = |_: &[Ifindex]| {
+                let accounts = stack::accounts()?;
+                beside_pods = (accounts.host, accounts.spoofed);
+                Ok::<_, RulesError>(accounts.pods)
+            };
+            match kernel.accounts().state(counted) {
+                Ok(statement) => {
+                    traffic(&mut registry, &statement, &beside_pods.0);
+                    not_carried(&mut registry, vec![("spoofed_address", beside_pods.1)]);
+                }
+                Err(error) => tracing::warn!(%error, "no traffic in metrics"),
             }
-            Err(error) => tracing::warn!(%error, "no traffic in metrics"),
-        },
+        }
     }
 
     let seconds = Series::<Labels, Seconds>::default();
-    let sums = Series::<Labels, Seconds>::default();
-    let counts = Series::<Labels, Gauge>::default();
-    let failures = Series::<Labels, Gauge>::default();
+    let sums = Series::<Labels, TotalSeconds>::default();
+    let counts = Series::<Labels, Counter>::default();
+    let failures = Series::<Labels, Counter>::default();
     for (operation, name) in Operation::ALL {
         let figures = watched.metrics.quantiles(operation);
         let labels = vec![("operation", name.to_owned())];
-        counts.get_or_create(&labels).set(figures.n as i64);
-        failures.get_or_create(&labels).set(figures.failed as i64);
-        sums.get_or_create(&labels).set(watched.metrics.total_seconds(operation));
+        counts.get_or_create(&labels).inc_by(figures.n);
+        failures.get_or_create(&labels).inc_by(figures.failed);
+        sums.get_or_create(&labels).inc_by(watched.metrics.total_seconds(operation));
         for (quantile, micros) in [("0.5", figures.p50), ("0.99", figures.p99)] {
             let labels = vec![("operation", name.to_owned()), ("quantile", quantile.to_owned())];
             seconds.get_or_create(&labels).set(micros as f64 / 1e6);
         }
     }
     registry.register("operation_seconds", "Time of an operation since start, by quantile", seconds);
-    registry.register("operation_seconds_sum", "Time spent in an operation since start", sums);
+    registry.register("operations_seconds", "Time spent in an operation since start", sums);
     registry.register("operations", "Operations since start", counts);
     registry.register("operations_failed", "Failed operations since start", failures);
     registry
@@ -210,9 +219,9 @@ fn register_supply(registry: &mut Registry, report: &SupplyReport) {
         ("supply_calls_unknown", "Calls without an answer", |count| count.unknown),
     ];
     for (name, help, value) in counts {
-        let calls = Series::<Labels, Gauge>::default();
+        let calls = Series::<Labels, Counter>::default();
         for (call, count) in &report.calls.0 {
-            calls.get_or_create(&vec![("call", call.name().to_owned())]).set(value(count).cast_signed());
+            calls.get_or_create(&vec![("call", call.name().to_owned())]).inc_by(value(count));
         }
         registry.register(name, help, calls);
     }
@@ -222,38 +231,41 @@ fn register_supply(registry: &mut Registry, report: &SupplyReport) {
     gauge(registry, "pods_waiting", "Pods that wait for an address", report.waiting.cast_signed());
 }
 
-/// Traffic by pod and by host, direction and scope, as programs or stack have counted it.
-fn traffic(registry: &mut Registry, records: &[Record], counted: impl Fn(TrafficOf) -> Traffic) {
-    let (packets, bytes) = (Series::<Labels, Gauge>::default(), Series::<Labels, Gauge>::default());
-    let add = |owner: Labels, of: TrafficOf| {
-        let traffic = counted(of);
-        for (direction, counters) in [("sent", traffic.sent), ("received", traffic.received)] {
-            for (scope, counter) in SCOPES.iter().zip(counters).filter(|(_, counter)| counter.packets > 0) {
-                let mut labels = owner.clone();
-                labels.extend([("direction", direction.to_owned()), ("scope", (*scope).to_owned())]);
-                // A pod with several interfaces has one account.
-                packets.get_or_create(&labels).inc_by(counter.packets.cast_signed());
-                bytes.get_or_create(&labels).inc_by(counter.bytes.cast_signed());
-            }
-        }
+/// Traffic by pod, by namespace and by host, direction and scope, as programs or stack have counted it.
+fn traffic(registry: &mut Registry, statement: &Statement, host: &Traffic) {
+    let (packets, bytes) = (Series::<Labels, Counter>::default(), Series::<Labels, Counter>::default());
+    let of_pod = |Holder { namespace, pod, container_id }: &Holder| {
+        vec![("namespace", namespace.clone()), ("pod", pod.clone()), ("container_id", container_id.clone())]
     };
-    for record in records {
-        let owner = vec![
-            ("namespace", record.pod.namespace.clone()),
-            ("pod", record.pod.name.clone()),
-            ("container_id", record.key.container_id.to_string()),
-        ];
-        add(owner, TrafficOf::Pod(Ifindex(record.host_ifindex)));
-    }
-    add(vec![("namespace", String::new()), ("pod", String::new()), ("container_id", String::new())], TrafficOf::Host);
+    // A pod with several interfaces has one account: its figures add up.
+    statement.pods.iter().for_each(|(holder, traffic)| add(&packets, &bytes, &of_pod(holder), traffic));
+    add(&packets, &bytes, &of_pod(&Holder::default()), host);
     registry.register("packets", "Packets by owner (the host's has no pod), direction and scope of the other end", packets);
     registry.register("bytes", "Bytes of frames, likewise", bytes);
+
+    let (packets, bytes) = (Series::<Labels, Counter>::default(), Series::<Labels, Counter>::default());
+    for (namespace, traffic) in &statement.namespaces {
+        add(&packets, &bytes, &vec![("namespace", namespace.clone())], traffic);
+    }
+    registry.register("namespace_packets", "Packets by namespace, its pods that have ended included", packets);
+    registry.register("namespace_bytes", "Bytes of frames, likewise", bytes);
+}
+
+fn add(packets: &Series<Labels, Counter>, bytes: &Series<Labels, Counter>, owner: &Labels, traffic: &Traffic) {
+    for (direction, counters) in [("sent", traffic.sent), ("received", traffic.received)] {
+        for (scope, counter) in SCOPES.iter().zip(counters).filter(|(_, counter)| counter.packets > 0) {
+            let mut labels = owner.clone();
+            labels.extend([("direction", direction.to_owned()), ("scope", (*scope).to_owned())]);
+            packets.get_or_create(&labels).inc_by(counter.packets);
+            bytes.get_or_create(&labels).inc_by(counter.bytes);
+        }
+    }
 }
 
 fn not_carried(registry: &mut Registry, by_reason: Vec<(&'static str, u64)>) {
-    let reasons = Series::<Labels, Gauge>::default();
+    let reasons = Series::<Labels, Counter>::default();
     for (reason, count) in by_reason {
-        reasons.get_or_create(&vec![("reason", reason.to_owned())]).set(count.cast_signed());
+        reasons.get_or_create(&vec![("reason", reason.to_owned())]).inc_by(count);
     }
     registry.register("not_carried_packets", "Packets that were dropped, or that the programs left to the stack, by reason", reasons);
 }

@@ -20,7 +20,7 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Whose traffic, which way, and where the other end is: the labels of `barewire_packets`. The host's own has an empty pod.
+/// Whose traffic, which way, and where the other end is: the labels of `barewire_packets_total`. The host's own has an empty pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Traffic {
     /// `pod`
@@ -63,8 +63,8 @@ pub fn traffic(node: &Network) -> Result<BTreeMap<Traffic, Count>> {
         let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
         let count = || Traffic { pod: label("pod"), direction: label("direction"), scope: label("scope") };
         match name.as_str() {
-            "barewire_packets" => traffic.entry(count()).or_default().packets = value,
-            "barewire_bytes" => traffic.entry(count()).or_default().bytes = value,
+            "barewire_packets_total" => traffic.entry(count()).or_default().packets = value,
+            "barewire_bytes_total" => traffic.entry(count()).or_default().bytes = value,
             _ => {}
         }
     }
@@ -77,7 +77,7 @@ pub fn traffic(node: &Network) -> Result<BTreeMap<Traffic, Count>> {
 /// When the daemon does not say.
 pub fn not_carried(node: &Network) -> Result<BTreeMap<String, u64>> {
     let samples = samples(&get(node, "/metrics")?)?.into_iter();
-    let reasons = samples.filter(|(name, _, _)| name == "barewire_not_carried_packets");
+    let reasons = samples.filter(|(name, _, _)| name == "barewire_not_carried_packets_total");
     Ok(reasons.filter_map(|(_, mut labels, value)| Some((labels.remove("reason")?, value))).collect())
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn samples_are_read_with_their_labels() {
-        let page = "# HELP x y\nbarewire_packets{namespace=\"lab\",pod=\"a1\",scope=\"vpc\"} 7\nbarewire_seconds{q=\"0.5\"} 0.25\nplain 3\n# EOF\n";
+        let page = "# HELP x y\nbarewire_packets_total{namespace=\"lab\",pod=\"a1\",scope=\"vpc\"} 7\nbarewire_seconds{q=\"0.5\"} 0.25\nplain 3\n# EOF\n";
         let found = samples(page).unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].1["pod"].as_str(), found[0].1["scope"].as_str(), found[0].2), ("a1", "vpc", 7));

@@ -207,7 +207,7 @@ fn kernel_programs_that_cannot_be_loaded_are_told() -> Result<()> {
 fn who_reads_status_changes_nothing_and_who_stays_silent_is_cut_off() -> Result<()> {
     on_host(Settings::default(), |host| {
         let daemon = host.start()?;
-        let commits = |daemon: &Daemon<'_>| daemon.metric("barewire_operations{operation=\"commit\"}");
+        let commits = |daemon: &Daemon<'_>| daemon.metric("barewire_operations_total{operation=\"commit\"}");
         let before = (commits(&daemon)?, std::fs::metadata(host.run_dir().join("store.redb"))?.modified()?);
         let begun = Instant::now();
         for _ in 0..50 {

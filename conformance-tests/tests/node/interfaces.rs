@@ -202,7 +202,10 @@ fn accounts_of_all_interfaces_are_one() -> Result<()> {
         let sent = || -> Result<u64> {
             let page = daemon.get("/metrics")?;
             let ours = |line: &&str| {
-                line.starts_with("barewire_packets{") && line.contains(&pod.id) && line.contains("\"sent\"") && line.contains("\"node\"")
+                line.starts_with("barewire_packets_total{")
+                    && line.contains(&pod.id)
+                    && line.contains("\"sent\"")
+                    && line.contains("\"node\"")
             };
             let lines: Vec<_> = page.lines().filter(ours).collect();
             ensure!(lines.len() == 1, "{lines:?}");

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "says why it is skipped")]
 
+mod accounts;
 mod attachments;
 mod away;
 mod binary;

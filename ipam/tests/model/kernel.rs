@@ -10,6 +10,7 @@ use datapath::netlink::NetlinkError;
 use datapath::{FoundLink, HostEnd, Ifindex, NetnsError, NetnsId, PodLink, PodState, WayOut, WiringError};
 use ipam::kernel::Kernel;
 use ipam::link_numbers::LinkNumbers;
+use ipam::record::Record;
 
 /// Where the daemon dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,8 @@ impl Kernel for ModelKernel {
         self.maybe_crash(CrashPoint::BeforeCommit);
         Ok(())
     }
+
+    fn open_account(&self, _: &Record) {}
 
     fn repair(&self, link: &PodLink) -> Result<(), WiringError> {
         if let Some((made, _, _)) = self.machine().links.get_mut(&link.host_ifindex.0) {
