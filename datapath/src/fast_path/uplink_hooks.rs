@@ -8,6 +8,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -22,6 +23,10 @@ use crate::{Ifindex, Uplink};
 
 const HOOKS: [(&str, TcAttachType, &str); 2] =
     [("from_uplink", TcAttachType::Ingress, "ingress"), ("to_uplink", TcAttachType::Egress, "egress")];
+
+/// How long a link that nobody has any more may take to go.
+const LINGERS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How a program of ours stands at its hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,9 +169,16 @@ fn attach_tcx(program: &mut SchedClassifier, hook: TcAttachType, pin: &Path, upl
         Err(error) if is_missing(&error) => {}
         Err(_) => std::fs::remove_file(pin).map_err(Refusal::Pin)?,
     }
-    // At the head: what comes behind another sees only what that one lets pass.
-    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&uplink.ifname, hook, order).map_err(refusal)?;
+    let begun = Instant::now();
+    let id = loop {
+        // At the head: what comes behind another sees only what that one lets pass.
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        match program.attach_with_options(&uplink.ifname, hook, order).map_err(refusal) {
+            // A link whose pin was removed goes a moment later (`bpf_link_put`, kernel/bpf/syscall.c), and a program stands at a hook once.
+            Err(Refusal::Kernel(Errno::EEXIST)) if begun.elapsed() < LINGERS => std::thread::sleep(LOOK_AGAIN),
+            outcome => break outcome?,
+        }
+    };
     let link: FdLink = program.take_link(id).map_err(Refusal::Aya)?.try_into().map_err(|_| Refusal::Pin(ErrorKind::InvalidData.into()))?;
     link.pin(pin).map(drop).map_err(|error| Refusal::Pin(std::io::Error::other(error)))
 }
