@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -85,7 +85,7 @@ fn routed_addresses(host: &mut Socket) -> Result<HashMap<u32, Vec<IpAddr>>, Netl
     Ok(routed)
 }
 
-fn routes<T>(socket: &mut Socket, mut pick: impl FnMut(RouteMessage) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
+pub(crate) fn routes<T>(socket: &mut Socket, mut pick: impl FnMut(RouteMessage) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
@@ -98,7 +98,7 @@ fn routes<T>(socket: &mut Socket, mut pick: impl FnMut(RouteMessage) -> Option<T
     Ok(found)
 }
 
-fn destination(route: &RouteMessage) -> Option<IpAddr> {
+pub(crate) fn destination(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(address) => ip(address),
         _ => None,
@@ -109,18 +109,12 @@ pub(crate) fn oif(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
         _ => None,
     }
-}
-
-/// Every address of the socket's namespace with its interface.
-pub(crate) fn host_addresses(host: &mut Socket) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
-    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    host.dump("read the host's addresses", &request, address)
 }
 
 /// An address with its interface. `IFA_LOCAL` is the interface's own where it differs from its peer's (rtnetlink(7)).

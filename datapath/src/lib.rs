@@ -2,7 +2,9 @@
 //!
 //! Everything here speaks to the kernel; what is to be done is decided above. Costs that shaped it are in docs/adr/0003.
 
+pub mod elsewhere;
 pub mod fast_path;
+pub mod forwarding;
 mod gateway;
 mod inspection;
 mod inventory;
@@ -10,23 +12,29 @@ pub mod netlink;
 mod netns;
 mod nft;
 mod node_network;
+mod own_addresses;
 mod pod_link;
 mod policy_routes;
+mod prefixes;
+mod raw_netlink;
 mod removal;
 mod rules;
 pub mod stack;
 mod sysctl;
+mod unreachable;
 mod uplink;
 
 pub use inspection::{HostEnd, PodState, WayOut, inspect_host_end, inspect_pod, pod_mac};
 pub use inventory::{FoundLink, pod_links};
 pub use netns::{HostNetns, Netns, NetnsError, NetnsId};
 pub use nft::RulesError;
-pub use node_network::{ApplyError, NodeNetwork, PodRange};
+pub use node_network::{ApplyError, Families, NodeNetwork, PodRange};
 pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, answer_solicitations, attach, refresh_host_end};
 pub use removal::{LinkRemover, remove_links};
 pub use sysctl::SysctlError;
-pub use uplink::{SetUpError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks, set_up_uplink};
+pub use uplink::{
+    FoundUplinks, SERVICE_INTERFACES, SetUpError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks, set_up_uplink,
+};
 
 /// The kernel's number of an interface within its network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

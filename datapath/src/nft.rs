@@ -54,6 +54,26 @@ pub(crate) fn list_table(what: &'static str, table: &str) -> Result<String, Rule
     Ok(String::from_utf8_lossy(&accepted(what, output.map_err(not_run)?)?.stdout).into_owned())
 }
 
+/// What another program prints; `None` where there is no such program, and its own words where it fails.
+pub(crate) fn output_of(mut command: Command) -> Result<Option<String>, String> {
+    match bounded(&mut command, String::new(), LIMIT) {
+        Ok(output) if output.status.success() => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Gives another program its input; `None` where there is no such program, and its own words where it fails.
+pub(crate) fn fed(mut command: Command, input: &str) -> Result<Option<()>, String> {
+    match bounded(&mut command, input.to_owned(), LIMIT) {
+        Ok(output) if output.status.success() => Ok(Some(())),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// That there is no such program is one thing; no descriptor, memory or time for it is another.
 fn not_run(error: std::io::Error) -> RulesError {
     if error.kind() == std::io::ErrorKind::NotFound { RulesError::Missing } else { RulesError::Run(error) }

@@ -8,7 +8,7 @@ use crate::fast_path::{Destination, FastPath, FastPathError, Scope};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::RulesError;
 use crate::sysctl::{self, SysctlError};
-use crate::{Uplink, gateway, policy_routes, rules, stack};
+use crate::{Uplink, forwarding, gateway, policy_routes, prefixes, rules, stack, unreachable};
 
 /// A node's networks, as its configuration, its cloud and its interfaces tell them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +27,26 @@ pub struct NodeNetwork {
     pub internal: Vec<IpNetwork>,
     /// Whether other destinations see the node's address.
     pub masquerade: bool,
+    /// Destinations that the host would not send by the uplink's gateway, unchanged: the stack has them.
+    pub elsewhere: Vec<IpNetwork>,
+    /// Of which families the programs may carry packets at all.
+    pub carried: Families,
+}
+
+/// A choice by family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4
+    pub v4: bool,
+    /// IPv6
+    pub v6: bool,
+}
+
+impl Default for Families {
+    /// Both.
+    fn default() -> Self {
+        Self { v4: true, v6: true }
+    }
 }
 
 /// Pod addresses that belong to one uplink.
@@ -41,6 +61,11 @@ pub struct PodRange {
 }
 
 impl PodRange {
+    /// As prefixes.
+    pub(crate) fn prefixes(&self) -> Vec<IpNetwork> {
+        prefixes::of_interval(self.first.is_ipv4(), prefixes::number(self.first), prefixes::number(self.last))
+    }
+
     /// In the form that nftables takes.
     pub(crate) fn interval(&self) -> String {
         format!("{}-{}", self.first, self.last)
@@ -62,9 +87,15 @@ pub enum ApplyError {
     /// A route or rule was refused.
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
-    /// The programs were refused.
+    /// The programs were not told of the network.
     #[error("packets to and from the network take the host's stack: {0}")]
-    FastPath(#[from] FastPathError),
+    FastPath(FastPathError),
+    /// An uplink does not carry the programs.
+    #[error("{0}")]
+    Hooks(FastPathError),
+    /// A rule of ours stays in another's chain.
+    #[error("{0}")]
+    Accepts(String),
 }
 
 impl NodeNetwork {
@@ -77,14 +108,24 @@ impl NodeNetwork {
         refused.extend(rules::install(self).err().map(ApplyError::Rules));
         refused.extend(policy_routes::apply(host, &self.uplinks).err().map(ApplyError::Netlink));
         refused.extend(gateway::apply(host, self).err().map(ApplyError::Netlink));
+        refused.extend(unreachable::apply(host, &self.pods).err().map(ApplyError::Netlink));
         match fast_path {
             Some(fast_path) => {
-                let known = fast_path.set_network(self).and_then(|()| fast_path.attach_uplinks(host, &self.uplinks));
-                refused.extend(known.err().map(ApplyError::FastPath));
+                refused.extend(fast_path.set_network(self).err().map(ApplyError::FastPath));
+                refused.extend(fast_path.attach_uplinks(host, &self.uplinks).err().map(ApplyError::Hooks));
                 stack::uninstall();
             }
             None => refused.extend(stack::install(self).err().map(ApplyError::Rules)),
         }
+        refused
+    }
+
+    /// Looks whether the programs still have what [`NodeNetwork::apply`] has given them, and gives it again. Cheap where nothing is missing.
+    #[must_use]
+    pub fn keep(&self, host: &mut Socket, fast_path: &FastPath) -> Vec<ApplyError> {
+        let told = if fast_path.knows_a_network() { Ok(()) } else { fast_path.set_network(self) };
+        let mut refused: Vec<_> = told.err().map(ApplyError::FastPath).into_iter().collect();
+        refused.extend(fast_path.attach_uplinks(host, &self.uplinks).err().map(ApplyError::Hooks));
         refused
     }
 
@@ -96,6 +137,8 @@ impl NodeNetwork {
         stack::uninstall();
         policy_routes::apply(host, &[])?;
         gateway::remove(host)?;
+        unreachable::apply(host, &[])?;
+        forwarding::remove_accepts().map_err(ApplyError::Accepts)?;
         Ok(rules::uninstall()?)
     }
 
@@ -114,8 +157,12 @@ impl NodeNetwork {
         let node: Vec<_> = self.node_addresses.iter().map(|address| IpNetwork::from(*address)).collect();
         let mut all = of(&node, Scope::Node, false);
         all.extend(of(&self.service, Scope::Service, false));
-        all.extend(of(&self.native, Scope::Vpc, true));
+        // What a service or another way covers is not native, however long its prefix is.
+        let is_covered = |cidr: &&IpNetwork| self.service.iter().chain(&self.elsewhere).any(|outer| prefixes::contains(outer, cidr));
+        let native: Vec<_> = self.native.iter().filter(|cidr| !is_covered(cidr)).copied().collect();
+        all.extend(of(&native, Scope::Vpc, true));
         all.extend(of(&self.internal, Scope::Vpc, false));
+        all.extend(of(&self.elsewhere, Scope::Vpc, false));
         all.sort_by_key(|destination| std::cmp::Reverse(destination.cidr.prefix()));
         all
     }
@@ -151,5 +198,24 @@ mod tests {
         };
         let scopes: Vec<_> = network.destinations().iter().map(|destination| destination.scope).collect();
         assert_eq!(scopes, [Scope::Node, Scope::Service, Scope::Vpc]);
+    }
+
+    #[test]
+    fn services_and_other_ways_win_over_what_is_native() {
+        let cidrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNetwork>>();
+        let network = NodeNetwork {
+            native: cidrs(&["10.0.0.0/8", "10.96.0.0/16", "10.50.1.0/24", "10.60.0.0/16"]),
+            service: cidrs(&["10.96.0.0/12"]),
+            elsewhere: cidrs(&["10.50.0.0/16", "10.60.0.0/16"]),
+            ..NodeNetwork::default()
+        };
+        let is_native = |address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            network.destinations().iter().find(|destination| destination.cidr.contains(address)).unwrap().native
+        };
+        assert!(is_native("10.1.0.1"));
+        for address in ["10.96.0.10", "10.50.1.1", "10.50.2.1", "10.60.0.1"] {
+            assert!(!is_native(address), "{address}");
+        }
     }
 }

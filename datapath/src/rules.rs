@@ -1,10 +1,13 @@
-//! One nftables table of our own, installed whole, never touched per pod: masquerade for what leaves the cloud network, and
-//! marks for what must leave by a further uplink.
+//! One nftables table of our own, installed whole, never touched per pod: the node's address for what leaves the cloud network, marks
+//! for what must leave by a further uplink, and the drop of what comes from the network as if a pod of this node had sent it.
+
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::NodeNetwork;
 use crate::nft::{self, RulesError, anonymous_set};
+use crate::own_addresses::is_link_local;
+use crate::{NodeNetwork, Uplink, prefixes};
 
 const TABLE: &str = "inet barewire";
 const WHAT: &str = "the rules for pods";
@@ -34,6 +37,13 @@ pub(crate) fn uninstall() -> Result<(), RulesError> {
 
 fn chains(network: &NodeNetwork) -> String {
     let mut text = String::new();
+    if let Some(uplinks) = names(&network.uplinks) {
+        let rules = per_family(network, from_network);
+        // Behind conntrack (-200).
+        text += &format!(
+            "  chain from_network {{\n    type filter hook prerouting priority -190; policy accept;\n    iifname != {uplinks} return\n{rules}  }}\n"
+        );
+    }
     if network.masquerade {
         let rules = per_family(network, masquerade);
         // Behind the usual srcnat hooks (100): a service's own masquerade wins.
@@ -54,10 +64,42 @@ fn per_family(network: &NodeNetwork, rules: fn(&NodeNetwork, Family) -> String) 
     with_pods.map(|family| rules(network, family)).collect()
 }
 
+/// By the uplink that a packet leaves by, to that uplink's own address where it is known, and with ports by chance: ports that are kept
+/// clash when two connections are made at once, and one of the two packets is lost (`insert_failed` in `conntrack -S`).
 fn masquerade(network: &NodeNetwork, family: Family) -> String {
     let (ip, pods) = (family.keyword(), pods(network, family));
-    let foreign = not_native(network, family);
-    format!("    {ip} saddr {pods}{foreign} fib daddr type != local oifname != \"bw*\" counter masquerade\n")
+    let leaves = format!("    {ip} saddr {pods}{} fib daddr type != local", not_native(network, family));
+    let mut text = String::new();
+    for uplink in &network.uplinks {
+        if let Some(own) = own_address(uplink, family) {
+            text += &format!("{leaves} oifname \"{}\" counter snat {ip} to {own} fully-random\n", uplink.ifname);
+        }
+    }
+    text + &format!("{leaves} oifname != \"bw*\" counter masquerade fully-random\n")
+}
+
+/// The address that what leaves by an uplink gets. Of IPv6 addresses of several scopes the kernel chooses one that suits the destination
+/// (RFC 6724), and better than a rule could.
+fn own_address(uplink: &Uplink, family: Family) -> Option<IpAddr> {
+    let mut own = uplink.addresses.iter().copied().filter(|own| own.is_ipv4() == family.is_v4() && !is_link_local(*own));
+    let first = own.next()?;
+    own.all(|other| is_unique_local(other) == is_unique_local(first)).then_some(first)
+}
+
+const fn is_unique_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unique_local())
+}
+
+/// A source that is a pod of this node comes from the network only where this node has sent the packet there before, by the stack: an
+/// appliance or a load balancer turned it back. conntrack knows the connection then, and has confirmed it. What it has never seen is
+/// somebody else's claim; what has passed it by is no pod's either, as the programs carry nothing from such a source.
+fn from_network(network: &NodeNetwork, family: Family) -> String {
+    let (ip, pods) = (family.keyword(), pods(network, family));
+    format!("    {ip} saddr {pods} ct status confirmed return\n    {ip} saddr {pods} counter drop\n")
+}
+
+fn names(uplinks: &[Uplink]) -> Option<String> {
+    (!uplinks.is_empty()).then(|| anonymous_set(uplinks.iter().map(|uplink| format!("\"{}\"", uplink.ifname))))
 }
 
 /// What a pod sends by the stack leaves by the uplink that owns its address, with three exceptions: pods of this node are
@@ -96,17 +138,10 @@ fn pods(network: &NodeNetwork, family: Family) -> String {
 
 /// Matches destinations that do not see a pod's address; empty where all of them do not.
 fn not_native(network: &NodeNetwork, family: Family) -> String {
-    let native: Vec<_> = network.native.iter().filter(|cidr| cidr.is_ipv4() == family.is_v4()).collect();
-    if native.is_empty() { String::new() } else { format!(" {} daddr != {}", family.keyword(), anonymous_set(merged(&native))) }
-}
-
-/// An anonymous set takes no overlapping intervals: what lies within another goes.
-fn merged<'a>(cidrs: &[&'a IpNetwork]) -> Vec<&'a IpNetwork> {
-    let within = |inner: &IpNetwork, outer: &IpNetwork| outer.prefix() < inner.prefix() && outer.contains(inner.network());
-    let mut kept: Vec<_> = cidrs.iter().copied().filter(|inner| !cidrs.iter().any(|outer| within(inner, outer))).collect();
-    kept.sort_unstable();
-    kept.dedup();
-    kept
+    let native: Vec<IpNetwork> = network.native.iter().filter(|cidr| cidr.is_ipv4() == family.is_v4()).copied().collect();
+    // An anonymous set takes no overlapping intervals.
+    let native = prefixes::without_nested(native);
+    if native.is_empty() { String::new() } else { format!(" {} daddr != {}", family.keyword(), anonymous_set(native)) }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +207,9 @@ mod tests {
 
     #[test]
     fn nothing_to_say_is_no_table() {
-        assert_eq!(chains(&NodeNetwork { masquerade: false, ..network() }), "");
+        let nobody = NodeNetwork { masquerade: false, uplinks: Vec::new(), ..network() };
+        assert_eq!(chains(&nobody), "");
+        assert!(!chains(&NodeNetwork { masquerade: false, ..network() }).contains("masquerade"));
     }
 
     #[test]
@@ -193,9 +230,24 @@ mod tests {
     }
 
     #[test]
+    fn what_leaves_gets_the_uplinks_own_address_where_that_is_one() {
+        let mut both = network();
+        both.uplinks[0].addresses = ["10.0.0.11", "10.0.0.100", "fd00::11", "fe80::1"].map(|text| text.parse().unwrap()).to_vec();
+        both.pods.push(range("fd00:1::1", "fd00:1::ff", 0));
+        let text = chains(&both);
+        assert!(text.contains("oifname \"eth1\" counter snat ip to 10.0.0.11 fully-random"), "{text}");
+        assert!(text.contains("oifname \"eth1\" counter snat ip6 to fd00::11 fully-random"), "{text}");
+        assert_eq!(text.matches("counter masquerade fully-random").count(), 2, "by whatever else: {text}");
+        both.uplinks[0].addresses.push("2001:db8::11".parse().unwrap());
+        assert!(!chains(&both).contains("snat ip6"), "the kernel chooses by the destination");
+        both.uplinks[0].addresses.clear();
+        assert!(!chains(&both).contains("snat"));
+    }
+
+    #[test]
     fn a_network_within_another_is_not_named_twice() {
-        let cidrs: Vec<IpNetwork> = ["10.1.0.0/16", "10.0.0.0/8", "192.168.0.0/16", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into();
-        let names: Vec<_> = merged(&cidrs.iter().collect::<Vec<_>>()).iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["10.0.0.0/8", "192.168.0.0/16"]);
+        let mut nested = network();
+        nested.native = ["10.1.0.0/16", "10.0.0.0/8", "192.168.0.0/16", "10.0.0.0/8"].map(|text| text.parse().unwrap()).to_vec();
+        assert!(chains(&nested).contains("ip daddr != { 10.0.0.0/8, 192.168.0.0/16 }"), "{}", chains(&nested));
     }
 }

@@ -1,17 +1,17 @@
 //! The interfaces that lead to the cloud network.
 
-use netlink_packet_route::AddressFamily;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::Ifindex;
-use crate::inventory::{all_links, gateway, host_addresses};
+use crate::inventory::{all_links, gateway, ip};
 use crate::netlink::{NetlinkError, Request, Socket};
+use crate::own_addresses::{self, OwnAddress};
 use crate::pod_link::{GROUP, ROUTE_PROTOCOL};
 use crate::sysctl::{self, SysctlError};
 
@@ -30,7 +30,7 @@ pub struct Uplink {
     pub running: bool,
     /// Its gateways, at most one of each family.
     pub gateways: Vec<IpAddr>,
-    /// Its own addresses.
+    /// Its own addresses, of each family the primary one first.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -69,14 +69,33 @@ pub enum UplinkError {
     /// No interface was configured, and no default route tells.
     #[error("the node has no default route to tell it by")]
     NoDefaultRoute,
+    /// What was configured, or what the default route leads to, has no Ethernet frames.
+    #[error("{0}; name the interface to the cloud network in uplink.interface")]
+    NotEthernet(String),
 }
 
-/// Finds uplinks in the order of `choices`, and every address of the node, those of pods' links excepted. Further ones that are not there
-/// are left out, and so is any that is known by its MAC address.
+/// What the interfaces tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FoundUplinks {
+    /// In the order of the choices.
+    pub uplinks: Vec<Uplink>,
+    /// The node's own addresses: the uplinks' first, then those of other interfaces, pods' links and [`SERVICE_INTERFACES`] excepted.
+    pub node_addresses: Vec<IpAddr>,
+    /// What [`SERVICE_INTERFACES`] hold: addresses of services.
+    pub service_addresses: Vec<IpAddr>,
+    /// Further uplinks that are no Ethernet devices, in words.
+    pub not_ethernet: Vec<String>,
+}
+
+/// Interfaces that hold addresses of services: kube-proxy's in IPVS mode, and the DNS cache's on each node.
+pub const SERVICE_INTERFACES: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
+
+/// Finds uplinks in the order of `choices`, and every address of the node. Further ones that are not there or no Ethernet devices are
+/// left out, and so is any that is known by its MAC address and not there.
 ///
 /// # Errors
 /// See [`UplinkError`].
-pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<Uplink>, Vec<IpAddr>), UplinkError> {
+pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<FoundUplinks, UplinkError> {
     let links = host.dump("read the host's links", &all_links(), not_a_pods)?;
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -87,28 +106,54 @@ pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<(Vec<
         of_family.sort_by_key(|route| (!route.in_main_table, route.metric));
         routes.extend(of_family);
     }
-    let mut addresses = host_addresses(host)?;
-    addresses.retain(|(ifindex, _)| links.iter().any(|link| link.uplink.ifindex.0 == *ifindex));
-    let mut uplinks = Vec::new();
+    let mut addresses = own_addresses::read(host)?;
+    addresses.retain(|own| links.iter().any(|link| link.uplink.ifindex == own.ifindex));
+    let mut found = FoundUplinks::default();
     for choice in choices {
-        let Some(mut uplink) = choose(choice, &links, &routes)? else { continue };
-        uplink.index = choice.index;
-        let told = routes.iter().filter(|route| route.oif == uplink.ifindex.0).filter_map(|route| route.gateway);
-        for gateway in choice.gateways.iter().copied().chain(told) {
+        let Some(link) = choose(choice, &links, &routes)? else { continue };
+        if link.layer != LinkLayerType::Ether {
+            let refused = not_ethernet(link, &choice.interface);
+            if choice.index == 0 {
+                return Err(UplinkError::NotEthernet(refused));
+            }
+            found.not_ethernet.push(refused);
+            continue;
+        }
+        let mut uplink = Uplink { index: choice.index, ..link.uplink.clone() };
+        let leading_here: Vec<_> = routes.iter().filter(|route| route.oif == uplink.ifindex.0).collect();
+        for gateway in choice.gateways.iter().copied().chain(leading_here.iter().filter_map(|route| route.gateway)) {
             if !uplink.gateways.iter().any(|known| known.is_ipv4() == gateway.is_ipv4()) {
                 uplink.gateways.push(gateway);
             }
         }
-        uplink.addresses = addresses.iter().filter(|(ifindex, _)| *ifindex == uplink.ifindex.0).map(|(_, address)| *address).collect();
-        uplinks.push(uplink);
+        let own: Vec<_> = addresses.iter().filter(|own| own.ifindex == uplink.ifindex).copied().collect();
+        let sources: Vec<_> = leading_here.iter().filter_map(|route| route.source).collect();
+        uplink.addresses = own_addresses::primary_first(own, &sources, &uplink.gateways);
+        found.uplinks.push(uplink);
     }
-    let mut addresses: Vec<_> = addresses.into_iter().map(|(_, address)| address).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok((uplinks, addresses))
+    let holds_services = |own: &OwnAddress| {
+        links.iter().any(|link| link.uplink.ifindex == own.ifindex && SERVICE_INTERFACES.contains(&link.uplink.ifname.as_str()))
+    };
+    let (services, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(holds_services);
+    let sorted = |addresses: Vec<OwnAddress>| {
+        let mut addresses: Vec<_> = addresses.into_iter().map(|own| own.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    };
+    found.service_addresses = sorted(services);
+    found.node_addresses = found.uplinks.iter().flat_map(|uplink| uplink.addresses.iter().copied()).collect();
+    let others = sorted(others);
+    found.node_addresses.extend(others.into_iter().filter(|other| !found.uplinks.iter().any(|uplink| uplink.addresses.contains(other))));
+    Ok(found)
 }
 
-fn choose(choice: &UplinkChoice, links: &[HostLink], routes: &[DefaultRoute]) -> Result<Option<Uplink>, UplinkError> {
+fn not_ethernet(link: &HostLink, chosen: &UplinkName) -> String {
+    let why = if *chosen == UplinkName::DefaultRoute { "the default route leads to " } else { "" };
+    format!("{why}{:?}, which is no Ethernet device (its type is {:?}), so its packets have no frames", link.uplink.ifname, link.layer)
+}
+
+fn choose<'a>(choice: &UplinkChoice, links: &'a [HostLink], routes: &[DefaultRoute]) -> Result<Option<&'a HostLink>, UplinkError> {
     let found = match &choice.interface {
         UplinkName::DefaultRoute => {
             let mut main = routes.iter().filter(|route| route.in_main_table);
@@ -129,7 +174,7 @@ fn choose(choice: &UplinkChoice, links: &[HostLink], routes: &[DefaultRoute]) ->
             links.iter().filter(|link| link.mac == Some(*mac)).min_by_key(|link| (link.is_below, link.uplink.ifindex.0))
         }
     };
-    Ok(found.map(|link| link.uplink.clone()))
+    Ok(found)
 }
 
 /// Makes an interface ready to be an uplink: up, and with `address` as its own where it has none of that family.
@@ -184,6 +229,7 @@ pub enum SetUpError {
 struct HostLink {
     uplink: Uplink,
     mac: Option<[u8; 6]>,
+    layer: LinkLayerType,
     /// Another link is its master.
     is_below: bool,
 }
@@ -194,6 +240,8 @@ struct DefaultRoute {
     metric: u32,
     oif: u32,
     gateway: Option<IpAddr>,
+    /// The address that the host sends from.
+    source: Option<IpAddr>,
 }
 
 fn default_route(row: &RouteNetlinkMessage) -> Option<DefaultRoute> {
@@ -203,16 +251,17 @@ fn default_route(row: &RouteNetlinkMessage) -> Option<DefaultRoute> {
     if header.destination_prefix_length != 0 || header.kind != RouteType::Unicast || header.protocol == ROUTE_PROTOCOL {
         return None;
     }
-    let (mut metric, mut interface) = (0, None);
+    let (mut metric, mut interface, mut source) = (0, None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::PrefSource(address) => source = ip(address),
             _ => {}
         }
     }
     let in_main_table = header.table == RouteHeader::RT_TABLE_MAIN;
-    interface.map(|oif| DefaultRoute { in_main_table, metric, oif, gateway: gateway(route) })
+    interface.map(|oif| DefaultRoute { in_main_table, metric, oif, gateway: gateway(route), source })
 }
 
 fn not_a_pods(row: RouteNetlinkMessage) -> Option<HostLink> {
@@ -231,5 +280,5 @@ fn not_a_pods(row: RouteNetlinkMessage) -> Option<HostLink> {
     let running = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
     let ifindex = Ifindex(link.header.index);
     let uplink = Uplink { index: 0, ifindex, ifname, mtu, running, gateways: Vec::new(), addresses: Vec::new() };
-    Some(HostLink { uplink, mac, is_below })
+    Some(HostLink { uplink, mac, layer: link.header.link_layer_type, is_below })
 }

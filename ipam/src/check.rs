@@ -1,10 +1,12 @@
-//! What `barewired --check` finds out beside the configuration's own faults: the plugins of the chain, and what the list would offer.
+//! What `barewired --check` finds out beside the configuration's own faults: the plugins of the chain, what the list would offer, and
+//! whether services are native.
 //! All of it can change without the configuration, and the daemon goes by what is there then: none of it is a fault.
 
 use crate::config::Config;
 use crate::conflist::file;
 use crate::conflist::{Present, appended, chain};
 use crate::plugins::{Plugins, offer, path_of};
+use crate::slow_path;
 
 /// The findings, a line each.
 #[must_use]
@@ -39,5 +41,6 @@ pub fn findings(config: &Config) -> Vec<String> {
     for other in file::neighbours(path).unwrap_or_default() {
         lines.push(format!("beside it is {other}: a runtime takes the first by name and passes over the others"));
     }
+    lines.extend(slow_path::check(config));
     lines
 }

@@ -35,6 +35,20 @@ pub enum Kind {
     RoutesRefused,
     /// The kernel programs are wanted and not (all) in use: the host's stack carries what they would.
     FastPathUnavailable,
+    /// An uplink lacks the programs, or another's is ahead of them: nothing is carried by it.
+    UplinkHookLost,
+    /// Nothing of one family is carried: somebody's rules may treat it otherwise.
+    FamilyNotCarried,
+    /// The host's own rules drop packets of pods.
+    PodsNotForwarded,
+    /// The rules that let pods' packets pass could not be put where others' rules drop them.
+    ForwardAcceptRefused,
+    /// Routes or rules of the host cannot be read.
+    HostRulesUnread,
+    /// Native networks contain addresses of services that no network of services has.
+    ServicesNative,
+    /// A further uplink is no Ethernet device.
+    UplinkNotEthernet,
     /// A pod could have no address now.
     AddressesExhausted,
     /// Attachments cannot be made durable.
@@ -71,6 +85,13 @@ impl Kind {
             Self::RulesRefused => "RulesRefused",
             Self::RoutesRefused => "RoutesRefused",
             Self::FastPathUnavailable => "FastPathUnavailable",
+            Self::UplinkHookLost => "UplinkHookLost",
+            Self::FamilyNotCarried => "FamilyNotCarried",
+            Self::PodsNotForwarded => "PodsNotForwarded",
+            Self::ForwardAcceptRefused => "ForwardAcceptRefused",
+            Self::HostRulesUnread => "HostRulesUnread",
+            Self::ServicesNative => "ServicesNative",
+            Self::UplinkNotEthernet => "UplinkNotEthernet",
             Self::AddressesExhausted => "AddressesExhausted",
             Self::StoreNotWritable => "StoreNotWritable",
             Self::CloudTrouble => "CloudTrouble",

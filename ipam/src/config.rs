@@ -43,6 +43,10 @@ pub struct Config {
     pub service_cidrs: Vec<IpNetwork>,
     /// `network.internal_cidrs`: networks that are not native and not the internet either, for accounting.
     pub internal_cidrs: Vec<IpNetwork>,
+    /// `network.forward_accept`: rules of ours let pods' packets pass where the host's rules drop all that is forwarded.
+    pub forward_accept: bool,
+    /// `uplink.on_link = "gateway"`, and every cloud: destinations on an uplink's own link are reached by its gateway.
+    pub on_link_by_gateway: bool,
     /// `network.fast_path`: whether the kernel programs carry packets where they can (`auto`).
     pub fast_path: bool,
     /// `paths.kernel_programs`: the object file; found beside the daemon or in `/usr/lib/barewire` where it is not set.
@@ -177,7 +181,8 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     };
     let kernel_programs = reader.string("paths.kernel_programs").map(PathBuf::from);
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
-    let (uplinks, source) = source(reader);
+    let forward_accept = reader.boolean("network.forward_accept").unwrap_or(true);
+    let (uplinks, source, on_link_by_gateway) = source(reader);
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let cni = cni::read(reader);
     let telemetry = match reader.string("telemetry.listen").as_deref() {
@@ -203,6 +208,8 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         masquerade,
         service_cidrs,
         internal_cidrs,
+        forward_accept,
+        on_link_by_gateway,
         fast_path,
         kernel_programs,
         source: source?,
@@ -212,23 +219,36 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     })
 }
 
-fn source(reader: &mut Reader) -> (Vec<UplinkChoice>, Option<Source>) {
+/// Whether neighbours on the uplink's link are reached by the gateway.
+fn on_link_by_gateway(reader: &mut Reader) -> bool {
+    match reader.string("uplink.on_link").as_deref() {
+        None | Some("direct") => false,
+        Some("gateway") => true,
+        Some(other) => {
+            reader.fault("uplink.on_link", &format!("{other:?} is unknown; use \"direct\" or \"gateway\""));
+            false
+        }
+    }
+}
+
+/// The uplinks, where addresses come from, and whether neighbours on a link are reached by the gateway.
+fn source(reader: &mut Reader) -> (Vec<UplinkChoice>, Option<Source>, bool) {
     let kind = reader.string("source.kind");
     cloud::refuse_foreign_keys(reader, kind.as_deref());
     match kind.as_deref() {
         Some("fixed") => {
             let (uplinks, ranges) = fixed::read(reader);
-            (uplinks, ranges.map(Source::Fixed))
+            (uplinks, ranges.map(Source::Fixed), on_link_by_gateway(reader))
         }
-        Some("aws") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::aws(reader))))),
-        Some("azure") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::azure(reader))))),
-        Some("gcp") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::gcp(reader))))),
+        Some("aws") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::aws(reader)))), true),
+        Some("azure") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::azure(reader)))), true),
+        Some("gcp") => (Vec::new(), Some(Source::Cloud(Box::new(cloud::gcp(reader)))), true),
         other => {
             let fault = other.map_or_else(|| "is missing".to_owned(), |other| format!("{other:?} is unknown"));
             reader.fault("source.kind", &format!("{fault}; use \"aws\", \"azure\", \"gcp\" or \"fixed\""));
             // Its keys are right for some kind.
             reader.forget(&["source", "uplink"]);
-            (Vec::new(), None)
+            (Vec::new(), None, false)
         }
     }
 }

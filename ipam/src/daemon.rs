@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::node_network::{Keeper, describe};
 use crate::pool::Pool;
 use crate::server::Server;
+use crate::slow_path::SlowPath;
 use crate::sources::Source;
 use crate::store::{Found, Store, StoreError};
 use crate::telemetry::{self, Watched};
@@ -96,7 +97,8 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let driver = config.source.cloud().map(|source| drive(source, config, &attachments, &cloud));
 
     let of_cloud = driver.clone().map(|driver| (driver, cloud.network));
-    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), Arc::clone(&conditions), of_cloud);
+    let slow_path = Arc::new(SlowPath::default());
+    let mut keeper = Keeper::new(file, config.clone(), Arc::clone(&attachments), Arc::clone(&conditions), of_cloud, Arc::clone(&slow_path));
     keeper.look();
 
     let socket = config.run_dir.join("cni.sock");
@@ -109,7 +111,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let publishing = io("start publishing", housekeeping::keep_list(publisher, Arc::clone(&attachments)))?;
 
     let node = config.node_name.clone();
-    let watched = Watched { node, attachments: Arc::clone(&attachments), driver, metrics, conditions, list };
+    let watched = Watched { node, attachments: Arc::clone(&attachments), driver, metrics, conditions, list, slow_path };
     let served = serve_beside_pods(config, keeper, watched);
     tracing::info!("stopping; running pods keep their network");
     // Whoever comes from now on finds no socket, and waits for the next daemon.

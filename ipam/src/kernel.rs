@@ -156,6 +156,16 @@ impl Linux {
         }
     }
 
+    /// Looks whether what was applied of the programs still stands, and sets it again; what the kernel refused of it.
+    #[must_use]
+    pub fn keep(&self, network: &NodeNetwork) -> Vec<ApplyError> {
+        let Some(fast_path) = self.fast_path() else { return Vec::new() };
+        match Socket::open() {
+            Ok(mut socket) => network.keep(&mut socket, fast_path),
+            Err(error) => vec![error.into()],
+        }
+    }
+
     fn network(&self) -> RwLockReadGuard<'_, NodeNetwork> {
         self.network.read().unwrap_or_else(PoisonError::into_inner)
     }

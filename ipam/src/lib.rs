@@ -29,6 +29,7 @@ pub mod readiness;
 pub mod record;
 pub mod recovery;
 pub mod server;
+mod slow_path;
 pub mod sources;
 pub mod store;
 pub mod supply;

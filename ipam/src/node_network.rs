@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use datapath::netlink::Socket;
-use datapath::{ApplyError, NodeNetwork, PodRange, RulesError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks, set_up_uplink};
+use datapath::{
+    ApplyError, Families, FoundUplinks, NodeNetwork, PodRange, RulesError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks,
+    set_up_uplink,
+};
 use ipnetwork::IpNetwork;
 
 use crate::attachments::Attachments;
@@ -17,6 +20,7 @@ use crate::config::{Config, ConfigFile};
 use crate::driver::Driver;
 use crate::kernel::Linux;
 use crate::pool::Use;
+use crate::slow_path::{HostView, SlowPath};
 use crate::store::Change;
 
 /// What the configuration says, before any interface was looked at.
@@ -33,6 +37,8 @@ pub(crate) fn describe(config: &Config) -> NodeNetwork {
         service: config.service_cidrs.clone(),
         internal: config.internal_cidrs.clone(),
         masquerade: config.masquerade,
+        elsewhere: Vec::new(),
+        carried: Families::default(),
     }
 }
 
@@ -48,6 +54,8 @@ pub(crate) struct Keeper {
     applied: Option<NodeNetwork>,
     /// Something of it was refused: it is applied again.
     is_refused: bool,
+    /// What the host would treat otherwise than the programs.
+    host: HostView,
     /// Further uplinks that are not there or down: their addresses are closed. Where a cloud tells uplinks, the driver does that.
     down: BTreeSet<u16>,
 }
@@ -92,12 +100,14 @@ impl Keeper {
         attachments: Arc<Attachments<Linux>>,
         conditions: Arc<NodeConditions>,
         cloud: Option<(Arc<Driver<Linux>>, CloudRecord)>,
+        slow_path: Arc<SlowPath>,
     ) -> Self {
         let cloud = cloud.map(|(driver, stored)| {
             let numbers = UplinkNumbers(stored.uplinks.clone());
             CloudNetwork { driver, numbers, stored, has_adopted: false, not_native: None }
         });
-        Self { file, config, attachments, cloud, conditions, applied: None, is_refused: false, down: BTreeSet::new() }
+        let host = HostView::new(Arc::clone(&conditions), slow_path);
+        Self { file, config, attachments, cloud, conditions, applied: None, is_refused: false, host, down: BTreeSet::new() }
     }
 
     /// Looks at the interfaces, and applies what is news. What the kernel refuses is a condition, and tried again at the next look: it
@@ -105,21 +115,26 @@ impl Keeper {
     pub(crate) fn look(&mut self) {
         // Before a cloud has told anything, what an earlier daemon has set stays as it is.
         let Some(Wanted { choices, network, known }) = self.wanted() else { return };
-        let (uplinks, node_addresses) = match self.find(&choices, known.as_ref()) {
+        let FoundUplinks { uplinks, node_addresses, service_addresses, not_ethernet } = match self.find(&choices, known.as_ref()) {
             Ok(found) => found,
             // Not to be able to look is no news.
             Err(UplinkError::Netlink(error)) => {
                 tracing::warn!(%error, "cannot look for the uplinks; keeping what is known");
                 return;
             }
-            Err(error @ (UplinkError::Unknown(..) | UplinkError::NoDefaultRoute)) => {
+            Err(error @ (UplinkError::Unknown(..) | UplinkError::NoDefaultRoute | UplinkError::NotEthernet(_))) => {
                 self.attachments.set_no_uplink(error.to_string());
                 if self.applied.is_some() {
                     return;
                 }
-                (Vec::new(), Vec::new())
+                FoundUplinks::default()
             }
         };
+        let refused = (!not_ethernet.is_empty()).then(|| {
+            let remedy = "take it out of uplink.further; the fast path and pods' addresses need Ethernet frames";
+            Finding::new("NotEthernet", not_ethernet.join("; "), remedy)
+        });
+        self.conditions.report(Kind::UplinkNotEthernet, refused);
         if uplinks.iter().any(|uplink| uplink.index == 0) {
             self.attachments.set_uplinks(&usable(&uplinks, known.is_some()));
         } else if known.is_some() {
@@ -130,7 +145,9 @@ impl Keeper {
         }
         let told = self.cloud.as_ref().zip(known.as_ref());
         let told = told.map(|(cloud, known)| (cloud.numbers.present(&uplinks), cloud.numbers.carried(known)));
-        let network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, ..network };
+        let node_addresses = own_addresses(node_addresses, &uplinks, &network.service);
+        let mut network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, ..network };
+        self.host.look(&mut network, &service_addresses, &self.config, self.attachments.kernel().fast_path().is_some());
         // On record before a pod can have an address of it.
         if let Some((cloud, known)) = self.cloud.as_mut().zip(known) {
             cloud.remember(known, &self.attachments);
@@ -138,6 +155,9 @@ impl Keeper {
         let moved = self.applied.as_ref().map_or_else(Vec::new, |applied| cloud_uplinks::moved(&applied.pods, &network.pods));
         if self.is_refused || self.applied.as_ref() != Some(&network) {
             self.apply(network);
+        } else {
+            let refused = self.attachments.kernel().keep(&network);
+            self.tell_of_programs(&refused);
         }
         if let Some((cloud, (present, carried))) = self.cloud.as_mut().zip(told) {
             if !cloud.has_adopted {
@@ -157,17 +177,24 @@ impl Keeper {
     /// Applies the description, and tells what of it was refused.
     fn apply(&mut self, network: NodeNetwork) {
         let refused = self.attachments.kernel().apply(&network);
-        self.is_refused = !refused.is_empty();
+        // What concerns programs is looked at each time.
+        self.is_refused = refused.iter().any(|error| !matches!(error, ApplyError::FastPath(_) | ApplyError::Hooks(_)));
         self.applied = Some(network);
         for kind in [Kind::ForwardingRefused, Kind::SysctlRefused, Kind::RulesRefused, Kind::RoutesRefused] {
             self.conditions.report(kind, refused_of(kind, &refused));
         }
-        // Where there are no programs, somebody else has said why.
-        if self.attachments.kernel().fast_path().is_some() {
-            self.conditions.report(Kind::FastPathUnavailable, refused_of(Kind::FastPathUnavailable, &refused));
-        }
+        self.tell_of_programs(&refused);
         let forwarding = refused_of(Kind::ForwardingRefused, &refused).map(|finding| finding.message);
         self.attachments.set_not_forwarding(forwarding);
+    }
+
+    /// Tells what concerns the programs. Where there are none, somebody else has said why.
+    fn tell_of_programs(&self, refused: &[ApplyError]) {
+        if self.attachments.kernel().fast_path().is_some() {
+            for kind in [Kind::FastPathUnavailable, Kind::UplinkHookLost] {
+                self.conditions.report(kind, refused_of(kind, refused));
+            }
+        }
     }
 
     /// Closes the addresses of further uplinks that are not there or down to new pods, and opens them when they are back.
@@ -214,12 +241,12 @@ impl Keeper {
     }
 
     /// Finds the uplinks. Those of a cloud are made ready first, as nobody else may do it: up, and with their own address.
-    fn find(&self, choices: &[UplinkChoice], known: Option<&Known>) -> Result<(Vec<Uplink>, Vec<IpAddr>), UplinkError> {
+    fn find(&self, choices: &[UplinkChoice], known: Option<&Known>) -> Result<FoundUplinks, UplinkError> {
         let mut socket = Socket::open()?;
-        let found = find_uplinks(&mut socket, choices)?;
+        let mut found = find_uplinks(&mut socket, choices)?;
         let Some((cloud, known)) = self.cloud.as_ref().zip(known) else { return Ok(found) };
         let mut is_changed = false;
-        for uplink in &found.0 {
+        for uplink in &found.uplinks {
             let address = cloud.numbers.interface(&known.interfaces, uplink).and_then(|interface| interface.address);
             if uplink.running && address.is_none_or(|address| !uplink.lacks(address)) {
                 continue;
@@ -232,7 +259,15 @@ impl Keeper {
                 Err(error) => tracing::error!(uplink = uplink.ifname, %error, "cannot be made ready; trying again"),
             }
         }
-        if is_changed { find_uplinks(&mut socket, choices) } else { Ok(found) }
+        if is_changed {
+            found = find_uplinks(&mut socket, choices)?;
+        }
+        // The cloud knows which address is the interface's own.
+        for uplink in &mut found.uplinks {
+            let own = cloud.numbers.interface(&known.interfaces, uplink).and_then(|interface| interface.address);
+            uplink.addresses.sort_by_key(|address| Some(*address) != own);
+        }
+        Ok(found)
     }
 
     /// Reads the configuration again. What all pods share takes effect now; for the rest the log says that it has to wait.
@@ -249,11 +284,12 @@ impl Keeper {
             service_cidrs: new.service_cidrs.clone(),
             internal_cidrs: new.internal_cidrs.clone(),
             masquerade: new.masquerade,
+            forward_accept: new.forward_accept,
             ..self.config.clone()
         };
         if now != new {
             tracing::warn!(
-                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs and masquerade take effect, the rest when barewired restarts"
+                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade and forward_accept take effect, the rest when barewired restarts"
             );
         }
         self.config = now;
@@ -282,6 +318,10 @@ fn refused_of(kind: Kind, refused: &[ApplyError]) -> Option<Finding> {
         Kind::RoutesRefused => {
             ("RouteRefused", "pods with addresses of further uplinks may be cut off; see what else sets routes and rules")
         }
+        Kind::UplinkHookLost => (
+            "HookLost",
+            "packets of pods take the host's stack, both ways; it is looked at every ten seconds: see /debug/fast_path, and what else attaches programs to the uplink",
+        ),
         _ => ("ProgramsRefused", "pods are served all the same; network.fast_path = \"off\" asks for no programs"),
     };
     let messages: Vec<_> = of_kind.map(ToString::to_string).collect();
@@ -295,6 +335,8 @@ const fn kind_of(error: &ApplyError) -> Kind {
         ApplyError::Rules(_) => Kind::RulesRefused,
         ApplyError::Netlink(_) => Kind::RoutesRefused,
         ApplyError::FastPath(_) => Kind::FastPathUnavailable,
+        ApplyError::Hooks(_) => Kind::UplinkHookLost,
+        ApplyError::Accepts(_) => Kind::ForwardAcceptRefused,
     }
 }
 
@@ -309,4 +351,11 @@ fn name_of(choice: &UplinkChoice) -> String {
 /// Whether an interface runs is for STATUS; nothing that is applied depends on it.
 fn lasting(uplinks: Vec<Uplink>) -> Vec<Uplink> {
     uplinks.into_iter().map(|uplink| Uplink { running: true, ..uplink }).collect()
+}
+
+/// The node's own addresses without those of services. The uplinks' are the node's whatever somebody has listed.
+fn own_addresses(addresses: Vec<IpAddr>, uplinks: &[Uplink], services: &[IpNetwork]) -> Vec<IpAddr> {
+    let is_service = |address: &IpAddr| services.iter().any(|cidr| cidr.contains(*address));
+    let is_uplinks = |address: &IpAddr| uplinks.iter().any(|uplink| uplink.addresses.contains(address));
+    addresses.into_iter().filter(|address| is_uplinks(address) || !is_service(address)).collect()
 }

@@ -31,6 +31,7 @@ use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::driver::{Count, Driver, SupplyReport};
 use crate::kernel::Linux;
 use crate::metrics::{AddRefusal, Metrics, Operation};
+use crate::slow_path::SlowPath;
 
 type Labels = Vec<(&'static str, String)>;
 type CountOf = fn(&Count) -> u64;
@@ -48,6 +49,7 @@ pub(crate) struct Watched {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) conditions: Arc<NodeConditions>,
     pub(crate) list: SharedReport,
+    pub(crate) slow_path: Arc<SlowPath>,
 }
 
 impl Watched {
@@ -93,9 +95,11 @@ async fn latency(State(watched): State<Watched>) -> Json<Value> {
     Json(Value::Object(Map::from_iter(figures)))
 }
 
+/// `attached` where every uplink carries what it is to carry; each with how its hooks stand; what takes the slow path all the same.
 async fn fast_path(State(watched): State<Watched>) -> Json<Value> {
-    let hooks = watched.attachments.kernel().fast_path().map(FastPath::uplink_hooks);
-    Json(json!({ "attached": hooks.as_ref().is_some_and(|hooks| !hooks.is_empty()), "uplinks": hooks.unwrap_or_default() }))
+    let uplinks = watched.attachments.kernel().fast_path().map(FastPath::uplink_hooks).unwrap_or_default();
+    let attached = !uplinks.is_empty() && uplinks.iter().all(|uplink| uplink.open);
+    Json(json!({ "attached": attached, "uplinks": uplinks, "slow_path": watched.slow_path.lines() }))
 }
 
 /// `null` where addresses come from no cloud.

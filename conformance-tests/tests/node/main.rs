@@ -23,6 +23,7 @@ mod exclusive;
 mod full_disk;
 mod gc;
 mod hardened;
+mod host_ways;
 mod interfaces;
 mod list;
 mod netns;

@@ -7,10 +7,11 @@ mod clsact;
 mod tables;
 mod uplink_hooks;
 mod view;
+mod ways;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
@@ -23,10 +24,12 @@ pub use ebpf::scope::Scope;
 pub use tables::{IdleSeconds, TrafficOf};
 pub(crate) use view::Destination;
 pub use view::{ViewError, view};
+pub use ways::UplinkHooks;
 
 use crate::netlink::{NetlinkError, Request, Socket};
-use crate::{Ifindex, NodeNetwork, PodLink, Uplink};
+use crate::{Ifindex, NodeNetwork, PodLink};
 use tables::Tables;
+use ways::Ways;
 
 const BPF_FS: &str = "/sys/fs/bpf";
 
@@ -85,6 +88,14 @@ pub enum FastPathError {
         /// Why.
         source: std::io::Error,
     },
+    /// An uplink lacks a program, or another's is ahead of it.
+    #[error("nothing is carried by the uplink {name}: {why}")]
+    Closed {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
 }
 
 /// The programs, loaded.
@@ -96,8 +107,8 @@ pub struct FastPath {
     tables: Tables,
     /// Where this daemon's pins are.
     pins: PathBuf,
-    /// Uplinks that carry the programs, with the kind of hook.
-    hooks: Mutex<Vec<(String, &'static str)>>,
+    /// The uplinks as they were seen last.
+    ways: Mutex<Ways>,
     /// Whether the maps were there before: endpoints and flows are then those of the daemon before this one.
     inherited: bool,
 }
@@ -126,7 +137,7 @@ impl FastPath {
         let [from_pod, to_pod, _, _] = [load(PROGRAMS[0])?, load(PROGRAMS[1])?, load(PROGRAMS[2])?, load(PROGRAMS[3])?];
         let tables = Tables::take(&mut programs)?;
         forget_other_layouts(&pins, &maps)?;
-        Ok(Self { from_pod, to_pod, programs: Mutex::new(programs), tables, pins, hooks: Mutex::default(), inherited })
+        Ok(Self { from_pod, to_pod, programs: Mutex::new(programs), tables, pins, ways: Mutex::default(), inherited })
     }
 
     /// Takes the programs off every host end and every uplink, and removes the pins, and with them what the maps hold.
@@ -143,36 +154,32 @@ impl FastPath {
         }
     }
 
-    /// Tells the programs of the network.
+    /// Tells the programs of the network. Where that cannot be done they carry nothing, of old pods and of new ones: what they were told
+    /// before is not true any more.
     ///
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
-        self.tables.set_network(&view(network)?)
-    }
-
-    /// Attaches to uplinks, in place of earlier programs, and tells of their gateways. Takes programs off what is no uplink any
-    /// more.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn attach_uplinks(&self, host: &mut Socket, uplinks: &[Uplink]) -> Result<(), FastPathError> {
-        self.tables.set_uplinks(uplinks)?;
-        let folder = uplink_hooks::folder(&self.pins);
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
-        hooks.clear();
-        for uplink in uplinks {
-            hooks.push((uplink.ifname.clone(), uplink_hooks::attach(host, &mut programs, &folder, uplink)?));
+        let told = view(network).map_err(FastPathError::from).and_then(|view| self.tables.set_network(&view));
+        if told.is_err() {
+            self.tables.set_uplinks(&[])?;
+            self.tables.set_network(&Network::default())?;
         }
-        let ifindexes: Vec<_> = uplinks.iter().map(|uplink| uplink.ifindex).collect();
-        uplink_hooks::retain(host, &folder, &ifindexes)
+        self.lock_ways().no_network = told.as_ref().err().map(ToString::to_string);
+        told
     }
 
-    /// The uplinks that carry the programs, each with `tcx` or `clsact`.
-    #[must_use]
-    pub fn uplink_hooks(&self) -> Vec<(String, &'static str)> {
-        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whether [`FastPath::set_network`] succeeded last.
+    pub(crate) fn knows_a_network(&self) -> bool {
+        self.lock_ways().no_network.is_none()
+    }
+
+    fn lock_programs(&self) -> MutexGuard<'_, Ebpf> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What makes a new host end carry the programs: part of the batch that sets it up.

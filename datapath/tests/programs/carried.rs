@@ -76,7 +76,7 @@ fn what_the_stack_does_not_forward_arrives() -> Result<()> {
 pub(crate) struct Node {
     pub(crate) fast_path: FastPath,
     pub(crate) pods: [Netns; 2],
-    fabric: Netns,
+    pub(crate) fabric: Netns,
 }
 
 impl Node {
@@ -123,10 +123,7 @@ impl Node {
                 ])
             })??;
         }
-        let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
-        let uplink =
-            Uplink { index: 0, ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() };
-        Ok(self.fast_path.attach_uplinks(host, &[uplink])?)
+        Ok(self.fast_path.attach_uplinks(host, &[uplink()?])?)
     }
 
     /// Of the first pod.
@@ -174,7 +171,7 @@ fn local_address(line: &str) -> Option<IpAddr> {
 }
 
 /// A datagram from `here` arrives, whole, from the right address.
-fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()> {
+pub(crate) fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()> {
     let bind = |netns: &Netns, address: IpAddr| -> Result<UdpSocket> {
         let socket = netns.run(|| UdpSocket::bind((address, 0)))??;
         socket.set_read_timeout(Some(LIMIT))?;
@@ -193,7 +190,13 @@ fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()>
     send(&far, &near)
 }
 
-fn network() -> Result<NodeNetwork> {
+/// The node's uplink, with a gateway of each family.
+pub(crate) fn uplink() -> Result<Uplink> {
+    let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
+    Ok(Uplink { index: 0, ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() })
+}
+
+pub(crate) fn network() -> Result<NodeNetwork> {
     let range = |first: &str, last: &str| Ok::<_, anyhow::Error>(PodRange { first: first.parse()?, last: last.parse()?, uplink: 0 });
     Ok(NodeNetwork {
         pods: vec![range("10.0.1.16", "10.0.1.31")?, range("fd00:10:0:1::", "fd00:10:0:1::ffff")?],

@@ -10,6 +10,7 @@
 mod carried;
 mod fixture;
 mod fixtures;
+mod hooks;
 mod loaded;
 mod packet;
 mod private;

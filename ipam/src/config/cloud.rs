@@ -65,8 +65,9 @@ pub struct AwsApi {
 
 const CLOUDS: &[&str] = &["aws", "azure", "gcp"];
 /// Keys that not every kind of source has.
-const KEYS: [(&str, &[&str]); 18] = [
+const KEYS: [(&str, &[&str]); 19] = [
     ("uplink.interface", &["fixed"]),
+    ("uplink.on_link", &["fixed"]),
     ("uplink.gateways", &["fixed"]),
     ("uplink.further", &["fixed"]),
     ("source.ranges", &["fixed"]),

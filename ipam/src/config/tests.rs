@@ -16,8 +16,19 @@ fn defaults() {
     assert_eq!(config.run_dir, PathBuf::from("/run/barewire"));
     assert_eq!(config.cooldown_millis, 30_000);
     assert_eq!(config.network.as_str(), "barewire");
-    assert!(config.masquerade);
+    assert!(config.masquerade && config.forward_accept && !config.on_link_by_gateway);
     assert_eq!(config.uplinks, [UplinkChoice::default()]);
+}
+
+#[test]
+fn neighbours_are_the_gateways_in_a_cloud_and_where_it_is_said() {
+    let text = format!("{LEAST}[uplink]\non_link = \"gateway\"\n");
+    assert!(Config::from_toml(&text, "host").unwrap().on_link_by_gateway);
+    let wrong = faults(&text.replace("gateway", "router"));
+    assert_eq!(wrong, ["uplink.on_link: \"router\" is unknown; use \"direct\" or \"gateway\""]);
+    let cloud = "[source]\nkind = \"aws\"\n";
+    assert!(Config::from_toml(cloud, "host").unwrap().on_link_by_gateway);
+    assert!(faults(&format!("{cloud}[uplink]\non_link = \"direct\"\n"))[0].contains("belongs to source.kind = \"fixed\""));
 }
 
 #[test]

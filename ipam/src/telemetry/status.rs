@@ -21,6 +21,8 @@ pub(super) struct Status {
     attachments: usize,
     addresses: BTreeMap<String, Addresses>,
     network_list: ListReport,
+    /// What the programs leave to the host's stack because the host would treat it otherwise, a line each.
+    slow_path: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -54,5 +56,6 @@ pub(super) fn of(watched: &Watched) -> Status {
         attachments: summary.attachments,
         addresses: addresses.collect(),
         network_list: watched.list.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        slow_path: watched.slow_path.lines(),
     }
 }

@@ -1,0 +1,82 @@
+//! What other people's packet filters do to forwarded packets: firewalls, NetworkPolicy engines, kube-proxy. The programs pass those rules
+//! by, so they carry nothing that a rule may drop, queue or translate; and where rules drop all that is forwarded, ours let pods' packets pass.
+//!
+//! Observed as plain data ([`Ruleset`]), judged by a pure function ([`judge`]), applied where rules of ours are missing.
+
+mod accept;
+mod decode;
+mod judge;
+mod legacy;
+mod nftables;
+mod ruleset;
+
+pub use judge::{Judgement, judge};
+pub use ruleset::Ruleset;
+
+use crate::netlink::NetlinkError;
+use ruleset::Family;
+
+/// A ruleset that changes while it is read is read again.
+const ATTEMPTS: usize = 5;
+
+/// Reads other people's rules, and only when they have changed: nftables has a number for that, and the older tables are printed.
+#[derive(Debug, Default)]
+pub struct Observer {
+    read: Option<(Option<u32>, Printed)>,
+    ruleset: Ruleset,
+}
+
+type Printed = Vec<(Family, Result<String, String>)>;
+
+impl Observer {
+    /// The rules as they are now.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn look(&mut self) -> Result<&Ruleset, NetlinkError> {
+        let mut now = (nftables::generation()?, legacy::print());
+        for _ in 0..ATTEMPTS {
+            if self.read.as_ref() == Some(&now) {
+                break;
+            }
+            let mut ruleset = Ruleset::default();
+            nftables::read(&mut ruleset)?;
+            for (family, printed) in &now.1 {
+                match printed {
+                    Ok(text) => legacy::read(*family, text, &mut ruleset),
+                    Err(why) => ruleset.unread.push((*family, why.clone())),
+                }
+            }
+            self.ruleset = ruleset;
+            self.read = Some(now);
+            now = (nftables::generation()?, self.read.as_ref().map(|(_, printed)| printed.clone()).unwrap_or_default());
+        }
+        Ok(&self.ruleset)
+    }
+}
+
+impl Judgement {
+    /// Sets the rules that let pods' packets pass as they should be; whether anything was changed.
+    ///
+    /// # Errors
+    /// Why it could not be, in words.
+    pub fn accept(&self) -> Result<bool, String> {
+        let mut is_changed = false;
+        for accept in self.accepts.iter().filter(|accept| !accept.stands()) {
+            accept.apply()?;
+            is_changed = true;
+        }
+        Ok(is_changed)
+    }
+}
+
+/// Takes all rules of ours out of other people's chains.
+///
+/// # Errors
+/// Why not, in words.
+pub fn remove_accepts() -> Result<(), String> {
+    let mut observer = Observer::default();
+    let ruleset = observer.look().map_err(|error| error.to_string())?;
+    let all = [true, false].into_iter().flat_map(|ipv4| accept::none_wanted(ruleset, ipv4));
+    all.filter(|accept| !accept.stands()).try_for_each(|accept| accept.apply())
+}

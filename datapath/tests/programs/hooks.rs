@@ -1,0 +1,170 @@
+//! The hooks of an uplink while others meddle with them: a way is open when both stand and are first, and else closed.
+//!
+//! The namespace forwards nothing, so what arrives was carried, and what is closed does not arrive.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use datapath::fast_path::UplinkHooks;
+use datapath::netlink::Socket;
+use datapath::{NodeNetwork, PodRange};
+
+use crate::carried::{FAMILIES, Node, exchange, network, uplink};
+use crate::private::BPF_FS;
+use crate::{object, private};
+
+#[test]
+fn a_way_is_open_while_both_hooks_stand() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        let hooks = only(&node)?;
+        println!("attached by {}", hooks.kind);
+        ensure!(hooks.open && hooks.ingress == "stands" && hooks.egress == "stands", "{hooks:?}");
+        carries(&node)?;
+        for direction in ["ingress", "egress"] {
+            take_off(&hooks, direction)?;
+            node.fast_path.attach_uplinks(&mut host, &[uplink()?]).context(direction)?;
+            ensure!(only(&node)?.open, "{:?}", only(&node)?);
+            carries(&node)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_uplink_that_is_gone_is_closed_and_the_reason_told() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        tool("ip", &["link", "del", "uplink"])?;
+        let refused = node.fast_path.attach_uplinks(&mut host, &[uplink()?]);
+        ensure!(refused.is_err() && !only(&node)?.open && only(&node)?.why.is_some(), "{refused:?} {:?}", only(&node)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn who_goes_ahead_of_us_again_and_again_has_his_way_and_nothing_is_carried() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        let kind = only(&node)?.kind;
+        let mut other = Other::load(&object)?;
+        for attempt in 0..2 {
+            other.goes_ahead(kind)?;
+            node.fast_path.attach_uplinks(&mut host, &[uplink()?]).with_context(|| format!("attempt {attempt}"))?;
+            ensure!(only(&node)?.open, "ours is first again: {:?}", only(&node)?);
+            carries(&node)?;
+            other.leaves(kind)?;
+        }
+        other.goes_ahead(kind)?;
+        let refused = node.fast_path.attach_uplinks(&mut host, &[uplink()?]).map_err(|error| error.to_string());
+        let hooks = only(&node)?;
+        ensure!(refused.is_err_and(|why| why.contains("uplink") && why.contains("behind")), "{hooks:?}");
+        ensure!(!hooks.open && hooks.ingress.starts_with("behind") && hooks.egress == "stands", "{hooks:?}");
+        ensure!(carries(&node).is_err(), "by the network nothing is carried while the way is closed");
+        other.leaves(kind)?;
+        node.fast_path.attach_uplinks(&mut host, &[uplink()?])?;
+        ensure!(only(&node)?.open, "{:?}", only(&node)?);
+        carries(&node)
+    })
+}
+
+#[test]
+fn a_network_that_does_not_fit_carries_nothing() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        let native = (0..5000_u32).map(|number| Ok(format!("10.{}.{}.0/24", number / 200, number % 200).parse()?));
+        let pods = (0..5000_u32).map(|number| {
+            let address: IpAddr = format!("172.{}.{}.1", 16 + number / 200, number % 200).parse()?;
+            Ok(PodRange { first: address, last: address, uplink: 0 })
+        });
+        let crowded = NodeNetwork { native: native.collect::<Result<_>>()?, pods: pods.collect::<Result<_>>()?, ..network()? };
+        ensure!(node.fast_path.set_network(&crowded).is_err(), "it is too large");
+        node.fast_path.attach_uplinks(&mut host, &[uplink()?])?;
+        let hooks = only(&node)?;
+        ensure!(!hooks.open && hooks.why.is_some(), "{hooks:?}");
+        ensure!(carries(&node).is_err(), "nothing is carried");
+        node.fast_path.set_network(&network()?)?;
+        node.fast_path.attach_uplinks(&mut host, &[uplink()?])?;
+        carries(&node)
+    })
+}
+
+fn only(node: &Node) -> Result<UplinkHooks> {
+    node.fast_path.uplink_hooks().pop().context("no uplink is told of")
+}
+
+/// Between pod and network, begun by the pod, in both families.
+fn carries(node: &Node) -> Result<()> {
+    for [a, _, remote, ..] in FAMILIES {
+        exchange(&node.pods[0], a.parse()?, &node.fabric, remote.parse()?)?;
+    }
+    Ok(())
+}
+
+/// As somebody would who does not know us.
+fn take_off(hooks: &UplinkHooks, direction: &str) -> Result<()> {
+    if hooks.kind == "clsact" {
+        return tool("tc", &["filter", "del", "dev", "uplink", direction]);
+    }
+    let pins = Path::new(BPF_FS).join("barewire/run-test/uplinks/10");
+    std::fs::remove_file(pins.join(direction)).with_context(|| format!("remove a pin in {}", pins.display()))
+}
+
+fn tool(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
+    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Another tool's program at the way in: one of ours that has other maps, so that it knows no pod and lets everything pass.
+struct Other {
+    programs: Ebpf,
+    link: Option<SchedClassifierLink>,
+}
+
+impl Other {
+    fn load(object: &Path) -> Result<Self> {
+        let maps = Path::new(BPF_FS).join("other");
+        std::fs::create_dir(&maps)?;
+        let mut programs = EbpfLoader::new().default_map_pin_directory(&maps).load(&std::fs::read(object)?)?;
+        let program: &mut SchedClassifier = programs.program_mut("to_uplink").context("to_uplink")?.try_into()?;
+        program.load()?;
+        Ok(Self { programs, link: None })
+    }
+
+    fn goes_ahead(&mut self, kind: &str) -> Result<()> {
+        if kind == "clsact" {
+            // The newest of a priority is asked first.
+            return tool(
+                "tc",
+                &["filter", "add", "dev", "uplink", "ingress", "prio", "1", "handle", "7", "bpf", "da", "bytecode", "1,6 0 0 4294967295"],
+            );
+        }
+        let program: &mut SchedClassifier = self.programs.program_mut("to_uplink").context("to_uplink")?.try_into()?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options("uplink", TcAttachType::Ingress, order)?;
+        self.link = Some(program.take_link(id)?);
+        Ok(())
+    }
+
+    fn leaves(&mut self, kind: &str) -> Result<()> {
+        if kind == "clsact" {
+            return tool("tc", &["filter", "del", "dev", "uplink", "ingress", "prio", "1", "handle", "7", "bpf"]);
+        }
+        self.link = None;
+        Ok(())
+    }
+}
