@@ -35,6 +35,10 @@ pub enum Kind {
     RoutesRefused,
     /// The kernel programs are wanted and not (all) in use: the host's stack carries what they would.
     FastPathUnavailable,
+    /// A pod has as many noted flows as one may have.
+    FlowTableFull,
+    /// Pods ran before the kernel programs did, and their flows cannot be learned: they keep to the host's stack.
+    FlowsUnknown,
     /// A pod could have no address now.
     AddressesExhausted,
     /// Attachments cannot be made durable.
@@ -71,6 +75,8 @@ impl Kind {
             Self::RulesRefused => "RulesRefused",
             Self::RoutesRefused => "RoutesRefused",
             Self::FastPathUnavailable => "FastPathUnavailable",
+            Self::FlowTableFull => "FlowTableFull",
+            Self::FlowsUnknown => "FlowsUnknown",
             Self::AddressesExhausted => "AddressesExhausted",
             Self::StoreNotWritable => "StoreNotWritable",
             Self::CloudTrouble => "CloudTrouble",
