@@ -121,6 +121,12 @@ pub(super) fn check(source: &mut Source<'_>, seen: &mut Seen) {
         Some(true) => {
             one_path(&world, there, Class::Tracked, &shapes, source);
             seen.noted += u64::from(world.flows.borrow().len() > room);
+            // Nor does it change its path when all that is against carrying it passes; where a note found no room, it may.
+            if world.room.is_none() {
+                let path = judge_packet(&world, there, Shape::plain([0; 6]));
+                nothing_against(&mut world);
+                one_path(&world, there, path, &shapes, source);
+            }
         }
         Some(false) => {
             seen.lost += 1;
@@ -128,6 +134,18 @@ pub(super) fn check(source: &mut Source<'_>, seen: &mut Seen) {
         }
         None => {}
     }
+}
+
+/// Every uplink opens, every pod's flows are known, every family may be carried.
+fn nothing_against(world: &mut World) {
+    (world.network.carry_v4, world.network.carry_v6) = (1, 1);
+    for (_, pod) in &mut world.endpoints {
+        pod.stack_only = 0;
+    }
+    for (_, uplink) in &mut world.uplinks {
+        (uplink.ifindex, uplink.gateway_v4, uplink.gateway_v6) = (2, [10, 0, 0, 1], [0xfe; 16]);
+    }
+    world.pieces.get_mut().clear();
 }
 
 /// Every packet and every error takes this path.
