@@ -15,6 +15,8 @@ const WHAT: &str = "the rules for pods";
 /// The bits of a packet's mark that name its uplink (docs/adr/0008): 0 is the node's own. kube-proxy has 0x4000 and 0x8000,
 /// portmap 0x2000.
 pub(crate) const UPLINK_MASK: u32 = 0xf;
+/// The bit by which the programs say that a packet is to pass conntrack by (docs/adr/0007).
+pub(crate) const UNTRACKED_MARK: u32 = 0x10;
 
 /// Installs the table in place of an earlier one, in one transaction.
 pub(crate) fn install(network: &NodeNetwork) -> Result<(), RulesError> {
@@ -36,7 +38,7 @@ pub(crate) fn uninstall() -> Result<(), RulesError> {
 }
 
 fn chains(network: &NodeNetwork) -> String {
-    let mut text = String::new();
+    let mut text = past_conntrack(network);
     if let Some(uplinks) = names(&network.uplinks) {
         let rules = per_family(network, from_network);
         // Behind conntrack (-200).
@@ -57,6 +59,20 @@ fn chains(network: &NodeNetwork) -> String {
         );
     }
     text
+}
+
+/// A packet of a flow that the programs carry, which only the stack can treat, has their mark: conntrack must not see it, as it sees
+/// no other of the flow. Before defragmentation (-400): a piece goes on as it is. The mark says nothing to anybody else.
+fn past_conntrack(network: &NodeNetwork) -> String {
+    if network.pods.is_empty() {
+        return String::new();
+    }
+    let bit = UNTRACKED_MARK;
+    let from = network.uplinks.iter().map(|uplink| uplink.ifname.as_str()).chain(["bw*"]);
+    let rules: String = from
+        .map(|ifname| format!("    iifname \"{ifname}\" meta mark & {bit:#x} != 0 meta mark set meta mark & {:#x} notrack\n", !bit))
+        .collect();
+    format!("  chain past_conntrack {{\n    type filter hook prerouting priority -450; policy accept;\n{rules}  }}\n")
 }
 
 fn per_family(network: &NodeNetwork, rules: fn(&NodeNetwork, Family) -> String) -> String {
@@ -207,9 +223,18 @@ mod tests {
 
     #[test]
     fn nothing_to_say_is_no_table() {
-        let nobody = NodeNetwork { masquerade: false, uplinks: Vec::new(), ..network() };
+        let nobody = NodeNetwork { masquerade: false, uplinks: Vec::new(), pods: Vec::new(), ..network() };
         assert_eq!(chains(&nobody), "");
         assert!(!chains(&NodeNetwork { masquerade: false, ..network() }).contains("masquerade"));
+    }
+
+    #[test]
+    fn what_the_programs_mark_passes_conntrack_by() {
+        let text = chains(&network());
+        for ifname in ["eth1", "bw*"] {
+            let rule = format!("iifname \"{ifname}\" meta mark & 0x10 != 0 meta mark set meta mark & 0xffffffef notrack");
+            assert!(text.contains(&rule), "{text}");
+        }
     }
 
     #[test]

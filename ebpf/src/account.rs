@@ -67,43 +67,61 @@ pub enum Reason {
     SpoofedAddress = 1,
     /// Dropped: its source MAC address is not the endpoint's.
     SpoofedMac = 2,
+    /// Dropped: a claim on the link (ARP, neighbour discovery) about an address or a MAC address that is not the endpoint's.
+    SpoofedNeighbour = 3,
+    /// Dropped: it has a VLAN tag.
+    VlanTag = 4,
     /// Dropped: its headers are cut short or nonsense.
-    Malformed = 3,
-    /// To the stack: neither IPv4 nor IPv6.
-    NotIp = 4,
+    Malformed = 5,
+    /// Dropped: neither IPv4, IPv6 nor ARP.
+    NotIp = 6,
+    /// Dropped: its flow must be noted, and the table, or the pod's share of it, has no room.
+    FlowTableFull = 7,
     /// To the stack: a piece of a packet.
-    Fragment = 5,
+    Fragment = 8,
     /// To the stack: IPv4 options or IPv6 extension headers.
-    Options = 6,
-    /// To the stack: neither TCP nor UDP nor an echo.
-    Unusual = 7,
+    Options = 9,
+    /// To the stack: it may pass no further router.
+    HopLimit = 10,
+    /// To the stack: larger than the way out takes.
+    TooLarge = 11,
+    /// To the stack: neither TCP nor UDP nor an echo, nor an error about one of these.
+    Unusual = 12,
     /// To the stack: its flow was noted.
-    NotedFlow = 8,
-    /// To the stack: the endpoint's packets all go there.
-    StackOnly = 9,
-    /// To the stack: its destination is neither a pod of this node nor native.
-    NotNative = 10,
-    /// To the stack: a multicast or link-local packet.
-    LinkLocal = 11,
+    NotedFlow = 13,
+    /// To the stack: the flows of the endpoint, or those to its peer, are not all known yet.
+    StackOnly = 14,
+    /// To the stack: its family is not carried on this node.
+    FamilyNotCarried = 15,
+    /// To the stack: its other end is neither a pod of this node nor native.
+    NotNative = 16,
+    /// To the stack: ARP, a multicast or a link-local packet. A solicitation of routers is dropped.
+    LinkLocal = 17,
     /// To the stack: no pod of this node has the address.
-    NoSuchPod = 12,
-    /// To the stack: the endpoint's uplink or its gateway is not known.
-    NoUplink = 13,
+    NoSuchPod = 18,
+    /// To the stack: the endpoint's uplink is not open, or its gateway is not known.
+    NoUplink = 19,
 }
 
 impl Reason {
     /// Every reason, in order of its number, with its name in metrics.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::NoEndpoint, "no_endpoint"),
         (Self::SpoofedAddress, "spoofed_address"),
         (Self::SpoofedMac, "spoofed_mac"),
+        (Self::SpoofedNeighbour, "spoofed_neighbour"),
+        (Self::VlanTag, "vlan_tag"),
         (Self::Malformed, "malformed"),
         (Self::NotIp, "not_ip"),
+        (Self::FlowTableFull, "flow_table_full"),
         (Self::Fragment, "fragment"),
         (Self::Options, "options"),
+        (Self::HopLimit, "hop_limit"),
+        (Self::TooLarge, "too_large"),
         (Self::Unusual, "unusual"),
         (Self::NotedFlow, "noted_flow"),
         (Self::StackOnly, "stack_only"),
+        (Self::FamilyNotCarried, "family_not_carried"),
         (Self::NotNative, "not_native"),
         (Self::LinkLocal, "link_local"),
         (Self::NoSuchPod, "no_such_pod"),

@@ -1,73 +1,237 @@
-//! Flows that go through the host's stack, and must come back through it.
+//! Flows that go through the host's stack, and must go through it for as long as they live.
 //!
 //! The stack may translate a flow (a service's address, a host port). Its replies must pass the stack again, or the
-//! translation is never undone. So whatever the stack emits towards a pod, or from a pod to the network, is noted in the
-//! direction of its replies; who would carry the reply looks here first.
+//! translation is never undone. So whatever the stack emits towards a pod, or from a pod to the network, is noted; who would
+//! carry a packet looks here first. A note has no direction: one answers for both, and keeps a flow on one path.
 //!
-//! The tables are plain hashes, not LRU: an entry evicted too early breaks a connection, and nobody would know. The daemon
-//! removes entries that have been idle for longer than conntrack keeps a connection. If a table is full none the less, the
-//! endpoint is marked `stack_only`: slower, and correct (docs/adr/0007).
+//! The tables are plain hashes, not LRU: a note that is evicted before its flow ends breaks a connection, and nobody would
+//! know. The daemon removes notes once conntrack has forgotten the flow (docs/adr/0007).
 
 use crate::packet::Transport;
 
-/// A flow over IPv4, in the direction of its replies.
+/// A flow over IPv4: its two ends in order of their numbers, so that both directions are the same flow.
+///
+/// Keys are made of whole numbers: on the stack of a program, the verifier takes no store that is not aligned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Flow4 {
-    /// Source address, network order.
-    pub source: [u8; 4],
-    /// Destination address, network order.
-    pub destination: [u8; 4],
-    /// Source port or echo identifier.
-    pub source_port: [u8; 2],
-    /// Destination port or echo identifier.
-    pub destination_port: [u8; 2],
-    /// The protocol; the rest is zero.
-    pub protocol: [u8; 4],
+    /// The lower address as a number.
+    pub low: u32,
+    /// The higher address.
+    pub high: u32,
+    /// The port at the lower address, or the echo's identifier.
+    pub low_port: u16,
+    /// The port at the higher address, or the echo's identifier.
+    pub high_port: u16,
+    /// The protocol.
+    pub protocol: u32,
 }
 
-/// A flow over IPv6, in the direction of its replies.
+/// A flow over IPv6; see [`Flow4`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Flow6 {
-    /// Source address.
-    pub source: [u8; 16],
-    /// Destination address.
-    pub destination: [u8; 16],
-    /// Source port or echo identifier.
-    pub source_port: [u8; 2],
-    /// Destination port or echo identifier.
-    pub destination_port: [u8; 2],
-    /// The protocol; the rest is zero.
-    pub protocol: [u8; 4],
+    /// The lower address: its upper and its lower half as numbers.
+    pub low: [u64; 2],
+    /// The higher address.
+    pub high: [u64; 2],
+    /// The port at the lower address, or the echo's identifier.
+    pub low_port: u16,
+    /// The port at the higher address, or the echo's identifier.
+    pub high_port: u16,
+    /// The protocol.
+    pub protocol: u32,
 }
 
-/// What is known of a noted flow.
+/// What is known of a noted flow. Each direction writes to its own byte: no CPU loses what another has seen.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Noted {
     /// When a packet of it, in either direction, was last seen: seconds since boot, suspended time not counted.
     pub seen_seconds: u32,
+    /// The slot of the pod that is charged with it.
+    pub slot: u16,
+    /// What was seen from the lower end: [`Noted::SEEN`], [`Noted::FIN`], [`Noted::RST`], [`Noted::LATER`].
+    pub from_low: u8,
+    /// What was seen from the higher end.
+    pub from_high: u8,
 }
 
-const _: () = assert!(size_of::<Flow4>() == 16 && size_of::<Flow6>() == 40 && size_of::<Noted>() == 4);
+/// One packet of a flow, as a note takes it in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// It goes from the lower end to the higher.
+    pub from_low: bool,
+    /// [`Noted::FIN`] and [`Noted::RST`], where it is TCP with these flags.
+    pub signs: u8,
+    /// It is TCP, with SYN and without ACK: a connection begins.
+    pub opens: bool,
+}
+
+/// How far a noted flow has come: what decides how long the note stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Packets were seen in one direction only.
+    OneWay,
+    /// Packets were seen in both.
+    BothWays,
+    /// And again in a later second: it is more than a question and its answer.
+    Stream,
+    /// It was reset, or both ends have finished.
+    Closing,
+}
+
+/// A packet in several pieces, of either family; an IPv4 address stands in the first number.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Pieces {
+    /// Source address.
+    pub source: [u64; 2],
+    /// Destination address.
+    pub destination: [u64; 2],
+    /// The packet's identification.
+    pub id: u32,
+    /// The protocol over IPv4; over IPv6 zero.
+    pub protocol: u32,
+}
+
+const _: () = assert!(size_of::<Flow4>() == 16 && size_of::<Flow6>() == 40 && size_of::<Noted>() == 8 && size_of::<Pieces>() == 40);
 
 impl Flow4 {
-    /// The flow of a packet, in the packet's direction.
+    /// The flow of a packet, and whether the packet comes from its lower end.
     #[must_use]
     #[inline(always)]
-    pub const fn new(source: [u8; 4], destination: [u8; 4], transport: Transport) -> Self {
-        let Transport { protocol, source: source_port, destination: destination_port } = transport;
-        Self { source, destination, source_port, destination_port, protocol: [protocol, 0, 0, 0] }
+    pub const fn of(source: [u8; 4], destination: [u8; 4], transport: Transport) -> (Self, bool) {
+        let (from, to, protocol) = (u32::from_be_bytes(source), u32::from_be_bytes(destination), transport.protocol as u32);
+        let (from_port, to_port) = (u16::from_be_bytes(transport.source), u16::from_be_bytes(transport.destination));
+        if from <= to {
+            (Self { low: from, high: to, low_port: from_port, high_port: to_port, protocol }, true)
+        } else {
+            (Self { low: to, high: from, low_port: to_port, high_port: from_port, protocol }, false)
+        }
     }
 }
 
 impl Flow6 {
-    /// The flow of a packet, in the packet's direction.
+    /// The flow of a packet, and whether the packet comes from its lower end.
     #[must_use]
     #[inline(always)]
-    pub const fn new(source: [u8; 16], destination: [u8; 16], transport: Transport) -> Self {
-        let Transport { protocol, source: source_port, destination: destination_port } = transport;
-        Self { source, destination, source_port, destination_port, protocol: [protocol, 0, 0, 0] }
+    pub const fn of(from: [u64; 2], to: [u64; 2], transport: Transport) -> (Self, bool) {
+        let protocol = transport.protocol as u32;
+        let (from_port, to_port) = (u16::from_be_bytes(transport.source), u16::from_be_bytes(transport.destination));
+        if from[0] < to[0] || (from[0] == to[0] && from[1] <= to[1]) {
+            (Self { low: from, high: to, low_port: from_port, high_port: to_port, protocol }, true)
+        } else {
+            (Self { low: to, high: from, low_port: to_port, high_port: from_port, protocol }, false)
+        }
+    }
+}
+
+impl Noted {
+    /// A packet was seen.
+    pub const SEEN: u8 = 1;
+    /// One with FIN.
+    pub const FIN: u8 = 2;
+    /// One with RST, and none after it: what goes on was not reset.
+    pub const RST: u8 = 4;
+    /// One in a later second than that in which packets had been seen in both directions.
+    pub const LATER: u8 = 8;
+
+    /// A flow's first packet.
+    #[must_use]
+    #[inline(always)]
+    pub const fn first(slot: u16, seen: Seen, now: u32) -> Self {
+        let bits = Self::SEEN | seen.signs;
+        let (from_low, from_high) = if seen.from_low { (bits, 0) } else { (0, bits) };
+        Self { seen_seconds: now, slot, from_low, from_high }
+    }
+
+    /// How far the flow has come.
+    #[must_use]
+    #[inline(always)]
+    pub const fn stage(self) -> Stage {
+        if (self.from_low | self.from_high) & Self::RST != 0 || self.from_low & self.from_high & Self::FIN != 0 {
+            Stage::Closing
+        } else if self.from_low & self.from_high & Self::SEEN == 0 {
+            Stage::OneWay
+        } else if (self.from_low | self.from_high) & Self::LATER != 0 {
+            Stage::Stream
+        } else {
+            Stage::BothWays
+        }
+    }
+
+    /// The byte of the packet's direction once this packet was seen.
+    #[must_use]
+    #[inline(always)]
+    pub const fn taking_in(self, seen: Seen, now: u32) -> u8 {
+        let before = if seen.from_low { self.from_low } else { self.from_high };
+        let later = self.seen_seconds != now && self.from_low & self.from_high & Self::SEEN != 0;
+        (before & !Self::RST) | Self::SEEN | seen.signs | if later { Self::LATER } else { 0 }
+    }
+
+    /// Whether a connection that begins with this packet is another than the noted, which is closing: it is judged afresh.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_over(self, seen: Seen) -> bool {
+        seen.opens && matches!(self.stage(), Stage::Closing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THERE: Seen = Seen { from_low: true, signs: 0, opens: false };
+    const BACK: Seen = Seen { from_low: false, signs: 0, opens: false };
+
+    #[test]
+    fn both_directions_are_one_flow() {
+        let there = Transport { protocol: 6, source: [1, 2], destination: [3, 4] };
+        let back = there.reversed();
+        let (a, b) = ([10, 0, 1, 17], [9, 0, 0, 200]);
+        assert_eq!(
+            Flow4::of(a, b, there),
+            (Flow4 { low: 0x0900_00c8, high: 0x0a00_0111, low_port: 0x0304, high_port: 0x0102, protocol: 6 }, false)
+        );
+        assert_eq!(Flow4::of(b, a, back).0, Flow4::of(a, b, there).0);
+        let (a, b) = ([1, 0], [0, 255]);
+        assert_eq!(Flow6::of(a, b, there).0, Flow6::of(b, a, back).0);
+        assert_eq!((Flow6::of(a, b, there).1, Flow6::of(b, a, back).1), (false, true));
+    }
+
+    #[test]
+    fn a_flow_closes_by_two_fins_or_one_reset() {
+        let with = |from_low, from_high| Noted { from_low, from_high, ..Noted::default() }.stage();
+        assert_eq!(Noted::first(7, THERE, 9), Noted { seen_seconds: 9, slot: 7, from_low: Noted::SEEN, from_high: 0 });
+        assert_eq!(Noted::first(7, BACK, 9).stage(), Stage::OneWay);
+        assert_eq!(with(1, 1), Stage::BothWays);
+        assert_eq!(with(3, 1), Stage::BothWays, "one end may send for long after the other has finished");
+        assert_eq!(with(3, 3), Stage::Closing);
+        assert_eq!(with(1, 5), Stage::Closing);
+    }
+
+    #[test]
+    fn a_flow_that_goes_on_was_not_reset() {
+        let reset = Noted { seen_seconds: 9, from_low: 1, from_high: 5, ..Noted::default() };
+        assert_eq!(reset.taking_in(THERE, 9), 1);
+        assert_eq!(reset.taking_in(BACK, 9), 1, "whoever resets a connection sends nothing more by it");
+    }
+
+    #[test]
+    fn a_stream_is_more_than_an_exchange() {
+        let answered = Noted { seen_seconds: 9, from_low: 1, from_high: 1, ..Noted::default() };
+        assert_eq!((answered.taking_in(THERE, 9), answered.taking_in(THERE, 10)), (1, 1 | Noted::LATER));
+        let asked = Noted { from_high: 0, ..answered };
+        assert_eq!(asked.taking_in(BACK, 10), 1, "a late answer");
+        assert_eq!(Noted { from_low: 9, ..answered }.stage(), Stage::Stream);
+    }
+
+    #[test]
+    fn only_what_opens_a_connection_ends_a_note_and_only_a_closing_one() {
+        let opens = Seen { opens: true, ..THERE };
+        let closing = Noted { from_low: 3, from_high: 3, ..Noted::default() };
+        assert!(closing.is_over(opens) && !closing.is_over(THERE));
+        assert!(!Noted { from_low: 1, from_high: 1, ..Noted::default() }.is_over(opens));
     }
 }

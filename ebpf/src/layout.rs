@@ -3,8 +3,8 @@
 //!
 //! [`LAYOUT_VERSION`] is part of the pins' path. A daemon that finds pins of another version does not read them.
 
-/// Raised by any change in this file.
-pub const LAYOUT_VERSION: u32 = 3;
+/// Raised by any change in this file, or of a key or value in [`crate::flow`].
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The interface number of the first host end. Those behind it follow, so that a table by host end is an array.
 pub const FIRST_IFINDEX: u32 = 1 << 20;
@@ -12,14 +12,16 @@ pub const FIRST_IFINDEX: u32 = 1 << 20;
 ///
 /// The per-CPU counters are the larger part: 160 bytes an endpoint and CPU.
 pub const ENDPOINTS_MAX: u32 = 2048;
+/// The most addresses of pods, of one family: their own, and what they may use besides.
+pub const SLOTS_MAX: u32 = 2 * ENDPOINTS_MAX;
 /// The most uplinks.
 pub const UPLINKS_MAX: u32 = 16;
-/// The most ranges of pod addresses of this node, of one family.
-pub const LOCAL_MAX: usize = 16;
-/// The most CIDRs that have a scope, of one family.
-pub const CIDRS_MAX: usize = 24;
+/// The most intervals of one family that the address space is cut into. A power of two: [`crate::scope`] masks with it.
+pub const INTERVALS_MAX: usize = 1024;
 /// The most flows noted as going through the host's stack, of one family.
 pub const FLOWS_MAX: u32 = 1 << 18;
+/// The most packets in pieces that are remembered at a time.
+pub const PIECES_MAX: u32 = 4096;
 
 /// A pod's end, by the number of its host link less the first such number.
 #[repr(C)]
@@ -37,113 +39,108 @@ pub struct Endpoint {
     pub ipv6: [u8; 16],
     /// The pod's MAC address.
     pub mac: [u8; 6],
-    /// 1 once a flow of it was noted as going through the stack: only then is the table of flows looked at. A byte of its
-    /// own, so that setting it is one store.
-    pub has_flows: u8,
-    /// 1 where all its packets take the stack: the table of flows was full, or it was attached before the programs.
+    /// 1 where all its packets take the stack: not all of its flows that the stack has in its hands are noted yet.
     pub stack_only: u8,
+    /// Zero.
+    pub padding: u8,
+    /// The largest packet that its interface takes, in bytes.
+    pub mtu: u32,
 }
 
-/// An interface to the cloud network.
+/// An interface to the cloud network, open: what is sent by it comes back to the programs.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Uplink {
     /// Its interface number; 0 for no uplink.
     pub ifindex: u32,
+    /// The largest packet that it takes, in bytes.
+    pub mtu: u32,
     /// The IPv4 gateway in network order; all zero for none.
     pub gateway_v4: [u8; 4],
     /// The IPv6 gateway; all zero for none.
     pub gateway_v6: [u8; 16],
 }
 
-/// Addresses from `first` to `last`, as numbers.
+/// Addresses from this one to the next interval's first, and what they mean.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Range4 {
-    /// The first address.
+pub struct Interval4 {
+    /// The first address, as a number.
     pub first: u32,
-    /// The last address.
-    pub last: u32,
+    /// A [`crate::scope::Meaning`].
+    pub meaning: u32,
 }
 
-/// Addresses from `first` to `last`; each is the upper and the lower half as numbers.
+/// Addresses from this one to the next interval's first, and what they mean.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Range6 {
-    /// The first address.
+pub struct Interval6 {
+    /// The first address: its upper and its lower half as numbers.
     pub first: [u64; 2],
-    /// The last address.
-    pub last: [u64; 2],
+    /// A [`crate::scope::Meaning`].
+    pub meaning: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
-/// A CIDR with what it means. The list is in order of falling prefix length: the first match is the longest.
+/// What the programs know of the network. There are two, and an index of the one that counts: the other is written meanwhile.
+///
+/// The intervals of a family are sorted by their first address; the first of them begins at address 0.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cidr4 {
-    /// The network's address.
-    pub network: u32,
-    /// Its netmask.
-    pub mask: u32,
-    /// A [`crate::scope::Scope`].
-    pub scope: u32,
-    /// 1 where packets to it leave by the uplink as they are.
-    pub native: u32,
-}
-
-/// A CIDR with what it means; see [`Cidr4`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cidr6 {
-    /// The network's address.
-    pub network: [u64; 2],
-    /// Its netmask.
-    pub mask: [u64; 2],
-    /// A [`crate::scope::Scope`].
-    pub scope: u32,
-    /// 1 where packets to it leave by the uplink as they are.
-    pub native: u32,
-}
-
-/// What the programs know of the network. One value, replaced whole.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Network {
-    /// How many of `local4` are in use.
-    pub local4_len: u32,
-    /// How many of `cidrs4` are in use.
-    pub cidrs4_len: u32,
-    /// How many of `local6` are in use.
-    pub local6_len: u32,
-    /// How many of `cidrs6` are in use.
-    pub cidrs6_len: u32,
-    /// Where this node's pod addresses come from.
-    pub local4: [Range4; LOCAL_MAX],
-    /// What has a scope.
-    pub cidrs4: [Cidr4; CIDRS_MAX],
-    /// Where this node's pod addresses come from.
-    pub local6: [Range6; LOCAL_MAX],
-    /// What has a scope.
-    pub cidrs6: [Cidr6; CIDRS_MAX],
+    /// How many of `intervals4` are in use.
+    pub intervals4_len: u32,
+    /// How many of `intervals6` are in use.
+    pub intervals6_len: u32,
+    /// 1 where packets over IPv4 may be carried at all.
+    pub carry_v4: u32,
+    /// 1 where packets over IPv6 may be carried at all.
+    pub carry_v6: u32,
+    /// The bit of a packet's mark that has it pass conntrack by.
+    pub untracked_mark: u32,
+    /// Zero.
+    pub padding: u32,
+    /// What IPv4 addresses mean.
+    pub intervals4: [Interval4; INTERVALS_MAX],
+    /// What IPv6 addresses mean.
+    pub intervals6: [Interval6; INTERVALS_MAX],
+}
+
+impl core::fmt::Debug for Network {
+    /// Without the intervals that are not in use.
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { intervals4_len, intervals6_len, carry_v4, carry_v6, untracked_mark, padding: _, intervals4, intervals6 } = self;
+        out.debug_struct("Network")
+            .field("carry", &[carry_v4, carry_v6])
+            .field("untracked_mark", untracked_mark)
+            .field("lengths", &[intervals4_len, intervals6_len])
+            .field("intervals4", &intervals4.get(..*intervals4_len as usize))
+            .field("intervals6", &intervals6.get(..*intervals6_len as usize))
+            .finish()
+    }
 }
 
 impl Default for Network {
+    /// Nothing is known, and nothing carried.
     fn default() -> Self {
         Self {
-            local4_len: 0,
-            cidrs4_len: 0,
-            local6_len: 0,
-            cidrs6_len: 0,
-            local4: [Range4::default(); LOCAL_MAX],
-            cidrs4: [Cidr4::default(); CIDRS_MAX],
-            local6: [Range6::default(); LOCAL_MAX],
-            cidrs6: [Cidr6::default(); CIDRS_MAX],
+            intervals4_len: 0,
+            intervals6_len: 0,
+            carry_v4: 0,
+            carry_v6: 0,
+            untracked_mark: 0,
+            padding: 0,
+            intervals4: [Interval4::default(); INTERVALS_MAX],
+            intervals6: [Interval6::default(); INTERVALS_MAX],
         }
     }
 }
 
 const _: () = {
-    assert!(size_of::<Endpoint>() == 36);
-    assert!(size_of::<Uplink>() == 24);
-    assert!(size_of::<Cidr6>() == 40);
-    assert!(size_of::<Network>() == 16 + 8 * LOCAL_MAX + 16 * CIDRS_MAX + 32 * LOCAL_MAX + 40 * CIDRS_MAX);
+    assert!(size_of::<Endpoint>() == 40);
+    assert!(size_of::<Uplink>() == 28);
+    assert!(size_of::<Interval6>() == 24);
+    assert!(INTERVALS_MAX.is_power_of_two());
+    assert!(size_of::<Network>() == 24 + (8 + 24) * INTERVALS_MAX);
 };

@@ -19,7 +19,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ebpf::account::{Direction, Reason};
 use ebpf::layout::FIRST_IFINDEX;
-use ebpf::verdict::{self, Decision, Verdict};
+use ebpf::verdict::{self, Decision, Tables as _, Verdict};
 
 use packet_bytes::Linear;
 use tables::Maps;
@@ -29,8 +29,13 @@ const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
-/// Written to a packet that the fast path sends to an uplink, so that `to_uplink` does not take it for the stack's.
+/// What `tc_index` of a packet says to the programs that see it next; whatever else it holds where a packet comes in is cleared.
+/// It was sent to an uplink by the fast path.
 const CARRIED: u32 = 0xB3;
+/// It was given to the stack past conntrack, and is of a flow that the fast path carries.
+const UNTRACKED: u32 = 0xB4;
+/// A frame for somebody else's MAC address, for a group, or for all (`PACKET_HOST`, linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
@@ -45,6 +50,12 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
+    // SAFETY: the context is valid for as long as the program runs.
+    if unsafe { (*ctx.skb.skb).pkt_type } != PACKET_HOST {
+        // The stack of this host drops what is not for it; of the rest only its own is left.
+        set_tc_index(&ctx, 0);
+        return PASS;
+    }
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let decision = verdict::from_uplink(&bytes, &Maps);
     obey(&ctx, &decision)
@@ -54,19 +65,24 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 pub fn to_pod(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    let emission = verdict::to_pod(&bytes, &Maps, slot);
+    let emission = verdict::to_pod(&bytes, &Maps, slot, tc_index(&ctx) == UNTRACKED);
+    if emission.without_note {
+        return because(Reason::FlowTableFull, DROP);
+    }
     tables::count(Some(slot), Direction::Received, emission.scope, ctx.len());
     PASS
 }
 
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
-    // SAFETY: the context is valid for as long as the program runs.
-    if unsafe { (*ctx.skb.skb).tc_index } == CARRIED {
+    if matches!(tc_index(&ctx), CARRIED | UNTRACKED) {
         return PASS;
     }
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let emission = verdict::to_uplink(&bytes, &Maps);
+    if emission.without_note {
+        return because(Reason::FlowTableFull, DROP);
+    }
     if emission.hosts_own {
         tables::count(None, Direction::Sent, emission.scope, ctx.len());
     }
@@ -84,21 +100,40 @@ fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
     match decision.verdict {
         Verdict::Host => {
             count_received();
+            set_tc_index(ctx, 0);
             PASS
         }
         Verdict::Drop(reason) => because(reason, DROP),
-        Verdict::Stack(reason) => because(reason, PASS),
-        Verdict::ToPod { ifindex } => {
+        Verdict::Stack(reason) => {
+            set_tc_index(ctx, 0);
+            because(reason, PASS)
+        }
+        Verdict::Untracked(reason) => {
+            let bit = Maps.network().map_or(0, |network| network.untracked_mark);
+            // SAFETY: the context is valid for as long as the program runs, and `mark` is a field that classifiers may write.
+            unsafe { (*ctx.skb.skb).mark |= bit };
+            set_tc_index(ctx, UNTRACKED);
+            because(reason, PASS)
+        }
+        Verdict::ToPod { slot } => {
+            let Some(pod) = Maps.endpoint(slot) else { return because(Reason::NoSuchPod, PASS) };
             count_received();
+            // Whoever bridges or looks at frames within the pod sees them addressed to it. Headers of a TCP packet's clone may be
+            // written without a copy (`skb_clone_writable`, linux/skbuff.h).
+            if ctx.store(0, &pod.mac, 0).is_err() {
+                return because(Reason::Malformed, DROP);
+            }
             // SAFETY: the helper takes no pointer; a number that is no interface's makes it drop the packet.
-            unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+            unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 }
         }
-        Verdict::ToUplink4 { ifindex, gateway } => {
-            let hop = bpf_redir_neigh__bindgen_ty_1 { ipv4_nh: u32::from_ne_bytes(gateway) };
-            leave(ctx, ifindex, bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: hop })
+        Verdict::ToUplink4 { uplink } => {
+            let Some(uplink) = Maps.uplink(uplink) else { return because(Reason::NoUplink, PASS) };
+            let hop = bpf_redir_neigh__bindgen_ty_1 { ipv4_nh: u32::from_ne_bytes(uplink.gateway_v4) };
+            leave(ctx, uplink.ifindex, bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: hop })
         }
-        Verdict::ToUplink6 { ifindex, gateway } => {
-            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = gateway;
+        Verdict::ToUplink6 { uplink } => {
+            let Some(uplink) = Maps.uplink(uplink) else { return because(Reason::NoUplink, PASS) };
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = uplink.gateway_v6;
             let words = [
                 u32::from_ne_bytes([a, b, c, d]),
                 u32::from_ne_bytes([e, f, g, h]),
@@ -106,17 +141,37 @@ fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
                 u32::from_ne_bytes([m, n, o, p]),
             ];
             let hop = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words };
-            leave(ctx, ifindex, bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: hop })
+            leave(ctx, uplink.ifindex, bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: hop })
         }
     }
 }
 
+/// The next hop, with its address where two words of it can be stored at once: on the stack the verifier takes no store that is not
+/// aligned.
+#[repr(C, align(8))]
+struct NextHop {
+    padding: u32,
+    hop: bpf_redir_neigh,
+}
+
 #[inline(always)]
-fn leave(ctx: &TcContext, ifindex: u32, mut hop: bpf_redir_neigh) -> i32 {
+fn leave(ctx: &TcContext, ifindex: u32, hop: bpf_redir_neigh) -> i32 {
+    set_tc_index(ctx, CARRIED);
+    let mut next = NextHop { padding: 0, hop };
+    // SAFETY: `next` lives on this program's stack for the length of the call, and its size is what is passed.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut next.hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+#[inline(always)]
+fn tc_index(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for as long as the program runs.
+    unsafe { (*ctx.skb.skb).tc_index }
+}
+
+#[inline(always)]
+fn set_tc_index(ctx: &TcContext, value: u32) {
     // SAFETY: the context is valid for as long as the program runs, and `tc_index` is a field that classifiers may write.
-    unsafe { (*ctx.skb.skb).tc_index = CARRIED };
-    // SAFETY: `hop` lives on this program's stack for the length of the call, and its size is what is passed.
-    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+    unsafe { (*ctx.skb.skb).tc_index = value };
 }
 
 #[inline(always)]

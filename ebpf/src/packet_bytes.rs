@@ -3,30 +3,52 @@
 use aya_ebpf::programs::TcContext;
 use ebpf::packet::Bytes;
 
-/// Ethernet, the longest network header that is read (IPv6), and the bytes of a transport header that tell a flow.
-const WANTED: u32 = 14 + 40 + 8;
+/// Beyond this nothing is read: Ethernet, IPv6 with extension headers, an ICMP error and the packet that it quotes.
+const DEEP: u32 = 14 + 40 + 256 + 8 + 40 + 64;
 
 /// The bytes between `data` and `data_end`.
 pub(crate) struct Linear {
     data: usize,
     end: usize,
+    length: u32,
+    segment: u32,
     tagged: bool,
 }
 
 impl Linear {
-    /// The linear part of a packet; where the headers lie beyond it, they are pulled in first. `None` where they cannot be.
+    /// The linear part of a packet; where headers lie beyond it, they are pulled in first. `None` where they cannot be.
     #[inline(always)]
     pub(crate) fn of(ctx: &TcContext) -> Option<Self> {
-        let (data, end) = (ctx.data(), ctx.data_end());
         // SAFETY: the context is valid for as long as the program runs.
         let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-        if data + WANTED as usize <= end {
-            return Some(Self { data, end, tagged });
+        // SAFETY: as above.
+        let segment = unsafe { (*ctx.skb.skb).gso_size };
+        let whole = |data, end| Self { data, end, length: ctx.len(), segment, tagged };
+        let linear = whole(ctx.data(), ctx.data_end());
+        let wanted = if ctx.len() < DEEP { ctx.len() } else { DEEP };
+        if linear.is_plain() || linear.data + wanted as usize <= linear.end {
+            return Some(linear);
         }
-        // For a packet that is shorter than all that, and linear, this changes nothing.
-        let wanted = if ctx.len() < WANTED { ctx.len() } else { WANTED };
         ctx.pull_data(wanted).ok()?;
-        Some(Self { data: ctx.data(), end: ctx.data_end(), tagged })
+        Some(whole(ctx.data(), ctx.data_end()))
+    }
+
+    /// Whether it is TCP or UDP behind a plain network header, and all there: nearly every packet is.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        let Some(head) = self.read::<{ 14 + 20 }>(0) else { return false };
+        let (protocol, network) = match [head[12], head[13], head[14]] {
+            [0x08, 0x00, 0x45] => (head[23], 20),
+            [0x86, 0xdd, _] => (head[20], 40),
+            _ => return false,
+        };
+        match protocol {
+            TCP => self.data + 14 + network + 20 <= self.end,
+            UDP => self.data + 14 + network + 8 <= self.end,
+            _ => false,
+        }
     }
 }
 
@@ -44,5 +66,15 @@ impl Bytes for Linear {
     #[inline(always)]
     fn is_tagged(&self) -> bool {
         self.tagged
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        self.segment
     }
 }

@@ -1,6 +1,6 @@
 //! Where an address lies, as seen from this node.
 
-use crate::layout::{CIDRS_MAX, LOCAL_MAX, Network};
+use crate::layout::{INTERVALS_MAX, Network};
 
 /// The other end of a packet, for accounting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,76 +36,131 @@ impl Scope {
     }
 }
 
-/// What is known of an address without asking for its endpoint.
+/// What is known of an address without asking for its endpoint: a scope, and three facts. As it lies in a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// It is in the ranges of this node's pods.
-    pub local: bool,
+pub struct Meaning(pub u32);
+
+impl Meaning {
+    /// Of no interval.
+    pub const NOWHERE: Self = Self::of(Scope::Internet);
+    const SCOPE: u32 = 7;
+    const LOCAL: u32 = 8;
+    const NATIVE: u32 = 16;
+    const CARRIED: u32 = 32;
+
+    /// Not native.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(scope: Scope) -> Self {
+        Self(scope as u32)
+    }
+
+    /// An address of this node's pods, present or to come.
+    #[must_use]
+    pub const fn local() -> Self {
+        Self(Scope::Vpc as u32 | Self::LOCAL)
+    }
+
     /// Packets to it leave by the uplink as they are.
-    pub native: bool,
+    #[must_use]
+    pub const fn native(scope: Scope) -> Self {
+        Self(scope as u32 | Self::NATIVE | Self::CARRIED)
+    }
+
+    /// As native, but about to become so: flows of the stack to it are noted, and none is carried yet.
+    #[must_use]
+    pub const fn held_back(self) -> Self {
+        Self(self.0 & !Self::CARRIED)
+    }
+
     /// Its scope where it is not a pod of this node.
-    pub scope: Scope,
+    #[must_use]
+    #[inline(always)]
+    pub const fn scope(self) -> Scope {
+        Scope::from_number(self.0 & Self::SCOPE)
+    }
+
+    /// It is in the ranges of this node's pods.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_local(self) -> bool {
+        self.0 & Self::LOCAL != 0
+    }
+
+    /// It is native, held back or not.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_native(self) -> bool {
+        self.0 & Self::NATIVE != 0
+    }
+
+    /// It is native, and the programs may carry to it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_carried(self) -> bool {
+        self.0 & Self::CARRIED != 0
+    }
 }
 
-const NOWHERE: Place = Place { local: false, native: false, scope: Scope::Internet };
+/// Each step halves what is left.
+const STEPS: u32 = INTERVALS_MAX.trailing_zeros();
+/// An index under this mask is within the table, for the verifier as well.
+const WITHIN: usize = INTERVALS_MAX - 1;
 
 impl Network {
     /// Looks an IPv4 address up, in network order.
     #[must_use]
     #[inline(always)]
-    pub fn place4(&self, address: [u8; 4]) -> Place {
+    pub fn meaning4(&self, address: [u8; 4]) -> Meaning {
         let address = u32::from_be_bytes(address);
-        let (mut index, len) = (0, in_use(self.local4_len, LOCAL_MAX));
-        while index < len {
-            let range = &self.local4[index];
-            if range.first <= address && address <= range.last {
-                return Place { local: true, native: true, scope: Scope::Vpc };
-            }
-            index += 1;
+        let mut left = in_use(self.intervals4_len);
+        if left == 0 {
+            return Meaning::NOWHERE;
         }
-        let (mut index, len) = (0, in_use(self.cidrs4_len, CIDRS_MAX));
-        while index < len {
-            let cidr = &self.cidrs4[index];
-            if address & cidr.mask == cidr.network {
-                return Place { local: false, native: cidr.native != 0, scope: Scope::from_number(cidr.scope) };
+        let mut at = 0;
+        for _ in 0..STEPS {
+            let half = left >> 1;
+            if half == 0 {
+                break;
             }
-            index += 1;
+            let middle = (at + half) & WITHIN;
+            if self.intervals4[middle].first <= address {
+                at = middle;
+            }
+            left -= half;
         }
-        NOWHERE
+        Meaning(self.intervals4[at & WITHIN].meaning)
     }
 
-    /// Looks an IPv6 address up.
+    /// Looks an IPv6 address up, by its halves.
     #[must_use]
     #[inline(always)]
-    pub fn place6(&self, address: [u8; 16]) -> Place {
-        let [high, low] = halves(address);
-        let (mut index, len) = (0, in_use(self.local6_len, LOCAL_MAX));
-        while index < len {
-            let range = &self.local6[index];
-            let from_first = high > range.first[0] || (high == range.first[0] && low >= range.first[1]);
-            let to_last = high < range.last[0] || (high == range.last[0] && low <= range.last[1]);
-            if from_first && to_last {
-                return Place { local: true, native: true, scope: Scope::Vpc };
-            }
-            index += 1;
+    pub fn meaning6(&self, [high, low]: [u64; 2]) -> Meaning {
+        let mut left = in_use(self.intervals6_len);
+        if left == 0 {
+            return Meaning::NOWHERE;
         }
-        let (mut index, len) = (0, in_use(self.cidrs6_len, CIDRS_MAX));
-        while index < len {
-            let cidr = &self.cidrs6[index];
-            // One comparison for both halves.
-            if (high & cidr.mask[0] ^ cidr.network[0]) | (low & cidr.mask[1] ^ cidr.network[1]) == 0 {
-                return Place { local: false, native: cidr.native != 0, scope: Scope::from_number(cidr.scope) };
+        let mut at = 0;
+        for _ in 0..STEPS {
+            let half = left >> 1;
+            if half == 0 {
+                break;
             }
-            index += 1;
+            let middle = (at + half) & WITHIN;
+            let first = &self.intervals6[middle].first;
+            if first[0] < high || (first[0] == high && first[1] <= low) {
+                at = middle;
+            }
+            left -= half;
         }
-        NOWHERE
+        Meaning(self.intervals6[at & WITHIN].meaning)
     }
 }
 
 /// How many rows of a table are in use, whatever it claims.
 #[inline(always)]
-const fn in_use(claimed: u32, room: usize) -> usize {
-    if claimed as usize > room { room } else { claimed as usize }
+const fn in_use(claimed: u32) -> usize {
+    if claimed as usize > INTERVALS_MAX { INTERVALS_MAX } else { claimed as usize }
 }
 
 /// The upper and the lower half of an IPv6 address as numbers.
@@ -116,50 +171,58 @@ pub const fn halves(address: [u8; 16]) -> [u64; 2] {
     [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
 }
 
+/// An address of which these are the halves.
+#[must_use]
+#[inline(always)]
+pub const fn whole([high, low]: [u64; 2]) -> [u8; 16] {
+    let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (high.to_be_bytes(), low.to_be_bytes());
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Cidr4, Cidr6, Range4, Range6};
+    use crate::layout::{Interval4, Interval6};
 
-    fn network() -> Network {
-        let mut network = Network { local4_len: 1, cidrs4_len: 3, local6_len: 1, cidrs6_len: 1, ..Network::default() };
-        network.local4[0] = Range4 { first: 0x0a00_0110, last: 0x0a00_011f };
-        network.cidrs4[0] = Cidr4 { network: 0x0a00_000b, mask: u32::MAX, scope: Scope::Node as u32, native: 0 };
-        network.cidrs4[1] = Cidr4 { network: 0x0a00_0000, mask: 0xffff_0000, scope: Scope::Vpc as u32, native: 1 };
-        network.cidrs4[2] = Cidr4 { network: 0x0a60_0000, mask: 0xfff0_0000, scope: Scope::Service as u32, native: 0 };
-        network.local6[0] = Range6 { first: [0xfd00_0010_0000_0001, 1], last: [0xfd00_0010_0000_0001, 0xffff] };
-        network.cidrs6[0] =
-            Cidr6 { network: [0xfd00_0010_0000_0000, 0], mask: [0xffff_ffff_0000_0000, 0], scope: Scope::Vpc as u32, native: 1 };
-        network
+    /// Every length of the table, an address at, before and behind each border.
+    #[test]
+    fn the_last_interval_that_begins_before_an_address_has_it() {
+        let mut network = Network::default();
+        for row in 0..INTERVALS_MAX {
+            let number = u32::try_from(row).unwrap();
+            network.intervals4[row] = Interval4 { first: number * 10, meaning: number };
+            network.intervals6[row] = Interval6 { first: [u64::from(number / 4), u64::from(number % 4) * 10], meaning: number, padding: 0 };
+        }
+        for len in (1..=20).chain([100, 511, 512, 513, 1000, 1023, 1024]) {
+            (network.intervals4_len, network.intervals6_len) = (len, len);
+            for row in (0..len).step_by(1 + len as usize / 50).chain([len - 1]) {
+                let at = |address: u32| network.meaning4(address.to_be_bytes()).0;
+                assert_eq!([at(row * 10), at(row * 10 + 9)], [row, row], "row {row} of {len}");
+                let at = |low: u64| network.meaning6([u64::from(row / 4), low]).0;
+                let low = u64::from(row % 4) * 10;
+                assert_eq!([at(low), at(low + 9)], [row, row], "row {row} of {len}");
+            }
+            assert_eq!(network.meaning4([255; 4]).0, len - 1);
+            assert_eq!(network.meaning6([u64::MAX; 2]).0, len - 1);
+        }
     }
 
     #[test]
-    fn the_first_match_decides() {
-        let network = network();
-        let place = |a, b, c, d| network.place4([a, b, c, d]);
-        assert!(place(10, 0, 1, 16).local && place(10, 0, 1, 31).local);
-        assert_eq!(place(10, 0, 1, 32), Place { local: false, native: true, scope: Scope::Vpc });
-        assert_eq!(place(10, 0, 0, 11), Place { local: false, native: false, scope: Scope::Node });
-        assert_eq!(place(10, 96, 0, 1).scope, Scope::Service);
-        assert_eq!(place(1, 1, 1, 1), NOWHERE);
+    fn a_table_that_is_empty_or_claims_too_much_is_no_danger() {
+        let mut network = Network::default();
+        assert_eq!((network.meaning4([1; 4]), network.meaning6([1; 2])), (Meaning::NOWHERE, Meaning::NOWHERE));
+        (network.intervals4_len, network.intervals6_len) = (u32::MAX, u32::MAX);
+        assert_eq!((network.meaning4([1; 4]).0, network.meaning6([1; 2]).0), (0, 0));
     }
 
     #[test]
-    fn ipv6_ranges_compare_both_halves() {
-        let network = network();
-        let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-        assert!(network.place6(address("fd00:10:0:1::1")).local);
-        assert!(!network.place6(address("fd00:10:0:1::")).local);
-        assert!(!network.place6(address("fd00:10:0:1::1:0")).local);
-        assert!(network.place6(address("fd00:10:0:2::1")).native);
-        assert_eq!(network.place6(address("2001:db8::1")), NOWHERE);
-    }
-
-    #[test]
-    fn a_table_that_claims_too_much_is_read_to_its_end_only() {
-        let network =
-            Network { local4_len: u32::MAX, cidrs4_len: u32::MAX, local6_len: u32::MAX, cidrs6_len: u32::MAX, ..Network::default() };
-        assert!(!network.place4([9; 4]).local);
-        assert!(!network.place6([9; 16]).local);
+    fn a_meaning_keeps_what_it_was_made_of() {
+        for scope in Scope::ALL {
+            let native = Meaning::native(scope);
+            assert_eq!((native.scope(), native.is_native(), native.is_carried(), native.is_local()), (scope, true, true, false));
+            let held = native.held_back();
+            assert_eq!((held.scope(), held.is_native(), held.is_carried()), (scope, true, false));
+            assert!(!Meaning::of(scope).is_native() && Meaning::local().is_local() && !Meaning::local().is_native());
+        }
     }
 }

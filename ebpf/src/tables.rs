@@ -3,27 +3,40 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use ebpf::account::{Direction, Reason, Traffic};
-use ebpf::flow::{Flow4, Flow6, Noted};
-use ebpf::layout::{ENDPOINTS_MAX, Endpoint, FLOWS_MAX, Network, UPLINKS_MAX, Uplink};
-use ebpf::scope::Scope;
+use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
+use ebpf::layout::{ENDPOINTS_MAX, Endpoint, FLOWS_MAX, Network, PIECES_MAX, SLOTS_MAX, UPLINKS_MAX, Uplink};
+use ebpf::scope::{Scope, halves};
 use ebpf::verdict::Tables;
 
+/// Two, so that one can be written while the other is read.
 #[map]
-static NETWORK: Array<Network> = Array::pinned(1, 0);
+static NETWORK: Array<Network> = Array::pinned(2, 0);
+/// Which of the two counts.
+#[map]
+static NETWORK_INDEX: Array<u32> = Array::pinned(1, 0);
 #[map]
 static ENDPOINTS: Array<Endpoint> = Array::pinned(ENDPOINTS_MAX, 0);
 #[map]
 static UPLINKS: Array<Uplink> = Array::pinned(UPLINKS_MAX, 0);
+/// By addresses in network order, as whole numbers like [`Flow4`].
 #[map]
-static SLOTS4: HashMap<[u8; 4], u32> = HashMap::pinned(ENDPOINTS_MAX, 0);
+static SLOTS4: HashMap<u32, u32> = HashMap::pinned(SLOTS_MAX, 0);
 #[map]
-static SLOTS6: HashMap<[u8; 16], u32> = HashMap::pinned(ENDPOINTS_MAX, 0);
+static SLOTS6: HashMap<[u64; 2], u32> = HashMap::pinned(SLOTS_MAX, 0);
 #[map]
 static FLOWS4: HashMap<Flow4, Noted> = HashMap::pinned(FLOWS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static FLOWS6: HashMap<Flow6, Noted> = HashMap::pinned(FLOWS_MAX, BPF_F_NO_PREALLOC);
+/// How many notes, of both families, are at an endpoint's expense: counted up here, corrected by the daemon's sweep.
+#[map]
+static NOTES: Array<u32> = Array::pinned(ENDPOINTS_MAX, 0);
+/// How many notes one endpoint may have.
+#[map]
+static NOTES_SHARE: Array<u32> = Array::pinned(1, 0);
+#[map]
+static PIECES: LruHashMap<Pieces, u32> = LruHashMap::pinned(PIECES_MAX, 0);
 #[map]
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(ENDPOINTS_MAX, 0);
 #[map]
@@ -37,7 +50,7 @@ pub(crate) struct Maps;
 impl Tables for Maps {
     #[inline(always)]
     fn network(&self) -> Option<&Network> {
-        NETWORK.get(0)
+        NETWORK.get(*NETWORK_INDEX.get(0)?)
     }
 
     #[inline(always)]
@@ -54,33 +67,61 @@ impl Tables for Maps {
     fn slot4(&self, address: [u8; 4]) -> Option<u32> {
         // SAFETY: the value is a number; one that was freed and reused is at worst another endpoint's, which is then
         // written to the endpoint's own table before its address is.
-        unsafe { SLOTS4.get(address) }.copied()
+        unsafe { SLOTS4.get(u32::from_ne_bytes(address)) }.copied()
     }
 
     #[inline(always)]
     fn slot6(&self, address: [u8; 16]) -> Option<u32> {
         // SAFETY: as in `slot4`.
-        unsafe { SLOTS6.get(address) }.copied()
+        unsafe { SLOTS6.get(halves(address).map(u64::to_be)) }.copied()
     }
 
     #[inline(always)]
-    fn is_noted4(&self, flow: &Flow4) -> bool {
-        is_remembered(&FLOWS4, flow)
+    fn noted4(&self, flow: &Flow4, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        noted(&FLOWS4, flow, seen)
     }
 
     #[inline(always)]
-    fn is_noted6(&self, flow: &Flow6) -> bool {
-        is_remembered(&FLOWS6, flow)
+    fn noted6(&self, flow: &Flow6, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        noted(&FLOWS6, flow, seen)
     }
 
     #[inline(always)]
-    fn note4(&self, slot: u32, flow: &Flow4) {
-        mark(slot, remember(&FLOWS4, flow));
+    fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> bool {
+        note(&FLOWS4, slot, flow, seen)
     }
 
     #[inline(always)]
-    fn note6(&self, slot: u32, flow: &Flow6) {
-        mark(slot, remember(&FLOWS6, flow));
+    fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> bool {
+        note(&FLOWS6, slot, flow, seen)
+    }
+
+    #[inline(always)]
+    fn forget4(&self, flow: &Flow4) {
+        // One that is gone already is as good.
+        let _ = FLOWS4.remove(flow);
+    }
+
+    #[inline(always)]
+    fn forget6(&self, flow: &Flow6) {
+        let _ = FLOWS6.remove(flow);
+    }
+
+    #[inline(always)]
+    fn has_notes(&self, slot: u32) -> bool {
+        NOTES.get(slot).is_some_and(|notes| *notes != 0)
+    }
+
+    #[inline(always)]
+    fn pieces(&self, pieces: &Pieces) -> Option<bool> {
+        // SAFETY: the value is a number, and one that was reused meanwhile concerns one packet of somebody else's.
+        unsafe { PIECES.get(pieces) }.map(|untracked| *untracked != 0)
+    }
+
+    #[inline(always)]
+    fn remember_pieces(&self, pieces: &Pieces, untracked: bool) {
+        // Where it is not remembered, the later pieces go by the rule for those whose first was not seen.
+        let _ = PIECES.insert(pieces, u32::from(untracked), BPF_ANY.into());
     }
 }
 
@@ -106,43 +147,70 @@ pub(crate) fn count_reason(reason: Reason) {
     }
 }
 
-/// Tells whether the flow is in the table, and gives it the time of this packet: conntrack, too, goes by packets of either
-/// direction, and a client may be silent for as long as its server goes on sending.
+/// The note of a flow as it was. It takes in this packet: conntrack, too, goes by packets of either direction, and a client may
+/// be silent for as long as its server goes on sending.
 #[inline(always)]
-fn is_remembered<K>(flows: &HashMap<K, Noted>, flow: &K) -> bool {
-    let Some(noted) = flows.get_ptr_mut(flow) else { return false };
-    // SAFETY: without preallocation an element lives until a grace period after its removal.
-    let seen = unsafe { &raw mut (*noted).seen_seconds };
-    let now = seconds();
-    // SAFETY: as above. Read first: a store would take the cache line from the other CPUs with every packet.
-    if unsafe { seen.read() } != now {
-        // SAFETY: as above.
-        unsafe { seen.write(now) };
+fn noted<K>(flows: &HashMap<K, Noted>, flow: &K, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+    let found = flows.get_ptr_mut(flow)?;
+    let seen = seen();
+    // SAFETY: without preallocation an element lives until a grace period after its removal. What another CPU writes meanwhile is
+    // of single bytes and a number.
+    let before = unsafe { found.read() };
+    if !before.is_over(seen) {
+        take_in(found, before, seen);
     }
-    true
+    Some(before)
 }
 
-/// Puts a flow into the table, and tells whether it is there now.
+/// Writes what is new: a store takes the cache line from the other CPUs.
 #[inline(always)]
-fn remember<K>(flows: &HashMap<K, Noted>, flow: &K) -> bool {
-    is_remembered(flows, flow) || flows.insert(flow, Noted { seen_seconds: seconds() }, BPF_ANY.into()).is_ok()
+fn take_in(found: *mut Noted, before: Noted, seen: Seen) {
+    let now = seconds();
+    if before.seen_seconds != now {
+        // SAFETY: as in `noted`.
+        let place = unsafe { &raw mut (*found).seen_seconds };
+        // SAFETY: as above.
+        unsafe { place.write(now) };
+    }
+    let taken_in = before.taking_in(seen, now);
+    if seen.from_low && before.from_low != taken_in {
+        // SAFETY: as above.
+        let place = unsafe { &raw mut (*found).from_low };
+        // SAFETY: as above.
+        unsafe { place.write(taken_in) };
+    } else if !seen.from_low && before.from_high != taken_in {
+        // SAFETY: as above.
+        let place = unsafe { &raw mut (*found).from_high };
+        // SAFETY: as above.
+        unsafe { place.write(taken_in) };
+    }
+}
+
+/// Puts a flow into the table at the expense of this slot; whether it is there now.
+#[inline(always)]
+fn note<K>(flows: &HashMap<K, Noted>, slot: u32, flow: &K, seen: Seen) -> bool {
+    if let Some(before) = noted(flows, flow, || seen)
+        && !before.is_over(seen)
+    {
+        return true;
+    }
+    let Some(notes) = NOTES.get_ptr_mut(slot) else { return false };
+    let Some(share) = NOTES_SHARE.get(0) else { return false };
+    // SAFETY: the value stays where it is for as long as the map lives, and is one number.
+    let before = unsafe { notes.read_volatile() };
+    if before >= *share {
+        return false;
+    }
+    if flows.insert(flow, Noted::first(slot as u16, seen, seconds()), BPF_ANY.into()).is_err() {
+        return false;
+    }
+    // SAFETY: as above. Two CPUs may count one note for two: the sweep puts it right, and a share leaves room for that.
+    unsafe { notes.write_volatile(before + 1) };
+    true
 }
 
 #[inline(always)]
 fn seconds() -> u32 {
     // SAFETY: the helper takes nothing and reads a clock.
     (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
-}
-
-/// Marks an endpoint as one with noted flows, or, where a flow found no room in the table, as one for the stack alone.
-#[inline(always)]
-fn mark(slot: u32, noted: bool) {
-    let Some(endpoint) = ENDPOINTS.get_ptr_mut(slot) else { return };
-    // SAFETY: the value stays where it is for as long as the map lives; each flag is one byte, stored at once.
-    let flag = unsafe { if noted { &raw mut (*endpoint).has_flows } else { &raw mut (*endpoint).stack_only } };
-    // SAFETY: as above; a flag is only ever set here.
-    if unsafe { flag.read() } == 0 {
-        // SAFETY: as above.
-        unsafe { flag.write(1) };
-    }
 }

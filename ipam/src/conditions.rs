@@ -49,6 +49,10 @@ pub enum Kind {
     ServicesNative,
     /// A further uplink is no Ethernet device.
     UplinkNotEthernet,
+    /// A pod has as many noted flows as one may have.
+    FlowTableFull,
+    /// Pods ran before the kernel programs did, and their flows cannot be learned: they keep to the host's stack.
+    FlowsUnknown,
     /// A pod could have no address now.
     AddressesExhausted,
     /// Attachments cannot be made durable.
@@ -92,6 +96,8 @@ impl Kind {
             Self::HostRulesUnread => "HostRulesUnread",
             Self::ServicesNative => "ServicesNative",
             Self::UplinkNotEthernet => "UplinkNotEthernet",
+            Self::FlowTableFull => "FlowTableFull",
+            Self::FlowsUnknown => "FlowsUnknown",
             Self::AddressesExhausted => "AddressesExhausted",
             Self::StoreNotWritable => "StoreNotWritable",
             Self::CloudTrouble => "CloudTrouble",

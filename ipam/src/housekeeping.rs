@@ -7,21 +7,24 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use datapath::fast_path::IdleSeconds;
+use datapath::fast_path::{NotedFlows, Timeouts};
 use node_api::queue::EntryError;
 use node_api::{BootMillis, queue};
 
 use crate::attachments::Attachments;
-use crate::conditions::{Kind, NodeConditions};
+use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::Config;
 use crate::conflist::publisher::Publisher;
 use crate::driver::Driver;
 use crate::kernel::{Kernel, Linux};
 use crate::readiness;
+use crate::record::Record;
 use crate::store::Change;
 
 const TICK: Duration = Duration::from_secs(1);
 const SWEEP_EVERY_TICKS: u64 = 60;
+/// Well within the time that an address rests between two pods.
+const NOTES_EVERY_TICKS: u64 = 10;
 /// Between pods nobody commits anything: this often it is tried whether one could. While one cannot, each tick.
 const PROBE_EVERY_TICKS: u64 = 10;
 
@@ -80,7 +83,9 @@ pub(crate) fn start(
         }
         if tick > 0 && tick.is_multiple_of(SWEEP_EVERY_TICKS) {
             attachments.sweep(BootMillis::now().unwrap_or_default());
-            forget_idle_flows(attachments.kernel());
+        }
+        if tick.is_multiple_of(NOTES_EVERY_TICKS) {
+            sweep_notes(&attachments, &conditions);
         }
     })
 }
@@ -130,24 +135,38 @@ pub(crate) fn keep_list(mut publisher: Publisher, attachments: Arc<Attachments<L
     })
 }
 
-/// The stack's own memory of a flow, as the kernel is set, and some more.
-fn forget_idle_flows(kernel: &Linux) {
-    /// Longer than the time between two rounds.
-    const MARGIN: u32 = 120;
-    /// The kernel's defaults (Documentation/networking/nf_conntrack-sysctl.rst), where it has no connection tracking yet.
-    const TCP: u32 = 432_000;
-    const UDP: u32 = 120;
-    let Some(fast_path) = kernel.fast_path() else { return };
-    let timeout = |name: &str, default: u32| {
-        let text = std::fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(name));
-        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(default).saturating_add(MARGIN)
-    };
-    let idle =
-        IdleSeconds { tcp: timeout("nf_conntrack_tcp_timeout_established", TCP), other: timeout("nf_conntrack_udp_timeout_stream", UDP) };
-    match fast_path.forget_idle_flows(idle) {
-        Ok(noted) => tracing::debug!(noted, "flows through the stack"),
-        Err(error) => tracing::warn!(%error, "idle flows cannot be forgotten"),
+/// Ends the notes of flows that the stack has forgotten, and names pods that have too many of them.
+fn sweep_notes(attachments: &Attachments<Linux>, conditions: &NodeConditions) {
+    let Some(fast_path) = attachments.kernel().fast_path() else { return };
+    match fast_path.sweep_notes(&Timeouts::of_conntrack()) {
+        Ok(found) => {
+            tracing::debug!(noted = found.total, "flows through the stack");
+            conditions.report(Kind::FlowTableFull, too_many_notes(&found, &attachments.records()));
+        }
+        Err(error) => tracing::warn!(%error, "notes of flows cannot be swept"),
     }
+    let unknown = fast_path.heal().err().map(|error| {
+        Finding::new(
+            "ConntrackUnreadable",
+            format!("pods that ran before keep to the host's stack: {error}"),
+            "they are well, and slower; a new pod is not concerned",
+        )
+    });
+    conditions.report(Kind::FlowsUnknown, unknown);
+}
+
+/// What is said of pods that have all the notes that one may have.
+fn too_many_notes(found: &NotedFlows, records: &[Record]) -> Option<Finding> {
+    let names: Vec<_> = found
+        .at_their_share()
+        .map(|link| {
+            let of = records.iter().find(|record| record.host_ifindex == link.0);
+            of.map_or_else(|| format!("the pod behind link {link}"), |record| format!("{}/{}", record.pod.namespace, record.pod.name))
+        })
+        .collect();
+    let message = format!("{} has as many connections by the host's stack as one pod may: new ones are dropped", names.join(", "));
+    let remedy = "see what opens so many; barewire_flows_noted tells how many each pod has, and docs/fast-path.md what counts";
+    (!names.is_empty()).then(|| Finding::new("ShareUsedUp", message, remedy))
 }
 
 pub(crate) fn queue_directory(config: &Config) -> PathBuf {

@@ -259,6 +259,9 @@ impl Kernel for Linux {
                 tracing::error!(link = link.host_ifname, %error, "stays with the host's stack");
             }
         }
+        if let Err(error) = fast_path.heal() {
+            tracing::warn!(%error, "pods keep to the host's stack; it is tried again every ten seconds");
+        }
     }
 
     fn open_account(&self, record: &Record) {

@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use datapath::fast_path::{FastPath, Traffic, TrafficOf};
+use datapath::fast_path::{FastPath, NotedFlows, Traffic, TrafficOf};
 use datapath::{Ifindex, RulesError, stack};
 use node_api::BootMillis;
 use prometheus_client::encoding::text::encode;
@@ -31,6 +31,7 @@ use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::driver::{Count, Driver, SupplyReport};
 use crate::kernel::Linux;
 use crate::metrics::{AddRefusal, Metrics, Operation};
+use crate::record::Record;
 use crate::slow_path::SlowPath;
 
 type Labels = Vec<(&'static str, String)>;
@@ -164,6 +165,7 @@ fn registry(watched: &Watched) -> Registry {
             let Ok(statement) = kernel.accounts().state(counted);
             traffic(&mut registry, &statement, &of(TrafficOf::Host));
             not_carried(&mut registry, fast_path.reasons().unwrap_or_default());
+            flows_noted(&mut registry, &watched.attachments.records(), &fast_path.noted_flows());
         }
         None => {
             let mut beside_pods = (Traffic::default(), 0);
@@ -272,6 +274,19 @@ fn not_carried(registry: &mut Registry, by_reason: Vec<(&'static str, u64)>) {
         reasons.get_or_create(&vec![("reason", reason.to_owned())]).inc_by(count);
     }
     registry.register("not_carried_packets", "Packets that were dropped, or that the programs left to the stack, by reason", reasons);
+}
+
+/// Flows that the host's stack has in its hands, as the last sweep counted them.
+fn flows_noted(registry: &mut Registry, records: &[Record], noted: &NotedFlows) {
+    let by_pod = Series::<Labels, Gauge>::default();
+    for (link, notes) in &noted.pods {
+        if let Some(record) = records.iter().find(|record| record.host_ifindex == link.0) {
+            let pod = vec![("namespace", record.pod.namespace.clone()), ("pod", record.pod.name.clone())];
+            by_pod.get_or_create(&pod).inc_by(i64::from(*notes));
+        }
+    }
+    registry.register("flows_noted", "Flows through the host's stack that are noted, by the pod that they are charged to", by_pod);
+    gauge(registry, "flows_noted_share", "How many one pod may have", noted.share.into());
 }
 
 /// In the order of `datapath::fast_path::Scope`.

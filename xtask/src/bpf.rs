@@ -22,7 +22,11 @@ const LLVM: u32 = 22;
 const TARGET: &str = "bpfel-unknown-none";
 
 /// A warning is an error here, because clippy does not run on this target.
-const RUSTFLAGS: &str = "-C linker=bpf-linker -C debuginfo=2 -C link-arg=--btf -C panic=abort -D warnings";
+///
+/// The kernels of x86-64 and arm64 let programs read packets at any alignment; without that leave an IPv6 address is put together byte
+/// by byte, and the programs need more stack than there is.
+const RUSTFLAGS: &str = "-C linker=bpf-linker -C debuginfo=2 -C link-arg=--btf -C link-arg=--cpu-features=+allows-misaligned-mem-access \
+                         -C panic=abort -D warnings";
 
 /// What the cargo that runs this program, rustup and the user say about *their* compiler; ours is another.
 const OF_ANOTHER_COMPILER: [&str; 10] = [

@@ -1,9 +1,8 @@
 //! A node that is full: [`ENDPOINTS`] pods by real ADDs, and [`FLOWS`] noted flows of theirs.
 //!
 //! Every pod gets a service address of its own, and another pod sends one packet each to many ports of it. The stack
-//! translates them, and the kernel programs note each such flow for the endpoint that it reaches: the table of flows fills,
-//! and every endpoint is marked as one with flows. From then on each of its packets is looked up. What the maps hold is read
-//! from the maps. On nodes without rules, these services are the only ones.
+//! translates them, and the kernel programs note each such flow: the table of flows fills, and every packet is looked up in a full
+//! one. What the maps hold is read from the maps. On nodes without rules, these services are the only ones.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
@@ -36,7 +35,7 @@ const SEND_LIMIT: Duration = Duration::from_secs(1);
 /// What the maps of a node's daemon hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Endpoints of which at least one flow was noted: their packets are looked up.
+    /// Endpoints on the fast path.
     pub endpoints: usize,
     /// Noted flows over IPv4.
     pub flows: usize,
@@ -53,13 +52,15 @@ pub fn fill(cluster: &mut Cluster, names: &mut Pods) -> Result<()> {
     let services = cluster.pods(0).iter().map(service_of).collect::<Result<Vec<_>>>()?;
     {
         let _home = cluster.node(0).enter()?;
-        write_setting("netfilter/nf_conntrack_udp_timeout_stream", IDLE_SECONDS)?;
+        for setting in ["netfilter/nf_conntrack_udp_timeout", "netfilter/nf_conntrack_udp_timeout_stream"] {
+            write_setting(setting, IDLE_SECONDS)?;
+        }
         feed("nft", &["-f", "-"], "nftables", &translation(&services))?;
     }
-    // A pod that sent to itself would be translated twice, and its flow would be the node's.
-    let (first, others) = services.split_first().context("the node has no pods")?;
-    send_from(&cluster.pods(0)[0], others)?;
-    send_from(&cluster.pods(0)[1], &[*first])?;
+    // Each sends to the next one's service: the sender is charged with the notes, and no pod may have too many.
+    for (pod, service) in cluster.pods(0).iter().zip(services.iter().cycle().skip(1)) {
+        send_from(pod, &[*service])?;
+    }
     require(cluster)
 }
 
@@ -105,7 +106,7 @@ pub fn require(cluster: &Cluster) -> Result<()> {
     let Held { endpoints, flows } = held(daemon)?;
     ensure!(
         endpoints >= ENDPOINTS && flows >= FLOWS,
-        "the loaded node has {endpoints} endpoints with flows and {flows} noted flows, not {ENDPOINTS} and {FLOWS}: \
+        "the loaded node has {endpoints} endpoints on the fast path and {flows} noted flows, not {ENDPOINTS} and {FLOWS}: \
          the programs did not note what was sent to services, the daemon forgot it, or conntrack has no room for as many \
          (net.netfilter.nf_conntrack_max)"
     );
@@ -124,20 +125,19 @@ pub fn held(daemon: &Daemon) -> Result<Held> {
     };
     let endpoints: Array<_, [u8; size_of::<Endpoint>()]> = Map::Array(open("ENDPOINTS")?).try_into()?;
     let flows: HashMap<_, [u8; size_of::<Flow4>()], [u8; size_of::<Noted>()]> = Map::HashMap(open("FLOWS4")?).try_into()?;
-    let mut marked = 0;
+    let mut carried = 0;
     for endpoint in endpoints.iter() {
-        marked += usize::from(is_marked(endpoint?));
+        carried += usize::from(is_carried(endpoint?));
     }
     let flows = flows.keys().try_fold(0, |count, flow| flow.map(|_| count + 1))?;
-    Ok(Held { endpoints: marked, flows })
+    Ok(Held { endpoints: carried, flows })
 }
 
-/// Whether there is an endpoint, on the fast path, whose packets are looked up.
-fn is_marked(endpoint: [u8; size_of::<Endpoint>()]) -> bool {
+/// Whether there is an endpoint, on the fast path.
+fn is_carried(endpoint: [u8; size_of::<Endpoint>()]) -> bool {
     const IFINDEX: usize = std::mem::offset_of!(Endpoint, ifindex);
-    const HAS_FLOWS: usize = std::mem::offset_of!(Endpoint, has_flows);
     const STACK_ONLY: usize = std::mem::offset_of!(Endpoint, stack_only);
-    endpoint[IFINDEX..][..4] != [0; 4] && endpoint[HAS_FLOWS] != 0 && endpoint[STACK_ONLY] == 0
+    endpoint[IFINDEX..][..4] != [0; 4] && endpoint[STACK_ONLY] == 0
 }
 
 #[cfg(test)]
@@ -152,13 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_counts_where_its_packets_are_looked_up_and_carried() {
+    fn an_endpoint_counts_where_its_packets_are_carried() {
         let mut endpoint = [0; size_of::<Endpoint>()];
-        endpoint[std::mem::offset_of!(Endpoint, has_flows)] = 1;
-        assert!(!is_marked(endpoint), "no interface");
+        assert!(!is_carried(endpoint), "no interface");
         endpoint[std::mem::offset_of!(Endpoint, ifindex) + 2] = 0x10;
-        assert!(is_marked(endpoint));
+        assert!(is_carried(endpoint));
         endpoint[std::mem::offset_of!(Endpoint, stack_only)] = 1;
-        assert!(!is_marked(endpoint), "the stack carries its packets");
+        assert!(!is_carried(endpoint), "the stack carries its packets");
     }
 }

@@ -3,7 +3,10 @@
 //! Their maps are pinned, so that counters, endpoints and noted flows outlive the daemon: programs stay attached while it is
 //! away and are replaced, one by one and without a gap, when it comes back. What they decide is in the crate `ebpf`.
 
+mod batch;
 mod clsact;
+mod import;
+mod notes;
 mod tables;
 mod uplink_hooks;
 mod view;
@@ -21,7 +24,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 pub use ebpf::account::{Counter, Traffic};
 pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Network};
 pub use ebpf::scope::Scope;
-pub use tables::{IdleSeconds, TrafficOf};
+pub use notes::{NotedFlows, Timeouts};
+pub use tables::TrafficOf;
 pub(crate) use view::Destination;
 pub use view::{ViewError, view};
 pub use ways::UplinkHooks;
@@ -74,6 +78,9 @@ pub enum FastPathError {
         /// Why.
         source: Box<aya::maps::MapError>,
     },
+    /// Connection tracking cannot be read.
+    #[error("connection tracking cannot be read: {0}; load the kernel module nf_conntrack_netlink")]
+    Conntrack(std::io::Error),
     /// The network does not fit.
     #[error("{0}")]
     View(#[from] ViewError),
@@ -207,7 +214,7 @@ impl FastPath {
     }
 
     /// Takes a pod up that runs already, after a restart. What the maps know of it stays; a pod that they do not know may have
-    /// flows that the stack translates, so all its packets keep to the stack.
+    /// flows that the stack translates, so all its packets keep to the stack until [`FastPath::heal`] has noted these.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -215,7 +222,7 @@ impl FastPath {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
         let wanted = endpoint(link, network);
         let known = self.tables.endpoint(slot)?;
-        let same = self.inherited && Endpoint { has_flows: 0, stack_only: 0, ..known } == wanted;
+        let same = self.inherited && Endpoint { stack_only: 0, ..known } == wanted;
         if !same {
             self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted })?;
         }
@@ -232,7 +239,7 @@ impl FastPath {
         if !clsact::is_attached_to_pod(host, link.host_ifindex)? {
             lacks.push("the host end lacks the kernel programs");
         }
-        let known = Endpoint { has_flows: 0, stack_only: 0, ..self.tables.endpoint(slot)? };
+        let known = Endpoint { stack_only: 0, ..self.tables.endpoint(slot)? };
         if known != endpoint(link, network) || !self.tables.leads_to(slot, &known)? {
             lacks.push("the kernel programs do not know the pod");
         }
@@ -249,8 +256,7 @@ impl FastPath {
         if known.ifindex != link.host_ifindex.0 || known.mac == link.pod_mac {
             return Ok(());
         }
-        // The programs write flags of this value meanwhile. Of the two, this one costs the pod a look-up a packet and no more.
-        self.tables.set_endpoint(slot, &Endpoint { mac: link.pod_mac, has_flows: 1, ..known })
+        self.tables.set_endpoint(slot, &Endpoint { mac: link.pod_mac, ..known })
     }
 
     /// Stops a pod's packets. Its link may live a moment longer.
@@ -280,12 +286,36 @@ impl FastPath {
         self.tables.reasons()
     }
 
-    /// Forgets flows whose packets the stack has not emitted for longer than it remembers a connection. Tells how many stay.
+    /// Lets a pod use an address beside its own, until it is removed or [`FastPath::disallow`] takes that back. Whoever else has the
+    /// address loses it.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the write.
+    pub fn allow(&self, link: Ifindex, address: IpAddr) -> Result<(), FastPathError> {
+        slot(link).map_or(Ok(()), |slot| self.tables.allow(slot, address))
+    }
+
+    /// Takes back what [`FastPath::allow`] gave.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the write.
+    pub fn disallow(&self, link: Ifindex, address: IpAddr) -> Result<(), FastPathError> {
+        slot(link).map_or(Ok(()), |slot| self.tables.disallow(slot, address))
+    }
+
+    /// Ends the notes of flows that the stack has not, any more, and of addresses whose pods are gone. Every ten seconds: an address
+    /// rests for longer before it is given again.
     ///
     /// # Errors
     /// Where a map cannot be read.
-    pub fn forget_idle_flows(&self, idle: tables::IdleSeconds) -> Result<usize, FastPathError> {
-        self.tables.forget_idle_flows(idle)
+    pub fn sweep_notes(&self, timeouts: &Timeouts) -> Result<NotedFlows, FastPathError> {
+        self.tables.notes.sweep(timeouts)
+    }
+
+    /// What the last sweep found.
+    #[must_use]
+    pub fn noted_flows(&self) -> NotedFlows {
+        tables::lock(&self.tables.notes.last).clone()
     }
 }
 
@@ -321,7 +351,7 @@ fn forget_other_layouts(pins: &Path, maps: &Path) -> Result<(), FastPathError> {
         if path != maps && path != uplink_hooks::folder(pins) {
             tracing::warn!(
                 maps = %path.display(),
-                "the layout of the maps has changed: counters begin anew, and pods that run keep to the host's stack until they are replaced"
+                "the layout of the maps has changed: counters begin anew, and flows that the host's stack has are read from connection tracking"
             );
             std::fs::remove_dir_all(&path).map_err(failed)?;
         }
@@ -334,7 +364,7 @@ fn slot(link: Ifindex) -> Option<u32> {
 }
 
 fn endpoint(link: &PodLink, network: &NodeNetwork) -> Endpoint {
-    let mut endpoint = Endpoint { ifindex: link.host_ifindex.0, mac: link.pod_mac, ..Endpoint::default() };
+    let mut endpoint = Endpoint { ifindex: link.host_ifindex.0, mac: link.pod_mac, mtu: link.mtu, ..Endpoint::default() };
     for address in &link.addresses {
         match address {
             IpAddr::V4(ipv4) => (endpoint.ipv4, endpoint.uplink_v4) = (ipv4.octets(), network.uplink_of(*address)),

@@ -1,10 +1,11 @@
 //! The maps, typed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use ebpf::account::{Reason, Traffic};
@@ -12,12 +13,13 @@ use ebpf::flow::{Flow4, Flow6, Noted};
 use ebpf::layout::{Endpoint, Network, UPLINKS_MAX};
 
 use super::FastPathError;
+use super::notes::{Notes, Table};
 use crate::Uplink;
 
 /// A value as it lies in a map.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 macro_rules! plain {
     ($($kind:ty),*) => {
@@ -37,33 +39,39 @@ pub enum TrafficOf {
     Host,
 }
 
-/// How long a flow may be idle before it is forgotten, in seconds: longer than conntrack keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdleSeconds {
-    /// TCP.
-    pub tcp: u32,
-    /// Everything else.
-    pub other: u32,
-}
-
 pub(super) struct Tables {
-    network: Mutex<Array<MapData, Plain<Network>>>,
+    networks: Mutex<Networks>,
     endpoints: Mutex<Array<MapData, Plain<Endpoint>>>,
     uplinks: Mutex<Array<MapData, Plain<ebpf::layout::Uplink>>>,
     slots4: Mutex<HashMap<MapData, [u8; 4], u32>>,
     slots6: Mutex<HashMap<MapData, [u8; 16], u32>>,
-    flows4: Mutex<HashMap<MapData, Plain<Flow4>, Plain<Noted>>>,
-    flows6: Mutex<HashMap<MapData, Plain<Flow6>, Plain<Noted>>>,
+    pub(super) notes: Notes,
+    /// Addresses that pods may use beside their own, by slot.
+    allowed: Mutex<BTreeMap<u32, Vec<IpAddr>>>,
     traffic: Mutex<PerCpuArray<MapData, Plain<Traffic>>>,
     host_traffic: Mutex<PerCpuArray<MapData, Plain<Traffic>>>,
     reasons: Mutex<PerCpuArray<MapData, u64>>,
 }
 
-fn map(name: &'static str) -> impl Fn(MapError) -> FastPathError {
+/// Two copies, of which one is read: a reader never sees one half written.
+struct Networks {
+    copies: Array<MapData, Plain<Network>>,
+    index: Array<MapData, u32>,
+}
+
+impl Networks {
+    fn set(&mut self, network: &Network) -> Result<(), MapError> {
+        let other = 1 - self.index.get(&0, 0)?.min(1);
+        self.copies.set(other, Plain(*network), 0)?;
+        self.index.set(0, other, 0)
+    }
+}
+
+pub(super) fn map(name: &'static str) -> impl Fn(MapError) -> FastPathError {
     move |source| FastPathError::Map { name, source: Box::new(source) }
 }
 
-fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -78,14 +86,34 @@ impl Tables {
                 Mutex::new(found.try_into().map_err(map(name))?)
             }};
         }
+        macro_rules! noted {
+            ($name:literal) => {{
+                let (name, found) = take($name)?;
+                let fd = descriptor(&found).map_err(map(name))?;
+                Table { notes: Mutex::new(found.try_into().map_err(map(name))?), fd }
+            }};
+        }
+        let notes = Notes {
+            four: noted!("FLOWS4"),
+            six: noted!("FLOWS6"),
+            by_slot: typed!("NOTES"),
+            share: typed!("NOTES_SHARE"),
+            gone: Mutex::default(),
+            last: Mutex::default(),
+        };
+        notes.prepare()?;
+        let networks = Networks {
+            copies: typed!("NETWORK").into_inner().unwrap_or_else(PoisonError::into_inner),
+            index: typed!("NETWORK_INDEX").into_inner().unwrap_or_else(PoisonError::into_inner),
+        };
         Ok(Self {
-            network: typed!("NETWORK"),
+            networks: Mutex::new(networks),
             endpoints: typed!("ENDPOINTS"),
             uplinks: typed!("UPLINKS"),
             slots4: typed!("SLOTS4"),
             slots6: typed!("SLOTS6"),
-            flows4: typed!("FLOWS4"),
-            flows6: typed!("FLOWS6"),
+            notes,
+            allowed: Mutex::default(),
             traffic: typed!("TRAFFIC"),
             host_traffic: typed!("HOST_TRAFFIC"),
             reasons: typed!("REASONS"),
@@ -93,7 +121,44 @@ impl Tables {
     }
 
     pub(super) fn set_network(&self, network: &Network) -> Result<(), FastPathError> {
-        lock(&self.network).set(0, Plain(*network), 0).map_err(map("NETWORK"))
+        lock(&self.networks).set(network).map_err(map("NETWORK"))
+    }
+
+    pub(super) fn network(&self) -> Result<Box<Network>, FastPathError> {
+        let networks = lock(&self.networks);
+        let index = networks.index.get(&0, 0).map_err(map("NETWORK_INDEX"))?;
+        networks.copies.get(&index.min(1), 0).map(|found| Box::new(found.0)).map_err(map("NETWORK"))
+    }
+
+    /// The slot that an address leads to.
+    pub(super) fn slot_of(&self, address: IpAddr) -> Result<Option<u32>, FastPathError> {
+        match address {
+            IpAddr::V4(address) => slot_of(&lock(&self.slots4), &address.octets()).map_err(map("SLOTS4")),
+            IpAddr::V6(address) => slot_of(&lock(&self.slots6), &address.octets()).map_err(map("SLOTS6")),
+        }
+    }
+
+    /// Slots whose packets all take the stack.
+    pub(super) fn for_the_stack_alone(&self) -> Result<Vec<u32>, FastPathError> {
+        let table = lock(&self.endpoints);
+        let mut found = Vec::new();
+        for slot in 0..table.len() {
+            let endpoint = table.get(&slot, 0).map_err(map("ENDPOINTS"))?.0;
+            if endpoint.ifindex != 0 && endpoint.stack_only != 0 {
+                found.push(slot);
+            }
+        }
+        Ok(found)
+    }
+
+    /// From now on the programs carry what is not noted. An endpoint that is gone stays so.
+    pub(super) fn let_carry(&self, slot: u32) -> Result<(), FastPathError> {
+        let mut table = lock(&self.endpoints);
+        let endpoint = table.get(&slot, 0).map_err(map("ENDPOINTS"))?.0;
+        if endpoint.ifindex == 0 {
+            return Ok(());
+        }
+        table.set(slot, Plain(Endpoint { stack_only: 0, ..endpoint }), 0).map_err(map("ENDPOINTS"))
     }
 
     /// All of them: those that are no more become none.
@@ -137,11 +202,45 @@ impl Tables {
         Ok(())
     }
 
-    /// The addresses first. One that leads to another slot by now is left alone.
+    /// Has an address lead to an endpoint beside its own.
+    pub(super) fn allow(&self, slot: u32, address: IpAddr) -> Result<(), FastPathError> {
+        match address {
+            IpAddr::V4(address) => lock(&self.slots4).insert(address.octets(), slot, 0).map_err(map("SLOTS4"))?,
+            IpAddr::V6(address) => lock(&self.slots6).insert(address.octets(), slot, 0).map_err(map("SLOTS6"))?,
+        }
+        let mut allowed = lock(&self.allowed);
+        let of = allowed.entry(slot).or_default();
+        if !of.contains(&address) {
+            of.push(address);
+        }
+        Ok(())
+    }
+
+    /// Takes that back.
+    pub(super) fn disallow(&self, slot: u32, address: IpAddr) -> Result<(), FastPathError> {
+        self.leads_nowhere(slot, address)?;
+        if let Some(of) = lock(&self.allowed).get_mut(&slot) {
+            of.retain(|other| *other != address);
+        }
+        Ok(())
+    }
+
+    /// An address that leads to another slot by now is left alone.
+    fn leads_nowhere(&self, slot: u32, address: IpAddr) -> Result<(), FastPathError> {
+        self.notes.purge([address]);
+        match address {
+            IpAddr::V4(address) => remove_slot(&self.slots4, &address.octets(), slot).map_err(map("SLOTS4")),
+            IpAddr::V6(address) => remove_slot(&self.slots6, &address.octets(), slot).map_err(map("SLOTS6")),
+        }
+    }
+
+    /// The addresses first, with those that it was allowed. What is noted of them ends with the next sweep.
     pub(super) fn remove(&self, slot: u32) -> Result<(), FastPathError> {
         let endpoint = self.endpoint(slot)?;
-        remove_slot(&self.slots4, &endpoint.ipv4, slot).map_err(map("SLOTS4"))?;
-        remove_slot(&self.slots6, &endpoint.ipv6, slot).map_err(map("SLOTS6"))?;
+        let own = [IpAddr::from(endpoint.ipv4), IpAddr::from(endpoint.ipv6)].into_iter().filter(|address| !address.is_unspecified());
+        for address in lock(&self.allowed).remove(&slot).into_iter().flatten().chain(own) {
+            self.leads_nowhere(slot, address)?;
+        }
         self.set_endpoint(slot, &Endpoint::default())
     }
 
@@ -170,19 +269,17 @@ impl Tables {
             .map(|(reason, name)| Ok((name, table.get(&(reason as u32), 0).map_err(map("REASONS"))?.iter().sum())))
             .collect()
     }
+}
 
-    pub(super) fn forget_idle_flows(&self, idle: IdleSeconds) -> Result<usize, FastPathError> {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-            .map_err(|errno| map("FLOWS4")(MapError::IoError(errno.into())))?;
-        let now = u32::try_from(now.tv_sec()).unwrap_or(u32::MAX);
-        let four = forget(&self.flows4, now, idle, |flow| flow.protocol[0]).map_err(map("FLOWS4"))?;
-        let six = forget(&self.flows6, now, idle, |flow| flow.protocol[0]).map_err(map("FLOWS6"))?;
-        Ok(four + six)
+fn descriptor(of: &Map) -> Result<OwnedFd, MapError> {
+    match of {
+        Map::HashMap(data) => Ok(data.fd().as_fd().try_clone_to_owned()?),
+        _ => Err(MapError::InvalidMapType { map_type: 0 }),
     }
 }
 
 fn value_of(uplink: &Uplink) -> ebpf::layout::Uplink {
-    let mut value = ebpf::layout::Uplink { ifindex: uplink.ifindex.0, ..Default::default() };
+    let mut value = ebpf::layout::Uplink { ifindex: uplink.ifindex.0, mtu: uplink.mtu, ..Default::default() };
     for gateway in &uplink.gateways {
         match gateway {
             IpAddr::V4(address) => value.gateway_v4 = address.octets(),
@@ -209,35 +306,4 @@ fn retain<K: Pod>(table: &Mutex<HashMap<MapData, K, u32>>, slots: &HashSet<u32>)
     let mut table = lock(table);
     let entries: Vec<_> = table.iter().collect::<Result<_, _>>()?;
     entries.into_iter().filter(|(_, slot)| !slots.contains(slot)).try_for_each(|(address, _)| table.remove(&address))
-}
-
-/// Walks a table of flows. A flow that is noted anew while it is forgotten here is noted again by its next request.
-fn forget<K: Copy>(
-    flows: &Mutex<HashMap<MapData, Plain<K>, Plain<Noted>>>,
-    now: u32,
-    idle: IdleSeconds,
-    protocol: impl Fn(&K) -> u8,
-) -> Result<usize, MapError>
-where
-    Plain<K>: Pod,
-{
-    const TCP: u8 = 6;
-    let mut flows = lock(flows);
-    let (mut stay, mut go) = (0, Vec::new());
-    for entry in flows.iter() {
-        let (flow, noted) = entry?;
-        let limit = if protocol(&flow.0) == TCP { idle.tcp } else { idle.other };
-        if now.saturating_sub(noted.0.seen_seconds) > limit {
-            go.push(flow);
-        } else {
-            stay += 1;
-        }
-    }
-    for flow in go {
-        match flows.remove(&flow) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(stay)
 }

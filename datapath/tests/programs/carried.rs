@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, IdleSeconds, Scope, Traffic, TrafficOf};
+use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, Scope, Timeouts, Traffic, TrafficOf};
 use datapath::netlink::{Request, Socket};
 use datapath::{HostNetns, Ifindex, Netns, NodeNetwork, PodLink, PodRange, Uplink, attach};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -133,8 +133,8 @@ impl Node {
 
     /// A packet of the fast path is neither noted nor taken for the host's own where it leaves.
     fn nothing_by_the_stack(&self) -> Result<()> {
-        let never = IdleSeconds { tcp: u32::MAX, other: u32::MAX };
-        ensure!(self.fast_path.forget_idle_flows(never)? == 0, "flows were noted as going through the stack");
+        let noted = self.fast_path.sweep_notes(&Timeouts::of_conntrack())?;
+        ensure!(noted.total == 0, "flows were noted as going through the stack: {noted:?}");
         // Interfaces speak for themselves, by multicast, when they come up.
         let reasons: Vec<_> =
             self.fast_path.reasons()?.into_iter().filter(|(name, packets)| *packets != 0 && *name != "link_local").collect();

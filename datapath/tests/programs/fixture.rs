@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use ebpf::account::{Direction, Reason};
-use ebpf::flow::{Flow4, Flow6};
-use ebpf::layout::FIRST_IFINDEX;
+use ebpf::flow::{Flow4, Flow6, Noted};
+use ebpf::layout::{Endpoint, FIRST_IFINDEX};
 use ebpf::packet::{Frame, Transport};
-use ebpf::scope::Scope;
+use ebpf::scope::{Scope, halves};
 use ebpf::verdict::{self, Verdict};
 
 use crate::loaded::{Loaded, ROOM, SkBuff};
@@ -49,27 +49,23 @@ pub(crate) struct Count {
     pub(crate) scope: Scope,
 }
 
-/// A flag that was set in an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mark {
-    HasFlows(u32),
-    StackOnly(u32),
-}
-
 /// What is to come of it. Whatever is not named here must not have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// For the programs at egress, which only look on, [`Verdict::Host`].
     pub(crate) verdict: Verdict,
     pub(crate) counts: Vec<Count>,
-    /// A new entry in a table of flows.
-    pub(crate) noted: Option<Flow>,
-    pub(crate) mark: Option<Mark>,
+    /// A new entry in a table of flows, and the slot that is charged with it.
+    pub(crate) noted: Option<(u32, Flow)>,
+    /// This slot is charged, for a flow that was in the table already.
+    pub(crate) charged: Option<u32>,
+    /// All flows go from the tables.
+    pub(crate) forgotten: bool,
 }
 
 impl From<Verdict> for Expected {
     fn from(verdict: Verdict) -> Self {
-        Self { verdict, counts: Vec::new(), noted: None, mark: None }
+        Self { verdict, counts: Vec::new(), noted: None, charged: None, forgotten: false }
     }
 }
 
@@ -91,25 +87,29 @@ impl Expected {
         self
     }
 
-    /// The flow goes into the table, and its endpoint has flows from now on.
+    /// The flow goes into the table, and this slot is charged.
     pub(crate) fn noted(self, slot: u32, flow: Flow) -> Self {
-        Self { noted: Some(flow), mark: Some(Mark::HasFlows(slot)), ..self }
+        Self { noted: Some((slot, flow)), ..self }
     }
 
-    pub(crate) fn marked(self, mark: Mark) -> Self {
-        Self { mark: Some(mark), ..self }
+    pub(crate) fn charged(self, slot: u32) -> Self {
+        Self { charged: Some(slot), ..self }
+    }
+
+    pub(crate) fn forgotten(self) -> Self {
+        Self { forgotten: true, ..self }
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {
         match self.verdict {
-            Verdict::Drop(reason) | Verdict::Stack(reason) => Some(reason),
+            Verdict::Drop(reason) | Verdict::Stack(reason) | Verdict::Untracked(reason) => Some(reason),
             Verdict::Host | Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => None,
         }
     }
 
     fn code(&self) -> u32 {
         match self.verdict {
-            Verdict::Host | Verdict::Stack(_) => PASS,
+            Verdict::Host | Verdict::Stack(_) | Verdict::Untracked(_) => PASS,
             Verdict::Drop(_) => SHOT,
             Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => REDIRECT,
         }
@@ -126,14 +126,20 @@ pub(crate) struct Fixture {
     pub(crate) ifindex: u32,
     pub(crate) packet: Packet,
     pub(crate) expected: Expected,
+    /// A slot that has a note at its expense before.
+    pub(crate) has_notes: Option<u32>,
+    /// The library is not asked.
+    pub(crate) only_in_kernel: bool,
 }
 
-/// A flow in the direction of `source` to `destination`.
+/// The flow of what goes from `source` to `destination`, and back.
 pub(crate) fn flow(source: IpAddr, destination: IpAddr, protocol: u8, source_port: u16, destination_port: u16) -> Flow {
     let transport = Transport { protocol, source: source_port.to_be_bytes(), destination: destination_port.to_be_bytes() };
     match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => Flow::V4(Flow4::new(source.octets(), destination.octets(), transport)),
-        (IpAddr::V6(source), IpAddr::V6(destination)) => Flow::V6(Flow6::new(source.octets(), destination.octets(), transport)),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Flow::V4(Flow4::of(source.octets(), destination.octets(), transport).0),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            Flow::V6(Flow6::of(halves(source.octets()), halves(destination.octets()), transport).0)
+        }
         mixed => panic!("two families in one flow: {mixed:?}"),
     }
 }
@@ -141,9 +147,9 @@ pub(crate) fn flow(source: IpAddr, destination: IpAddr, protocol: u8, source_por
 impl Fixture {
     /// In the kernel: the return code, and all maps before and after.
     pub(crate) fn judge(&self, loaded: &mut Loaded) -> Result<()> {
-        let Expected { counts, noted, mark, .. } = &self.expected;
+        let Expected { counts, noted, charged, forgotten, .. } = &self.expected;
         let bytes = self.packet.bytes();
-        loaded.set(&self.world)?;
+        loaded.set(&self.world, self.has_notes)?;
         let code = loaded.run(self.program, self.ifindex, &bytes)?.code;
         let after = loaded.changes()?;
         ensure!(code == self.expected.code(), "returned {code}, not {}", self.expected.code());
@@ -154,38 +160,59 @@ impl Fixture {
         let reasons: Vec<_> = self.expected.reason().into_iter().map(|reason| (reason, 1)).collect();
         ensure!(after.reasons == reasons, "gave reasons {:?}, not {reasons:?}", after.reasons);
 
-        let flows: Vec<_> = self.world.flows.iter().chain(noted).copied().collect();
+        let flows: Vec<_> = self.flows().filter(|_| !forgotten).chain(noted.map(|(_, flow)| flow)).collect();
         let same = flows.len() == after.flows.len() && flows.iter().all(|flow| after.flows.contains(flow));
         ensure!(same, "the tables of flows hold {:?}, not {flows:?}", after.flows);
-        let mut endpoints = self.world.endpoints.clone();
-        for (slot, endpoint) in &mut endpoints {
-            match mark {
-                Some(Mark::HasFlows(marked)) if marked == slot => endpoint.has_flows = 1,
-                Some(Mark::StackOnly(marked)) if marked == slot => endpoint.stack_only = 1,
-                _ => {}
-            }
-        }
-        ensure!(after.endpoints == endpoints, "endpoints are {:?}, not {endpoints:?}", after.endpoints);
+        let newly = noted.map(|(slot, _)| slot).or(*charged);
+        let charged: Vec<_> = newly.into_iter().chain(self.has_notes).map(|slot| (slot, 1)).collect();
+        ensure!(after.charged == charged, "charged are {:?}, not {charged:?}", after.charged);
         Ok(())
     }
 
-    /// In the kernel: the packet, followed by a payload, and its context come back as they were. `segments` is what the packet
+    /// In the kernel: the packet, followed by a payload, and its context come back as they were, but for the MAC address of the pod that
+    /// it is for, and the mark that has it pass conntrack by. `segments` is what the packet
     /// is to be cut into by the interface that it leaves from.
     pub(crate) fn judge_untouched(&self, loaded: &mut Loaded, segments: u32) -> Result<()> {
         let mut bytes = self.packet.bytes();
         bytes.extend((0..=u8::MAX).cycle().take(2000));
         let before = SkBuff::at(self.ifindex).segments(segments, segments * 700).wire_length(bytes.len());
-        loaded.set(&self.world)?;
+        loaded.set(&self.world, self.has_notes)?;
         let after = loaded.run_as(self.program, before.clone(), &bytes)?;
+        let mut expected = before;
+        match self.expected.verdict {
+            Verdict::ToPod { slot } => bytes[..6].copy_from_slice(&self.endpoint(slot).mac),
+            Verdict::Untracked(_) => expected = expected.marked(self.world.network.untracked_mark),
+            _ => {}
+        }
         ensure!(after.packet == bytes, "bytes changed in a packet of {segments} segments");
-        ensure!(after.context == before, "the context {before:?} became {:?}", after.context);
+        ensure!(after.context == expected, "the context {expected:?} became {:?}", after.context);
         Ok(())
+    }
+
+    fn endpoint(&self, slot: u32) -> Endpoint {
+        self.world.endpoints.iter().find(|(found, _)| *found == slot).unwrap().1
+    }
+
+    fn flows(&self) -> impl Iterator<Item = Flow> {
+        self.world.flows.borrow().iter().map(|(flow, _)| *flow).collect::<Vec<_>>().into_iter()
+    }
+
+    pub(crate) fn charged_already(self, slot: u32) -> Self {
+        Self { has_notes: Some(slot), ..self }
+    }
+
+    pub(crate) fn only_in_kernel(self) -> Self {
+        Self { only_in_kernel: true, ..self }
     }
 
     /// On the host: the return code does not tell one redirect from another, the library's verdict does.
     pub(crate) fn judge_decision(&self) -> Result<()> {
+        if self.only_in_kernel {
+            return Ok(());
+        }
         let (bytes, slot) = (self.packet.bytes(), self.ifindex.wrapping_sub(FIRST_IFINDEX));
-        let (frame, world) = (Frame(&bytes), self.world.clone());
+        let (frame, world) = (Frame::new(&bytes), self.world.clone());
+        let lost = || (Verdict::Drop(Reason::FlowTableFull), Vec::new());
         let count = |of, direction, scope| Count { of, direction, scope };
         let decided = |decision: verdict::Decision| {
             let sent = decision.sent.map(|scope| count(Some(slot), Direction::Sent, scope));
@@ -196,13 +223,13 @@ impl Fixture {
             Program::FromPod => decided(verdict::from_pod(&frame, &world, slot)),
             Program::FromUplink => decided(verdict::from_uplink(&frame, &world)),
             Program::ToPod => {
-                let emission = verdict::to_pod(&frame, &world, slot);
-                (Verdict::Host, vec![count(Some(slot), Direction::Received, emission.scope)])
+                let emission = verdict::to_pod(&frame, &world, slot, false);
+                if emission.without_note { lost() } else { (Verdict::Host, vec![count(Some(slot), Direction::Received, emission.scope)]) }
             }
             Program::ToUplink => {
                 let emission = verdict::to_uplink(&frame, &world);
                 let own = emission.hosts_own.then(|| count(None, Direction::Sent, emission.scope));
-                (Verdict::Host, own.into_iter().collect())
+                if emission.without_note { lost() } else { (Verdict::Host, own.into_iter().collect()) }
             }
         };
         let Expected { verdict: expected, counts: expected_counts, .. } = &self.expected;
@@ -212,9 +239,15 @@ impl Fixture {
     }
 
     /// The table of flows is small here, so that it can be full.
-    pub(crate) fn with_flows(mut self, flows: impl IntoIterator<Item = Flow>) -> Self {
-        self.world.flows.extend(flows);
-        assert!(self.world.flows.len() <= ROOM as usize, "{}: more flows than there is room for", self.name);
+    pub(crate) fn with_flows(self, flows: impl IntoIterator<Item = Flow>) -> Self {
+        self.with_notes(flows, Noted { from_low: Noted::SEEN, from_high: Noted::SEEN, ..Noted::default() })
+    }
+
+    /// Notes that have come so far.
+    pub(crate) fn with_notes(mut self, of: impl IntoIterator<Item = Flow>, noted: Noted) -> Self {
+        let flows = self.world.flows.get_mut();
+        flows.extend(of.into_iter().map(|flow| (flow, noted)));
+        assert!(flows.len() <= ROOM as usize, "{}: more flows than there is room for", self.name);
         self
     }
 }

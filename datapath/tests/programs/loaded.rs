@@ -9,7 +9,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use datapath::netlink::{Request, Socket};
 use ebpf::account::{Direction, Reason, Traffic};
-use ebpf::flow::{Flow4, Flow6, Noted};
+use ebpf::flow::{Flow4, Flow6, Noted, Pieces};
 use ebpf::layout::{Endpoint, FIRST_IFINDEX, Network, Uplink};
 use ebpf::scope::Scope;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -22,8 +22,12 @@ use crate::tables::{Flow, World};
 
 /// How many flows of a family the tables take here.
 pub(crate) const ROOM: u32 = 2;
+/// How many notes one slot may have here.
+const SHARE: u32 = 100;
 /// Endpoints that fixtures use, and one more that is none.
 pub(crate) const SLOTS: u32 = 3;
+/// Of every link, and what fixtures are sent to: a frame for another is nobody's business at an uplink.
+pub(crate) const MAC: [u8; 6] = [0x0a; 6];
 /// The uplink's interface number.
 pub(crate) const UPLINK: u32 = 10;
 
@@ -39,7 +43,7 @@ macro_rules! plain {
         $(unsafe impl Pod for Plain<$kind> {})*
     };
 }
-plain!(Endpoint, Uplink, Network, Traffic, Flow4, Flow6, Noted);
+plain!(Endpoint, Uplink, Network, Traffic, Flow4, Flow6, Noted, Pieces);
 
 pub(crate) struct Loaded {
     ebpf: Ebpf,
@@ -51,7 +55,8 @@ pub(crate) struct Changes {
     pub(crate) counts: Vec<(Count, u64, u64)>,
     pub(crate) reasons: Vec<(Reason, u64)>,
     pub(crate) flows: Vec<Flow>,
-    pub(crate) endpoints: Vec<(u32, Endpoint)>,
+    /// How many notes each slot is charged with; those with none left out.
+    pub(crate) charged: Vec<(u32, u32)>,
 }
 
 /// What a program made of one packet.
@@ -81,10 +86,12 @@ impl Loaded {
     }
 
     /// Makes the maps what `world` says, and every counter zero.
-    pub(crate) fn set(&mut self, world: &World) -> Result<()> {
+    pub(crate) fn set(&mut self, world: &World, has_notes: Option<u32>) -> Result<()> {
         let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
         let nothing = || PerCpuValues::try_from(vec![Plain(Traffic::default()); cpus]);
-        Array::try_from(self.map("NETWORK")?)?.set(0, Plain(world.network), 0)?;
+        Array::try_from(self.map("NETWORK")?)?.set(1, Plain(*world.network), 0)?;
+        Array::try_from(self.map("NETWORK_INDEX")?)?.set(0, 1_u32, 0)?;
+        Array::try_from(self.map("NOTES_SHARE")?)?.set(0, SHARE, 0)?;
         let mut endpoints = Array::try_from(self.map("ENDPOINTS")?)?;
         for slot in 0..SLOTS {
             endpoints.set(slot, Plain(of(&world.endpoints, slot)), 0)?;
@@ -92,11 +99,21 @@ impl Loaded {
         Array::try_from(self.map("UPLINKS")?)?.set(0, Plain(of(&world.uplinks, 0)), 0)?;
         replace(HashMap::try_from(self.map("SLOTS4")?)?, world.slots4.iter().copied())?;
         replace(HashMap::try_from(self.map("SLOTS6")?)?, world.slots6.iter().copied())?;
-        let noted = Plain(Noted::default());
-        let flows4 = world.flows.iter().filter_map(|flow| if let Flow::V4(flow) = flow { Some((Plain(*flow), noted)) } else { None });
-        let flows6 = world.flows.iter().filter_map(|flow| if let Flow::V6(flow) = flow { Some((Plain(*flow), noted)) } else { None });
-        replace(HashMap::try_from(self.map("FLOWS4")?)?, flows4)?;
-        replace(HashMap::try_from(self.map("FLOWS6")?)?, flows6)?;
+        let (mut flows4, mut flows6) = (Vec::new(), Vec::new());
+        for (flow, noted) in world.flows.borrow().iter() {
+            match flow {
+                Flow::V4(flow) => flows4.push((Plain(*flow), Plain(*noted))),
+                Flow::V6(flow) => flows6.push((Plain(*flow), Plain(*noted))),
+            }
+        }
+        replace(HashMap::try_from(self.map("FLOWS4")?)?, flows4.into_iter())?;
+        replace(HashMap::try_from(self.map("FLOWS6")?)?, flows6.into_iter())?;
+        let pieces: Vec<_> = world.pieces.borrow().iter().map(|(pieces, untracked)| (Plain(*pieces), u32::from(*untracked))).collect();
+        replace(HashMap::try_from(self.map("PIECES")?)?, pieces.into_iter())?;
+        let mut notes = Array::try_from(self.map("NOTES")?)?;
+        for slot in 0..SLOTS {
+            notes.set(slot, u32::from(has_notes == Some(slot)), 0)?;
+        }
         let mut traffic = PerCpuArray::try_from(self.map("TRAFFIC")?)?;
         for slot in 0..SLOTS {
             traffic.set(slot, nothing()?, 0)?;
@@ -154,13 +171,13 @@ impl Loaded {
         for flow in flows6.keys() {
             flows.push(Flow::V6(flow?.0));
         }
-        let table: Array<_, Plain<Endpoint>> = Array::try_from(self.map("ENDPOINTS")?)?;
-        let mut endpoints = Vec::new();
+        let notes: Array<_, u32> = Array::try_from(self.map("NOTES")?)?;
+        let mut charged = Vec::new();
         for slot in 0..SLOTS {
-            endpoints.push((slot, table.get(&slot, 0)?.0));
+            charged.push((slot, notes.get(&slot, 0)?));
         }
-        endpoints.retain(|(_, endpoint)| *endpoint != Endpoint::default());
-        Ok(Changes { counts, reasons, flows, endpoints })
+        charged.retain(|(_, notes)| *notes != 0);
+        Ok(Changes { counts, reasons, flows, charged })
     }
 }
 
@@ -201,7 +218,7 @@ fn pair(one: u32, other: u32) -> Request {
     let named = |ifindex: u32| {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
-        message.attributes = vec![LinkAttribute::IfName(format!("test{ifindex}"))];
+        message.attributes = vec![LinkAttribute::IfName(format!("test{ifindex}")), LinkAttribute::Address(MAC.into())];
         message
     };
     let mut message = named(one);
@@ -237,6 +254,12 @@ impl SkBuff {
     pub(crate) fn wire_length(mut self, bytes: usize) -> Self {
         const WIRE_LEN: usize = 160;
         self.put(WIRE_LEN, u32::try_from(bytes).unwrap());
+        self
+    }
+
+    pub(crate) fn marked(mut self, mark: u32) -> Self {
+        const MARK: usize = 8;
+        self.put(MARK, mark);
         self
     }
 

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::loaded::MAC;
+
 /// What stands behind the network header.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Payload {
@@ -11,8 +13,13 @@ pub(crate) enum Payload {
     Udp(u16, u16),
     /// An echo request of the address family's ICMP, by its identifier.
     Echo(u16),
-    /// "Destination unreachable" of the address family's ICMP.
-    Unreachable,
+    /// "Destination unreachable" of the address family's ICMP, about a UDP packet with these addresses and ports.
+    Unreachable(IpAddr, IpAddr, u16, u16),
+    /// The same without the packet that it is about.
+    Quoteless,
+    /// A neighbour solicitation (135) or advertisement (136), or another message of that kind: its type, its target, and the MAC address in
+    /// its option.
+    Discovery(u8, IpAddr, [u8; 6]),
     /// Another protocol.
     Protocol(u8),
 }
@@ -37,6 +44,9 @@ pub(crate) struct Packet {
     piece: Option<Piece>,
     version: Option<u8>,
     length: Option<usize>,
+    hop_limit: u8,
+    sent_to: [u8; 6],
+    arp: Option<(IpAddr, [u8; 6])>,
 }
 
 impl Packet {
@@ -53,11 +63,28 @@ impl Packet {
             piece: None,
             version: None,
             length: None,
+            hop_limit: 64,
+            sent_to: MAC,
+            arp: None,
         }
     }
 
     pub(crate) fn sent_by(self, source_mac: [u8; 6]) -> Self {
         Self { source_mac, ..self }
+    }
+
+    /// To this MAC address.
+    pub(crate) fn sent_to(self, sent_to: [u8; 6]) -> Self {
+        Self { sent_to, ..self }
+    }
+
+    pub(crate) fn hop_limit(self, hop_limit: u8) -> Self {
+        Self { hop_limit, ..self }
+    }
+
+    /// ARP instead, which claims this address with this MAC address.
+    pub(crate) fn arp(self, sender: IpAddr, mac: [u8; 6]) -> Self {
+        Self { arp: Some((sender, mac)), ..self }
     }
 
     /// Of this type whatever it holds.
@@ -95,9 +122,22 @@ impl Packet {
         self.length.is_none_or(|length| length >= headers)
     }
 
+    /// Not cut off.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.length.is_none()
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut frame = vec![0x0a; 6];
+        let mut frame = self.sent_to.to_vec();
         frame.extend(self.source_mac);
+        if let Some((IpAddr::V4(sender), mac)) = self.arp {
+            frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+            frame.extend(mac);
+            frame.extend(sender.octets());
+            frame.extend([0; 6]);
+            frame.extend([169, 254, 1, 1]);
+            return frame;
+        }
         if let Some(id) = self.vlan {
             frame.extend([0x81, 0x00]);
             frame.extend(id.to_be_bytes());
@@ -130,7 +170,7 @@ impl Packet {
         frame.extend(total.to_be_bytes());
         frame.extend([0, 0]);
         frame.extend(fragment);
-        frame.extend([64, self.protocol(), 0, 0]);
+        frame.extend([self.hop_limit, self.protocol(), 0, 0]);
         frame.extend(source);
         frame.extend(destination);
         frame.extend(options);
@@ -150,7 +190,7 @@ impl Packet {
         let transport = self.transport();
         frame.extend([0x60, 0, 0, 0]);
         frame.extend(u16::try_from(extension.len() + transport.len()).unwrap().to_be_bytes());
-        frame.extend([next, 64]);
+        frame.extend([next, self.hop_limit]);
         frame.extend(source);
         frame.extend(destination);
         frame.extend(extension);
@@ -161,7 +201,7 @@ impl Packet {
         match self.payload {
             Payload::Tcp(..) => 6,
             Payload::Udp(..) => 17,
-            Payload::Echo(_) | Payload::Unreachable => {
+            Payload::Echo(_) | Payload::Unreachable(..) | Payload::Quoteless | Payload::Discovery(..) => {
                 if self.source.is_ipv4() {
                     1
                 } else {
@@ -191,7 +231,16 @@ impl Packet {
                 header.extend([0, 1]);
                 header
             }
-            Payload::Unreachable => vec![if v4 { 3 } else { 1 }, 0, 0, 0, 0, 0, 0, 0],
+            Payload::Quoteless => vec![if v4 { 3 } else { 1 }, 0, 0, 0, 0, 0, 0, 0],
+            Payload::Unreachable(source, destination, from, to) => {
+                let quoted = Self::new(source, destination, Payload::Udp(from, to)).bytes();
+                [&[if v4 { 3 } else { 1 }, 3, 0, 0, 0, 0, 0, 0], &quoted[14..]].concat()
+            }
+            Payload::Discovery(kind, target, mac) => {
+                let IpAddr::V6(target) = target else { panic!("discovery of {target}") };
+                let option = if kind == 136 { 2 } else { 1 };
+                [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), &[option, 1], &mac].concat()
+            }
             Payload::Protocol(_) => vec![0; 16],
         }
     }

@@ -26,8 +26,8 @@ fn what_a_pod_must_not_send_is_counted_by_its_reason() -> Result<()> {
             let rows = [
                 ("cut short in the network header", to(b).truncated(headers - 1), "malformed"),
                 ("cut short behind the first byte", to(b).truncated(15), "malformed"),
-                ("with a VLAN tag to a pod", to(b).vlan(7), "not_ip"),
-                ("with a VLAN tag to another node", to(remote).vlan(7), "not_ip"),
+                ("with a VLAN tag to a pod", to(b).vlan(7), "vlan_tag"),
+                ("with a VLAN tag to another node", to(remote).vlan(7), "vlan_tag"),
             ];
             for (name, packet, reason) in rows {
                 let before = counted(&node, reason)?;

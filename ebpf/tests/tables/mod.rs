@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use ebpf::flow::{Flow4, Flow6};
+use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use ebpf::layout::{Endpoint, Network, Uplink};
 use ebpf::verdict::Tables;
 
@@ -16,25 +16,52 @@ pub(crate) enum Flow {
 /// The state of every map that a decision reads.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
-    pub(crate) network: Network,
+    pub(crate) network: Box<Network>,
     pub(crate) endpoints: Vec<(u32, Endpoint)>,
     pub(crate) uplinks: Vec<(u32, Uplink)>,
     pub(crate) slots4: Vec<([u8; 4], u32)>,
     pub(crate) slots6: Vec<([u8; 16], u32)>,
-    /// Flows that were noted before.
-    pub(crate) flows: Vec<Flow>,
-    /// Flows that a decision noted, with the slot that they were noted for.
-    pub(crate) noted: RefCell<Vec<(u32, Flow)>>,
-}
-
-impl World {
-    fn knows(&self, flow: Flow) -> bool {
-        self.flows.contains(&flow) || self.noted.borrow().iter().any(|(_, noted)| *noted == flow)
-    }
+    /// What is noted.
+    pub(crate) flows: RefCell<Vec<(Flow, Noted)>>,
+    /// How the first pieces of packets went.
+    pub(crate) pieces: RefCell<Vec<(Pieces, bool)>>,
+    /// How many flows find room; `None` for any number.
+    pub(crate) room: Option<usize>,
 }
 
 fn find<'a, K: PartialEq, V>(rows: &'a [(K, V)], key: &K) -> Option<&'a V> {
     rows.iter().find(|(found, _)| found == key).map(|(_, value)| value)
+}
+
+impl World {
+    /// What the kernel's maps do, with a clock that stands still.
+    fn noted(&self, flow: Flow, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        let mut flows = self.flows.borrow_mut();
+        let (_, noted) = flows.iter_mut().find(|(found, _)| *found == flow)?;
+        let (seen, before) = (seen(), *noted);
+        if !before.is_over(seen) {
+            let taken_in = before.taking_in(seen, before.seen_seconds);
+            *(if seen.from_low { &mut noted.from_low } else { &mut noted.from_high }) = taken_in;
+        }
+        Some(before)
+    }
+
+    fn note(&self, slot: u32, flow: Flow, seen: Seen) -> bool {
+        if self.noted(flow, || seen).is_some_and(|before| !before.is_over(seen)) {
+            return true;
+        }
+        let mut flows = self.flows.borrow_mut();
+        flows.retain(|(found, _)| *found != flow);
+        if self.room.is_some_and(|room| flows.len() >= room) {
+            return false;
+        }
+        flows.push((flow, Noted::first(u16::try_from(slot).unwrap(), seen, 0)));
+        true
+    }
+
+    fn forget(&self, flow: Flow) {
+        self.flows.borrow_mut().retain(|(found, _)| *found != flow);
+    }
 }
 
 impl Tables for World {
@@ -53,16 +80,33 @@ impl Tables for World {
     fn slot6(&self, address: [u8; 16]) -> Option<u32> {
         find(&self.slots6, &address).copied()
     }
-    fn is_noted4(&self, flow: &Flow4) -> bool {
-        self.knows(Flow::V4(*flow))
+    fn noted4(&self, flow: &Flow4, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        self.noted(Flow::V4(*flow), seen)
     }
-    fn is_noted6(&self, flow: &Flow6) -> bool {
-        self.knows(Flow::V6(*flow))
+    fn noted6(&self, flow: &Flow6, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        self.noted(Flow::V6(*flow), seen)
     }
-    fn note4(&self, slot: u32, flow: &Flow4) {
-        self.noted.borrow_mut().push((slot, Flow::V4(*flow)));
+    fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> bool {
+        self.note(slot, Flow::V4(*flow), seen)
     }
-    fn note6(&self, slot: u32, flow: &Flow6) {
-        self.noted.borrow_mut().push((slot, Flow::V6(*flow)));
+    fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> bool {
+        self.note(slot, Flow::V6(*flow), seen)
+    }
+    fn forget4(&self, flow: &Flow4) {
+        self.forget(Flow::V4(*flow));
+    }
+    fn forget6(&self, flow: &Flow6) {
+        self.forget(Flow::V6(*flow));
+    }
+    fn has_notes(&self, slot: u32) -> bool {
+        self.flows.borrow().iter().any(|(_, noted)| u32::from(noted.slot) == slot)
+    }
+    fn pieces(&self, pieces: &Pieces) -> Option<bool> {
+        find(&self.pieces.borrow(), pieces).copied()
+    }
+    fn remember_pieces(&self, pieces: &Pieces, untracked: bool) {
+        let mut known = self.pieces.borrow_mut();
+        known.retain(|(found, _)| found != pieces);
+        known.push((*pieces, untracked));
     }
 }

@@ -1,0 +1,67 @@
+//! Notes the flows that connection tracking has already: after a start with maps that do not know them.
+
+use std::net::IpAddr;
+
+use ebpf::flow::Noted;
+use ebpf::layout::Network;
+use ebpf::packet::Transport;
+use ebpf::scope::halves;
+
+use super::tables::Tables;
+use super::{FastPath, FastPathError};
+use crate::conntrack::{self, Tuple};
+
+impl FastPath {
+    /// Lets the programs carry for pods whose flows were not known when they were taken up: notes what connection tracking has of
+    /// theirs. While they were for the stack alone, the programs have noted what it emitted; so now nothing is missing. Tells how many
+    /// pods have changed.
+    ///
+    /// # Errors
+    /// Where connection tracking cannot be read: the pods stay with the stack.
+    pub fn heal(&self) -> Result<usize, FastPathError> {
+        let waiting = self.tables.for_the_stack_alone()?;
+        if waiting.is_empty() {
+            return Ok(0);
+        }
+        let network = self.tables.network()?;
+        let mut failed = None;
+        let read = conntrack::for_each(|connection| {
+            if connection.is_over || failed.is_some() {
+                return;
+            }
+            for tuple in [connection.original, connection.reply] {
+                failed = note(&self.tables, &network, tuple, connection.answered).err();
+            }
+        });
+        read.map_err(FastPathError::Conntrack)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        for slot in &waiting {
+            self.tables.let_carry(*slot)?;
+        }
+        Ok(waiting.len())
+    }
+}
+
+/// Notes one direction of a connection, if its two ends could be carried: the question of `ebpf`'s `carries`, asked of the maps.
+fn note(tables: &Tables, network: &Network, tuple: Tuple, answered: bool) -> Result<(), FastPathError> {
+    let Tuple { source, destination, protocol, ports: [from, to] } = tuple;
+    let ends = (tables.slot_of(source)?, tables.slot_of(destination)?);
+    let charged = match ends {
+        (Some(sender), Some(receiver)) if sender != receiver => sender,
+        (Some(slot), None) if is_native(network, destination) => slot,
+        (None, Some(slot)) if is_native(network, source) => slot,
+        _ => return Ok(()),
+    };
+    let bits = if answered { (Noted::SEEN | Noted::LATER, Noted::SEEN | Noted::LATER) } else { (Noted::SEEN, 0) };
+    let transport = Transport { protocol, source: from, destination: to };
+    tables.notes.note(u16::try_from(charged).unwrap_or(u16::MAX), source, destination, transport, bits)
+}
+
+fn is_native(network: &Network, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => network.meaning4(address.octets()).is_native(),
+        IpAddr::V6(address) => network.meaning6(halves(address.octets())).is_native(),
+    }
+}

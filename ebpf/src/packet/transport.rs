@@ -1,0 +1,172 @@
+//! Transport headers: TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792 and 4443), and the packet that an ICMP error quotes.
+
+use super::ip::{Fragment, Header, walk};
+use super::{Bytes, ETHERNET};
+use crate::flow::{Noted, Seen};
+use crate::scope::halves;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+/// Type, code, checksum, and four bytes that depend on the type.
+const ICMP_HEADER: usize = 8;
+
+/// What tells flows of one pair of addresses apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transport {
+    /// The protocol.
+    pub protocol: u8,
+    /// Source port, or an echo's identifier; network order.
+    pub source: [u8; 2],
+    /// Destination port, or an echo's identifier.
+    pub destination: [u8; 2],
+}
+
+impl Transport {
+    /// The same flow in the other direction.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { protocol: self.protocol, source: self.destination, destination: self.source }
+    }
+}
+
+/// The packet that an ICMP error is about, in the direction that it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quoted<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Its flow.
+    pub transport: Transport,
+}
+
+/// Reads ports, or what stands for them. `None` for what is no flow of its own: an ICMP error, an unknown protocol, a header
+/// cut short.
+#[must_use]
+#[inline(always)]
+pub fn transport(bytes: &impl Bytes, protocol: u8, offset: usize) -> Option<Transport> {
+    match protocol {
+        TCP | UDP => {
+            let [a, b, c, d] = bytes.read(offset)?;
+            Some(Transport { protocol, source: [a, b], destination: [c, d] })
+        }
+        ICMP | ICMPV6 => {
+            let [kind, _code] = bytes.read(offset)?;
+            if !is_echo(protocol, kind) {
+                return None;
+            }
+            let identifier = bytes.read(offset + 4)?;
+            Some(Transport { protocol, source: identifier, destination: identifier })
+        }
+        _ => None,
+    }
+}
+
+/// Whether the packet, or one of those that it will be cut into, is larger than `mtu`.
+#[must_use]
+#[inline(always)]
+pub fn is_larger(bytes: &impl Bytes, header: &Header, mtu: u32) -> bool {
+    let whole = bytes.length().saturating_sub(ETHERNET as u32);
+    if whole <= mtu {
+        return false;
+    }
+    let segment = bytes.segment();
+    if segment == 0 {
+        return true;
+    }
+    let transport = match header.protocol {
+        TCP => match bytes.read::<2>(header.transport + 12) {
+            Some([offset, _]) => u32::from(offset >> 4) * 4,
+            None => return true,
+        },
+        _ => 8,
+    };
+    (header.transport - ETHERNET) as u32 + transport + segment > mtu
+}
+
+/// Whether a protocol has flows that the programs could carry. Behind IPv6's fragment header there may be another header yet.
+#[must_use]
+#[inline(always)]
+pub const fn has_flows(protocol: u8) -> bool {
+    matches!(protocol, ICMP | TCP | UDP | ICMPV6) || super::ip::is_extension(protocol)
+}
+
+/// What a note takes in of a packet. A TCP header that is cut short has no flags.
+#[must_use]
+#[inline(always)]
+pub fn seen(bytes: &impl Bytes, header: &Header, from_low: bool) -> Seen {
+    const FIN: u8 = 1;
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const ACK: u8 = 16;
+    let mut seen = Seen { from_low, signs: 0, opens: false };
+    if header.protocol == TCP
+        && let Some([_, flags]) = bytes.read::<2>(header.transport + 12)
+    {
+        let fin = if flags & FIN != 0 { Noted::FIN } else { 0 };
+        let rst = if flags & RST != 0 { Noted::RST } else { 0 };
+        seen.signs = fin | rst;
+        seen.opens = flags & (SYN | ACK) == SYN;
+    }
+    seen
+}
+
+/// Whether it is an ICMP error that quotes a packet: unreachable, too big, time exceeded, parameter problem.
+#[must_use]
+#[inline(always)]
+pub fn is_error(bytes: &impl Bytes, header: &Header) -> bool {
+    match header.protocol {
+        ICMP => matches!(bytes.read(header.transport), Some([3 | 11 | 12, _])),
+        ICMPV6 => matches!(bytes.read(header.transport), Some([1..=4, _])),
+        _ => false,
+    }
+}
+
+/// Whether it is neighbour discovery (RFC 4861): solicitations, advertisements and redirects.
+#[must_use]
+#[inline(always)]
+pub fn is_discovery(bytes: &impl Bytes, header: &Header) -> bool {
+    header.protocol == ICMPV6 && matches!(bytes.read(header.transport), Some([133..=137, _]))
+}
+
+/// The packet that an ICMP error quotes; `None` where its flow cannot be told.
+#[must_use]
+#[inline(always)]
+pub fn quoted4(bytes: &impl Bytes, error: &Header) -> Option<Quoted<[u8; 4]>> {
+    let start = error.transport + ICMP_HEADER;
+    let header: [u8; 20] = bytes.read(start)?;
+    let length = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || length < 20 || header[6] & 0x1f != 0 || header[7] != 0 {
+        return None;
+    }
+    Some(Quoted {
+        source: [header[12], header[13], header[14], header[15]],
+        destination: [header[16], header[17], header[18], header[19]],
+        transport: transport(bytes, header[9], start + length)?,
+    })
+}
+
+/// The packet that an ICMPv6 error quotes; `None` where its flow cannot be told.
+#[must_use]
+#[inline(always)]
+pub fn quoted6(bytes: &impl Bytes, error: &Header) -> Option<Quoted<[u64; 2]>> {
+    let start = error.transport + ICMP_HEADER;
+    let [version, _]: [u8; 2] = bytes.read(start)?;
+    let [next, hop_limit] = bytes.read(start + 6)?;
+    let (source, destination) = (halves(bytes.read(start + 8)?), halves(bytes.read(start + 24)?));
+    let front = Header { protocol: next, hop_limit, options: false, fragment: Fragment::No, id: 0, transport: start + 40 };
+    let inner = walk(bytes, front)?;
+    if version >> 4 != 6 || matches!(inner.fragment, Fragment::Later) {
+        return None;
+    }
+    Some(Quoted { source, destination, transport: transport(bytes, inner.protocol, inner.transport)? })
+}
+
+#[inline(always)]
+const fn is_echo(protocol: u8, kind: u8) -> bool {
+    if protocol == ICMP { matches!(kind, 0 | 8) } else { matches!(kind, 128 | 129) }
+}
