@@ -39,7 +39,8 @@ pub struct ViewError {
 /// # Errors
 /// [`ViewError`] where there are too many intervals of a family.
 pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
-    let mut network = Network { carry_v4: 1, carry_v6: 1, untracked_mark: UNTRACKED_MARK, ..Network::default() };
+    let mut network =
+        Network { carry_v4: of.carried.v4.into(), carry_v6: of.carried.v6.into(), untracked_mark: UNTRACKED_MARK, ..Network::default() };
     let four = flatten(&rows(of, true));
     let room = network.intervals4.get_mut(..four.len()).ok_or(ViewError { what: "IPv4", count: four.len() })?;
     for (interval, (first, meaning)) in room.iter_mut().zip(&four) {
