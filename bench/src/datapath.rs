@@ -2,7 +2,8 @@
 //! stack, a bridge, an overlay, and the bare veth.
 //!
 //! - Every contender has two nodes of its own ([`cluster`]), all up at once; nodes carry connection tracking and the rules of
-//!   as many services as a real node's ([`rules`]).
+//!   as many services as a real node's ([`rules`]); beside them stand nodes without rules, the strongest peer, and nodes with other
+//!   rules, which show how much of a ratio is the rules' doing.
 //! - A round measures each figure of each contender once, in an order that rotates; the rounds give the medians
 //!   ([`findings`]). Ratios are taken round by round.
 //! - Client and server are processes of their own in the pods' networks ([`load`]), on one processor where latency is
@@ -11,6 +12,7 @@
 //!   a program that returns at once ([`baseline`]), and on a node that is full ([`loaded`]).
 
 pub mod baseline;
+pub mod churn;
 pub mod cluster;
 pub mod findings;
 pub mod load;
@@ -19,6 +21,7 @@ pub mod measures;
 pub mod programs;
 pub mod rules;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -27,7 +30,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::contender::Pods;
 use crate::daemon::Daemon;
 use crate::datapath::baseline::Baseline;
-use crate::datapath::cluster::{Cluster, Contender, Site};
+use crate::datapath::churn::Left;
+use crate::datapath::cluster::{Cluster, Contender, SERVICES, Site};
 use crate::datapath::findings::{Findings, OWN, Table};
 use crate::datapath::load::{Load, Outcome, Pinning};
 use crate::datapath::measures::{IN_PAIRS, MEASURES, Measure};
@@ -44,18 +48,16 @@ pub struct Options {
     pub rounds: usize,
     /// How long one figure of one contender is measured in one round.
     pub slot: Duration,
-    /// Whether the nodes carry connection tracking and the rules of services.
-    pub services: bool,
 }
 
-/// As many as the nodes' rules are for.
-const SERVICES: u32 = 300;
 /// All slots together.
 const LIMIT: Duration = Duration::from_secs(8 * 60);
 /// Of each contender in a round.
 const ADDS: usize = 20;
 /// One for the fast path, one for the program that returns at once.
 const SLOTS_OF_ACCOUNT: usize = 2;
+/// Without new connections beside, and with them.
+const SLOTS_OF_CHURN: usize = 3;
 /// ADDs of one contender before the other's turn.
 const BLOCK: usize = 5;
 /// Before anything counts: neighbours, connection tracking, page cache.
@@ -69,18 +71,19 @@ const PAIRS: usize = 3;
 /// # Errors
 /// When anything that is measured fails. A fast path that does not come to work is left out, with the reason.
 pub fn run(binaries: &Path, options: Options) -> Result<Findings> {
-    let measured = MEASURES.iter().map(|measure| Contender::ALL.into_iter().filter(|contender| measure.is_of(*contender)).count());
-    let slots = u32::try_from(options.rounds * (measured.sum::<usize>() + IN_PAIRS.len() * PAIRS * 2 + SLOTS_OF_ACCOUNT))?;
+    let measured = MEASURES.iter().map(|measure| Contender::all().filter(|contender| measure.is_of(*contender)).count());
+    let slots = u32::try_from(options.rounds * (measured.sum::<usize>() + IN_PAIRS.len() * PAIRS * 2 + SLOTS_OF_ACCOUNT + SLOTS_OF_CHURN))?;
     ensure!(options.rounds > 0 && options.slot >= WARM_UP, "measure at least one round of at least {WARM_UP:?} a slot");
     ensure!(options.slot * slots <= LIMIT, "{slots} slots of {:?} take more than {LIMIT:?}: measure fewer or shorter", options.slot);
 
     let noise_percent = noise::percent()?;
     let node = Node::become_one()?;
-    let mut bench = Bench::set_up(binaries, &node, options)?;
+    let mut bench = Bench::set_up(binaries, &node)?;
     for round in 0..options.rounds {
         bench.round(round, options)?;
         eprintln!("round {} of {}", round + 1, options.rounds);
     }
+    bench.churn_on()?;
     Ok(bench.conclude(options, noise_percent))
 }
 
@@ -94,17 +97,20 @@ struct Bench {
     bpf_nanos: Vec<f64>,
     at_once_nanos: Vec<f64>,
     attach_millis: Vec<f64>,
+    /// The address of a service behind which is a pod of the fast path's second node.
+    service: Option<IpAddr>,
+    churn_ratios: Vec<f64>,
+    left: Option<Left>,
 }
 
 impl Bench {
-    fn set_up(binaries: &Path, node: &Node, options: Options) -> Result<Self> {
+    fn set_up(binaries: &Path, node: &Node) -> Result<Self> {
         let refusal = Daemon::refusal_of_fast_path(binaries, &node.folder("check")?)?;
-        let services = options.services.then_some(SERVICES);
-        let site = Site { binaries, node, services, fast_path_is_known: refusal.is_none() };
+        let site = Site { binaries, node, fast_path_is_known: refusal.is_none() };
         let mut absent = refusal.map(|told| format!("this barewired does not know network.fast_path: {told}"));
         let mut names = Pods::default();
         let mut clusters = Vec::new();
-        for contender in Contender::ALL {
+        for contender in Contender::all() {
             if matches!(contender, Contender::FastPath | Contender::Loaded) && absent.is_some() {
                 continue;
             }
@@ -132,7 +138,19 @@ impl Bench {
         }
         let baseline = if absent.is_none() { Some(Baseline::set_up(&site, &mut names)?) } else { None };
         let table = Table::default();
-        Ok(Self { clusters, baseline, names, table, absent, bpf_nanos: Vec::new(), at_once_nanos: Vec::new(), attach_millis: Vec::new() })
+        Ok(Self {
+            clusters,
+            baseline,
+            names,
+            table,
+            absent,
+            bpf_nanos: Vec::new(),
+            at_once_nanos: Vec::new(),
+            attach_millis: Vec::new(),
+            service: None,
+            churn_ratios: Vec::new(),
+            left: None,
+        })
     }
 
     fn round(&mut self, round: usize, options: Options) -> Result<()> {
@@ -153,6 +171,7 @@ impl Bench {
             self.pairs(options)?;
             self.account(options)?;
             self.attach(round)?;
+            self.churn(options)?;
         }
         Ok(())
     }
@@ -194,6 +213,26 @@ impl Bench {
         Ok(())
     }
 
+    /// New connections through a service beside a load between pods.
+    fn churn(&mut self, options: Options) -> Result<()> {
+        let cluster = &self.clusters[self.position(Contender::FastPath)?];
+        let service = match self.service {
+            Some(service) => service,
+            None => *self.service.insert(churn::serve(cluster)?),
+        };
+        self.churn_ratios.push(churn::ratio(cluster, service, options.slot)?);
+        Ok(())
+    }
+
+    /// Last of all: it fills the tables.
+    fn churn_on(&mut self) -> Result<()> {
+        if let Some(service) = self.service {
+            let cluster = &self.clusters[self.position(Contender::FastPath)?];
+            self.left = Some(churn::leave_behind(cluster, service).with_context(|| cluster.end_of_logs())?);
+        }
+        Ok(())
+    }
+
     /// ADDs with and without programs to attach, in turns.
     fn attach(&mut self, round: usize) -> Result<()> {
         let lanes = [self.position(Contender::FastPath)?, self.position(Contender::Stack)?];
@@ -216,18 +255,22 @@ impl Bench {
     }
 
     fn conclude(self, options: Options, noise_percent: f64) -> Findings {
-        let Self { clusters: _, baseline: _, names: _, table, absent, bpf_nanos, at_once_nanos, attach_millis } = self;
-        let Options { rounds, slot, services } = options;
-        let services = services.then_some(SERVICES);
-        let carried = services.map_or_else(|| "no rules".to_owned(), |services| format!("rules of {services} services"));
+        let Self { table, absent, bpf_nanos, at_once_nanos, attach_millis, churn_ratios, left, .. } = self;
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let counted = |count: fn(Left) -> usize| left.map(|left| count(left) as f64).into_iter().collect();
+        let own = [bpf_nanos, at_once_nanos, churn_ratios, counted(|left| left.notes), counted(|left| left.slow_endpoints), attach_millis];
+        let Options { rounds, slot } = options;
         let mut findings = Findings {
-            title: title(&format!("pod traffic, medians of {rounds} rounds of {} s a slot, {carried}", slot.as_secs_f64())),
+            title: title(&format!(
+                "pod traffic, medians of {rounds} rounds of {} s a slot, rules of {SERVICES} ports of services",
+                slot.as_secs_f64()
+            )),
             processor: noise::processor(),
-            services,
+            services: SERVICES,
             noise_percent,
             rows: measures::rows().collect(),
             table,
-            own: OWN.iter().copied().zip([bpf_nanos, at_once_nanos, attach_millis]).collect(),
+            own: OWN.iter().copied().zip(own).collect(),
             verdicts: Vec::new(),
             skipped: Vec::new(),
         };

@@ -47,7 +47,7 @@ enum What {
     },
     /// Pod traffic: Barewire, the nodes themselves, a bridge, an overlay and the bare veth in turns
     ///
-    /// Trust it on a quiet machine only: others' work shows as `noise_percent`. Some six minutes as it stands.
+    /// Trust it on a quiet machine only: others' work shows as `noise_percent`. Some seven minutes as it stands.
     Datapath {
         /// Rounds; a figure is the median over them, so an odd number makes it one that was measured
         #[arg(long, default_value_t = 5)]
@@ -55,9 +55,6 @@ enum What {
         /// Seconds that one figure of one contender is measured in one round
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
-        /// Leave out connection tracking and the rules of services
-        #[arg(long)]
-        no_services: bool,
         /// One line of JSON instead of tables
         #[arg(long)]
         json: bool,
@@ -80,9 +77,6 @@ enum What {
         /// What `datapath --json` printed [default: <OUT>/benchmarks/datapath.json]
         #[arg(long)]
         datapath: Option<PathBuf>,
-        /// What `datapath --no-services --json` printed
-        #[arg(long)]
-        datapath_without_services: Option<PathBuf>,
         /// What `add --json` printed
         #[arg(long)]
         add: Option<PathBuf>,
@@ -154,9 +148,9 @@ fn main() -> Result<()> {
             let report = machine::run(&begin()?, size.pods, size.rounds)?;
             show(size.json, &report.to_json(), &report);
         }
-        What::Datapath { rounds, seconds, no_services, json } => {
+        What::Datapath { rounds, seconds, json } => {
             let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
-            let findings = datapath::run(&begin()?, datapath::Options { rounds, slot, services: !no_services })?;
+            let findings = datapath::run(&begin()?, datapath::Options { rounds, slot })?;
             show(json, &findings.to_json(), &findings);
         }
         What::Pods { rounds, json } => {
@@ -164,8 +158,8 @@ fn main() -> Result<()> {
             let report = pods::run(pods::Options { rounds })?;
             show(json, &report.to_json(), &report);
         }
-        What::Report { datapath, datapath_without_services, add, out } => {
-            for path in page::write(&Sources { datapath, without_services: datapath_without_services, add }, &out)? {
+        What::Report { datapath, add, out } => {
+            for path in page::write(&Sources { datapath, add }, &out)? {
                 println!("{}", path.display());
             }
         }

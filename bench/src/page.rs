@@ -24,8 +24,6 @@ const FOLDER: &str = "benchmarks";
 pub struct Sources {
     /// What `datapath --json` printed.
     pub datapath: Option<PathBuf>,
-    /// What `datapath --no-services --json` printed.
-    pub without_services: Option<PathBuf>,
     /// What `add --json` printed.
     pub add: Option<PathBuf>,
 }
@@ -33,10 +31,8 @@ pub struct Sources {
 /// The runs that a page is written from.
 #[derive(Debug)]
 pub struct Runs {
-    /// Pod traffic on nodes with the rules of services.
+    /// Pod traffic.
     pub datapath: Run,
-    /// Pod traffic on nodes without rules.
-    pub without_services: Option<Run>,
     /// ADD and DEL.
     pub add: Option<Run>,
 }
@@ -47,7 +43,7 @@ impl Runs {
     /// # Errors
     /// When one that was given cannot be read, or the one of pod traffic is missing.
     pub fn read(sources: &Sources, out: &Path) -> Result<Self> {
-        let Sources { datapath, without_services, add } = sources;
+        let Sources { datapath, add } = sources;
         let kept = |name: &str| out.join(FOLDER).join(name);
         let optional = |given: &Option<PathBuf>, name: &str| -> Result<Option<Run>> {
             let path = given.clone().or_else(|| Some(kept(name)).filter(|path| path.exists()));
@@ -56,7 +52,6 @@ impl Runs {
         Ok(Self {
             datapath: Run::read(&datapath.clone().unwrap_or_else(|| kept("datapath.json")))
                 .context("measure first: cargo xtask bench datapath --json > FILE, then report --datapath FILE")?,
-            without_services: optional(without_services, "datapath-without-services.json")?,
             add: optional(add, "add.json")?,
         })
     }
@@ -66,14 +61,13 @@ impl Runs {
     /// # Errors
     /// When the run of pod traffic lacks what every such run has.
     pub fn render(&self) -> Result<Vec<(PathBuf, String)>> {
-        let Self { datapath, without_services, add } = self;
+        let Self { datapath, add } = self;
         let inside = |name: &str| Path::new(FOLDER).join(name);
         let mut files = vec![(PathBuf::from(PAGE), text::page(self)?)];
         for (name, chart) in text::charts(datapath) {
             files.push((inside(name), chart.to_svg()));
         }
-        let runs =
-            [("datapath.json", Some(datapath)), ("datapath-without-services.json", without_services.as_ref()), ("add.json", add.as_ref())];
+        let runs = [("datapath.json", Some(datapath)), ("add.json", add.as_ref())];
         files.extend(runs.into_iter().filter_map(|(name, run)| Some((inside(name), run?.as_printed()))));
         Ok(files)
     }

@@ -12,11 +12,13 @@ use anyhow::{Context, Result};
 
 use crate::contender::Pods;
 use crate::daemon::{Daemon, Settings};
-use crate::datapath::rules;
+use crate::datapath::rules::{self, Rules};
 use crate::netns::Namespace;
 use crate::node::{Node, UPLINK_MTU, feed, ip};
 use crate::plugin::{Attached, Plugin};
 
+/// Ports of services in the rules of each node.
+pub const SERVICES: u32 = 300;
 /// All pods of all nodes.
 const PODS: &str = "10.10.0.0/16";
 const GATEWAY: &str = "10.0.0.1";
@@ -29,8 +31,12 @@ const SETTINGS_OF_A_NODE: [(&str, &str); 3] =
 /// Who carries the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contender {
+    /// The nodes themselves, without pods and without any rules: the least.
+    Bare,
     /// The nodes themselves, without pods.
     Host,
+    /// The same with other rules of services.
+    Ruled(Rules),
     /// Barewire with its fast path.
     FastPath,
     /// The same on a node that is full ([`crate::datapath::loaded`]).
@@ -46,13 +52,30 @@ pub enum Contender {
 }
 
 impl Contender {
-    /// All, in the order of the table.
-    pub const ALL: [Self; 7] = [Self::Host, Self::FastPath, Self::Loaded, Self::Stack, Self::Bridge, Self::Overlay, Self::Floor];
+    /// Those of the table, in its order.
+    pub const TABLE: [Self; 8] =
+        [Self::Bare, Self::Host, Self::FastPath, Self::Loaded, Self::Stack, Self::Bridge, Self::Overlay, Self::Floor];
+    /// Nodes by their rules, beside [`Self::Bare`] and [`Self::Host`].
+    pub const RULED: [Self; 5] = [
+        Self::Ruled(Rules::Iptables(10)),
+        Self::Ruled(Rules::Iptables(5_000)),
+        Self::Ruled(Rules::Nftables(10)),
+        Self::Ruled(Rules::Nftables(300)),
+        Self::Ruled(Rules::Nftables(5_000)),
+    ];
+
+    /// All.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::TABLE.into_iter().chain(Self::RULED)
+    }
 
     /// Its name in JSON and in the table.
     #[must_use]
-    pub fn key(self) -> &'static str {
-        match self {
+    pub fn key(self) -> String {
+        let name = match self {
+            Self::Ruled(Rules::Iptables(ports)) => return format!("iptables_{ports}"),
+            Self::Ruled(Rules::Nftables(ports)) => return format!("nftables_{ports}"),
+            Self::Bare => "bare",
             Self::Host => "host",
             Self::FastPath => "fast_path",
             Self::Loaded => "loaded",
@@ -60,7 +83,22 @@ impl Contender {
             Self::Bridge => "bridge",
             Self::Overlay => "overlay",
             Self::Floor => "floor",
+        };
+        name.to_owned()
+    }
+
+    /// The rules of services on its nodes.
+    fn rules(self) -> Option<Rules> {
+        match self {
+            Self::Bare | Self::Floor => None,
+            Self::Ruled(rules) => Some(rules),
+            Self::Host | Self::FastPath | Self::Loaded | Self::Stack | Self::Bridge | Self::Overlay => Some(Rules::Iptables(SERVICES)),
         }
+    }
+
+    /// Whether it is nodes without pods.
+    fn is_nodes(self) -> bool {
+        matches!(self, Self::Bare | Self::Host | Self::Ruled(_))
     }
 }
 
@@ -73,6 +111,8 @@ pub struct Ends<'a> {
     pub server: &'a Namespace,
     /// The server's address.
     pub address: IpAddr,
+    /// What the client connects to instead: a service's address.
+    pub service: Option<IpAddr>,
 }
 
 /// What all clusters are built with.
@@ -82,8 +122,6 @@ pub struct Site<'a> {
     pub binaries: &'a Path,
     /// Where folders in memory come from.
     pub node: &'a Node,
-    /// How many services the rules of each node are for; none: no rules at all.
-    pub services: Option<u32>,
     /// Whether the daemon knows the key `network.fast_path`.
     pub fast_path_is_known: bool,
 }
@@ -115,10 +153,10 @@ impl Cluster {
             return Ok(cluster);
         }
         for index in 0..2 {
-            cluster.wire_node(index, site)?;
+            cluster.wire_node(index)?;
             cluster.bring_network(index, site).with_context(|| format!("the network of {} does not come up", contender.key()))?;
         }
-        if contender != Contender::Host {
+        if !contender.is_nodes() {
             for node in [0, 0, 1] {
                 cluster.add(node, names)?;
             }
@@ -138,7 +176,9 @@ impl Cluster {
     /// When a pod has no address.
     pub fn across(&self) -> Result<Option<Ends<'_>>> {
         Ok(match self.contender {
-            Contender::Host => Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into() }),
+            nodes if nodes.is_nodes() => {
+                Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into(), service: None })
+            }
             Contender::Floor => None,
             _ => Some(between(&self.pods[0][0], &self.pods[1][0])?),
         })
@@ -150,8 +190,10 @@ impl Cluster {
     /// When a pod has no address.
     pub fn within(&self) -> Result<Option<Ends<'_>>> {
         Ok(match self.contender {
-            Contender::Host => None,
-            Contender::Floor => Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into() }),
+            nodes if nodes.is_nodes() => None,
+            Contender::Floor => {
+                Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into(), service: None })
+            }
             _ => Some(between(&self.pods[0][0], &self.pods[0][1])?),
         })
     }
@@ -220,7 +262,7 @@ impl Cluster {
         ip(&format!("link set lo up\naddress add {}/24 dev eth0\nlink set eth0 up\n", address_of_node(1)))
     }
 
-    fn wire_node(&self, index: usize, site: &Site<'_>) -> Result<()> {
+    fn wire_node(&self, index: usize) -> Result<()> {
         let address = address_of_node(index);
         {
             let _home = self._fabric.enter()?;
@@ -247,8 +289,8 @@ impl Cluster {
         for (setting, value) in SETTINGS_OF_A_NODE {
             write_setting(setting, value)?;
         }
-        if let Some(services) = site.services {
-            feed("iptables-restore", &[], "iptables", &rules::kube_proxy(services, PODS))?;
+        if let Some(rules) = self.contender.rules() {
+            rules.install(address, range_of_node(index).parse()?)?;
         }
         Ok(())
     }
@@ -265,7 +307,7 @@ impl Cluster {
             Ok((daemon, plugin))
         };
         match self.contender {
-            Contender::Host | Contender::Floor => {}
+            Contender::Bare | Contender::Host | Contender::Ruled(_) | Contender::Floor => {}
             Contender::FastPath | Contender::Loaded | Contender::Stack => {
                 let (daemon, plugin) = barewire(if self.contender == Contender::Stack { "off" } else { "auto" })?;
                 self.daemons.push(daemon);
@@ -274,9 +316,7 @@ impl Cluster {
             Contender::Bridge => self.plugins.push(Plugin::bridge(&state, &range, UPLINK_MTU)),
             Contender::Overlay => {
                 bring_vxlan(index)?;
-                if site.services.is_some() {
-                    feed("iptables-restore", &["--noflush"], "iptables", &rules::overlay(&range, PODS))?;
-                }
+                feed("iptables-restore", &["--noflush"], "iptables", &rules::overlay(&range, PODS))?;
                 self.plugins.push(Plugin::bridge(&state, &range, UPLINK_MTU - VXLAN_OVERHEAD));
             }
         }
@@ -285,7 +325,7 @@ impl Cluster {
 }
 
 fn between<'a>(client: &'a Attached, server: &'a Attached) -> Result<Ends<'a>> {
-    Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()? })
+    Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()?, service: None })
 }
 
 /// A VXLAN device that knows the other node's, as Flannel sets it up: no learning, one route, neighbour and forwarding

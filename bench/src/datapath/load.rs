@@ -33,6 +33,8 @@ pub enum Load {
     PingPong,
     /// A TCP connection for each byte there and back; the server closes first, so that the client's ports are free again.
     Connect,
+    /// The same, [`PACE`] of them a second.
+    Paced,
     /// As much as goes through TCP connections in one direction.
     Stream,
     /// Small UDP packets in one direction.
@@ -42,7 +44,7 @@ pub enum Load {
 /// What a client achieved.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
-    /// Ping-pong: half a round trip in µs (the median). Connect: connections a second. Stream: Gbit/s. Packets: received a
+    /// Ping-pong: half a round trip in µs (the median). Connect and paced: connections a second. Stream: Gbit/s. Packets: received a
     /// second.
     pub value: f64,
     /// CPU seconds of the whole machine meanwhile, by gigabyte (10⁹ bytes); streams only.
@@ -54,11 +56,16 @@ pub struct Outcome {
 pub enum Pinning {
     /// Both on one: then latency is what the path costs, not how long a sleeping processor takes to wake.
     Together,
+    /// Both on one, which is not that of [`Self::Together`]: for a load beside another.
+    Beside,
     /// Each on its own.
     Apart,
     /// Wherever the scheduler puts them.
     Free,
 }
+
+/// Connections a second of [`Load::Paced`].
+pub const PACE: u32 = 300;
 
 /// Round trips and connections before anything counts.
 const WARM_UP: u32 = 200;
@@ -77,6 +84,7 @@ pub fn run(load: Load, ends: Ends<'_>, streams: usize, pinning: Pinning, time: D
     let last = thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
     let (client_cpu, server_cpu) = match pinning {
         Pinning::Together => (Some(last), Some(last)),
+        Pinning::Beside => (Some(0), Some(0)),
         Pinning::Apart => (Some(0), Some(last)),
         Pinning::Free => (None, None),
     };
@@ -87,7 +95,7 @@ pub fn run(load: Load, ends: Ends<'_>, streams: usize, pinning: Pinning, time: D
     };
     let told = {
         let _home = ends.client.enter()?;
-        command("drive", load, SocketAddr::new(ends.address, server.port), client_cpu, limit)?
+        command("drive", load, SocketAddr::new(ends.service.unwrap_or(ends.address), server.port), client_cpu, limit)?
             .args(["--streams", &streams.to_string(), "--millis", &time.as_millis().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -190,7 +198,7 @@ pub fn serve(load: Load, address: SocketAddr, mut out: impl Write) -> Result<()>
             thread::spawn(move || count_packets(&socket, &received));
             port
         }
-        Load::PingPong | Load::Connect | Load::Stream => {
+        Load::PingPong | Load::Connect | Load::Paced | Load::Stream => {
             let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
             let port = listener.local_addr()?.port();
             let received = Arc::clone(&received);
@@ -222,7 +230,7 @@ fn accept(load: Load, listener: &TcpListener, received: &Arc<AtomicU64>) {
             }
             // A client that leaves in the middle says so itself.
             Load::PingPong => drop(answer(connection, u64::MAX, received)),
-            Load::Connect | Load::Packets => drop(answer(connection, 1, received)),
+            Load::Connect | Load::Paced | Load::Packets => drop(answer(connection, 1, received)),
         }
     }
 }
@@ -257,7 +265,8 @@ fn drain(mut connection: TcpStream, received: &AtomicU64) {
 pub fn drive(load: Load, address: SocketAddr, streams: usize, time: Duration) -> Result<Value> {
     match load {
         Load::PingPong => ping_pong(address, time),
-        Load::Connect => connect_repeatedly(address, time),
+        Load::Connect => connect_repeatedly(address, time, None),
+        Load::Paced => connect_repeatedly(address, time, Some(PACE)),
         Load::Stream => stream(address, streams, time),
         Load::Packets => send_packets(address, time),
     }
@@ -292,7 +301,8 @@ fn ping_pong(address: SocketAddr, time: Duration) -> Result<Value> {
     Ok(json!({"value": half(50), "p99": half(99)}))
 }
 
-fn connect_repeatedly(address: SocketAddr, time: Duration) -> Result<Value> {
+/// As fast as it goes, or at most at this pace.
+fn connect_repeatedly(address: SocketAddr, time: Duration, pace: Option<u32>) -> Result<Value> {
     let once = || -> Result<()> {
         let mut connection = connect(address)?;
         let mut byte = [0x5a];
@@ -303,14 +313,20 @@ fn connect_repeatedly(address: SocketAddr, time: Duration) -> Result<Value> {
         }
         Ok(())
     };
-    for _ in 0..WARM_UP {
-        once()?;
+    if pace.is_none() {
+        for _ in 0..WARM_UP {
+            once()?;
+        }
     }
     let started = Instant::now();
     let mut count = 0_u64;
     while started.elapsed() < time {
         once()?;
         count += 1;
+        if let Some(pace) = pace {
+            let due = Duration::from_secs(1) * u32::try_from(count)? / pace;
+            thread::sleep(due.saturating_sub(started.elapsed()));
+        }
     }
     Ok(json!({"value": as_f64(count) / started.elapsed().as_secs_f64()}))
 }

@@ -2,7 +2,7 @@
 //!
 //! Every pod gets a service address of its own, and another pod sends one packet each to many ports of it. The stack
 //! translates them, and the kernel programs note each such flow: the table of flows fills, and every packet is looked up in a full
-//! one. What the maps hold is read from the maps. On nodes without rules, these services are the only ones.
+//! one. What the maps hold is read from the maps.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
@@ -37,6 +37,8 @@ const SEND_LIMIT: Duration = Duration::from_secs(1);
 pub struct Held {
     /// Endpoints on the fast path.
     pub endpoints: usize,
+    /// Endpoints all of whose packets take the stack.
+    pub slow: usize,
     /// Noted flows over IPv4.
     pub flows: usize,
 }
@@ -65,19 +67,19 @@ pub fn fill(cluster: &mut Cluster, names: &mut Pods) -> Result<()> {
 }
 
 /// A service's address and its pod's.
-fn service_of(pod: &Attached) -> Result<(Ipv4Addr, Ipv4Addr)> {
+pub(super) fn service_of(pod: &Attached) -> Result<(Ipv4Addr, Ipv4Addr)> {
     let IpAddr::V4(address) = pod.address()? else { bail!("the pod {} has no IPv4 address", pod.address()?) };
     let ([first, second], [_, _, third, fourth]) = (SERVICES, address.octets());
     Ok((Ipv4Addr::new(first, second, third, fourth), address))
 }
 
 /// The rule of all services, for `nft`: a map, as kube-proxy writes in its nftables mode.
-fn translation(services: &[(Ipv4Addr, Ipv4Addr)]) -> String {
+pub(super) fn translation(services: &[(Ipv4Addr, Ipv4Addr)]) -> String {
     let backends: Vec<_> = services.iter().map(|(service, pod)| format!("{service} : {pod}")).collect();
     format!(
         "table ip bench {{\n\
          map backends {{ type ipv4_addr : ipv4_addr; elements = {{ {} }} }}\n\
-         chain services {{ type nat hook prerouting priority dstnat; meta l4proto udp dnat to ip daddr map @backends; }}\n\
+         chain services {{ type nat hook prerouting priority dstnat; meta l4proto {{ tcp, udp }} dnat to ip daddr map @backends; }}\n\
          }}\n",
         backends.join(", ")
     )
@@ -103,7 +105,7 @@ fn send_from(pod: &Attached, services: &[(Ipv4Addr, Ipv4Addr)]) -> Result<()> {
 /// When it is not; the message has the numbers.
 pub fn require(cluster: &Cluster) -> Result<()> {
     let daemon = cluster.daemons().first().context("the node has no daemon")?;
-    let Held { endpoints, flows } = held(daemon)?;
+    let Held { endpoints, slow: _, flows } = held(daemon)?;
     ensure!(
         endpoints >= ENDPOINTS && flows >= FLOWS,
         "the loaded node has {endpoints} endpoints on the fast path and {flows} noted flows, not {ENDPOINTS} and {FLOWS}: \
@@ -125,19 +127,23 @@ pub fn held(daemon: &Daemon) -> Result<Held> {
     };
     let endpoints: Array<_, [u8; size_of::<Endpoint>()]> = Map::Array(open("ENDPOINTS")?).try_into()?;
     let flows: HashMap<_, [u8; size_of::<Flow4>()], [u8; size_of::<Noted>()]> = Map::HashMap(open("FLOWS4")?).try_into()?;
-    let mut carried = 0;
+    let (mut carried, mut slow) = (0, 0);
     for endpoint in endpoints.iter() {
-        carried += usize::from(is_carried(endpoint?));
+        match state_of(endpoint?) {
+            (true, true) => carried += 1,
+            (true, false) => slow += 1,
+            (false, _) => {}
+        }
     }
     let flows = flows.keys().try_fold(0, |count, flow| flow.map(|_| count + 1))?;
-    Ok(Held { endpoints: carried, flows })
+    Ok(Held { endpoints: carried, slow, flows })
 }
 
-/// Whether there is an endpoint, on the fast path.
-fn is_carried(endpoint: [u8; size_of::<Endpoint>()]) -> bool {
+/// Whether there is an endpoint, and whether it is on the fast path.
+fn state_of(endpoint: [u8; size_of::<Endpoint>()]) -> (bool, bool) {
     const IFINDEX: usize = std::mem::offset_of!(Endpoint, ifindex);
     const STACK_ONLY: usize = std::mem::offset_of!(Endpoint, stack_only);
-    endpoint[IFINDEX..][..4] != [0; 4] && endpoint[STACK_ONLY] == 0
+    (endpoint[IFINDEX..][..4] != [0; 4], endpoint[STACK_ONLY] == 0)
 }
 
 #[cfg(test)]
@@ -154,10 +160,10 @@ mod tests {
     #[test]
     fn an_endpoint_counts_where_its_packets_are_carried() {
         let mut endpoint = [0; size_of::<Endpoint>()];
-        assert!(!is_carried(endpoint), "no interface");
+        assert!(!state_of(endpoint).0, "no interface");
         endpoint[std::mem::offset_of!(Endpoint, ifindex) + 2] = 0x10;
-        assert!(is_carried(endpoint));
+        assert_eq!(state_of(endpoint), (true, true));
         endpoint[std::mem::offset_of!(Endpoint, stack_only)] = 1;
-        assert!(!is_carried(endpoint), "the stack carries its packets");
+        assert_eq!(state_of(endpoint), (true, false), "the stack carries its packets");
     }
 }

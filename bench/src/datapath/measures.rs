@@ -23,11 +23,12 @@ pub struct Measure {
 
 impl Measure {
     /// Whether the contender takes part: between nodes there is no bare veth, and on one node no other node. A full node has
-    /// rows of its own ([`IN_PAIRS`]).
+    /// rows of its own ([`IN_PAIRS`]). Of nodes with other rules it is asked what rules cost a packet and a connection.
     #[must_use]
     pub fn is_of(&self, contender: Contender) -> bool {
         match contender {
-            Contender::Host => self.across,
+            Contender::Bare | Contender::Host => self.across,
+            Contender::Ruled(_) => self.across && matches!(self.load, Load::PingPong | Load::Connect),
             Contender::Floor => !self.across,
             Contender::Loaded => false,
             Contender::FastPath | Contender::Stack | Contender::Bridge | Contender::Overlay => true,

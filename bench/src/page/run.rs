@@ -70,7 +70,7 @@ impl Run {
     #[must_use]
     pub fn rounds(&self, row: &str, contender: Option<Contender>) -> Vec<f64> {
         let rounds = &self.0["rounds"][row];
-        let rounds = contender.map_or(rounds, |contender| &rounds[contender.key()]);
+        let rounds = contender.map_or(rounds, |contender| &rounds[contender.key().as_str()]);
         rounds.as_array().map(|rounds| rounds.iter().filter_map(Value::as_f64).collect()).unwrap_or_default()
     }
 

@@ -7,11 +7,13 @@ use anyhow::{Context, Result};
 use crate::datapath::cluster::Contender;
 use crate::datapath::findings::{OWN, Part, RATIOS, ROWS_BEHIND_BRIDGE, Row, median};
 use crate::datapath::measures;
+use crate::datapath::rules::Rules;
 use crate::page::Runs;
 use crate::page::chart::{Bar, Chart, Group};
 use crate::page::run::{Judged, Run};
 
-const ACROSS: [Contender; 5] = [Contender::Host, Contender::FastPath, Contender::Stack, Contender::Bridge, Contender::Overlay];
+const ACROSS: [Contender; 6] =
+    [Contender::Bare, Contender::Host, Contender::FastPath, Contender::Stack, Contender::Bridge, Contender::Overlay];
 const ON_ONE: [Contender; 5] = [Contender::Floor, Contender::FastPath, Contender::Stack, Contender::Bridge, Contender::Overlay];
 const FULL: [Contender; 2] = [Contender::FastPath, Contender::Loaded];
 
@@ -41,7 +43,7 @@ const PROMISES_OF_ADD: [&str; 8] = [
 
 /// The page.
 pub(super) fn page(runs: &Runs) -> Result<String> {
-    let Runs { datapath, without_services, add } = runs;
+    let Runs { datapath, add } = runs;
     let mut page = Page::default();
     page.line("# Benchmarks");
     page.line("<!-- Written by `cargo xtask bench report` from the runs in benchmarks/: do not edit. -->");
@@ -53,11 +55,17 @@ pub(super) fn page(runs: &Runs) -> Result<String> {
     machine(&mut page, datapath)?;
     page.line("![Throughput, latency, connections and packets across nodes](benchmarks/across-nodes.svg)");
     page.line("### What is promised");
-    promises(&mut page, datapath, without_services.as_ref());
+    promises(&mut page, datapath);
     page.line("### How it is measured");
     page.line(HOW);
     page.line("### Across nodes");
     table(&mut page, datapath, Part::Across, &ACROSS);
+    page.line("### Nodes by their rules");
+    page.line(
+        "The nodes themselves, with kube-proxy's rules for so many ports of services. A ratio against nodes says as much about their rules\n\
+         as about Barewire, whose packets pass none: hence the ratios against *bare* nodes above.",
+    );
+    by_rules(&mut page, datapath);
     page.line("![CPU seconds for a gigabyte](benchmarks/cpu-per-gigabyte.svg)");
     page.line("### On one node");
     table(&mut page, datapath, Part::OnOneNode, &ON_ONE);
@@ -72,15 +80,6 @@ pub(super) fn page(runs: &Runs) -> Result<String> {
     own(&mut page, datapath);
     page.line("### How to read it");
     page.line(REMARKS);
-    if let Some(run) = without_services {
-        page.line("## Pod traffic without connection tracking and services");
-        page.line("For the record: no real node is like this. Nodes without rules are the hardest peer for a path that avoids rules.");
-        machine(&mut page, run)?;
-        table(&mut page, run, Part::Across, &ACROSS);
-        table(&mut page, run, Part::OnOneNode, &ON_ONE);
-        table(&mut page, run, Part::FullNode, &FULL);
-        own(&mut page, run);
-    }
     if let Some(run) = add {
         page.line("## ADD and DEL");
         machine(&mut page, run)?;
@@ -91,8 +90,9 @@ pub(super) fn page(runs: &Runs) -> Result<String> {
 
 const HOW: &str = "\
 - Each contender has two nodes and a fabric of its own, in network namespaces; all are up at once. Nodes carry connection tracking
-  and the rules of 300 services, in the form and order in which kube-proxy writes them in its iptables mode.
-- *Nodes*: from node to node over the same fabric, without pods. *Stack*: Barewire with `fast_path = \"off\"`,
+  and the rules of 300 ports of services, in the form and order in which kube-proxy writes them in its iptables mode.
+- *Bare nodes*: from node to node over the same fabric, without pods, rules or connection tracking: the strongest peer. *Nodes*: the
+  same with connection tracking and rules. *Stack*: Barewire with `fast_path = \"off\"`,
   where nftables rules keep the accounts by pod and scope that the programs keep otherwise; some two microseconds are theirs.
   *Bridge*: the reference plugins `bridge` and `host-local`, routed between nodes. *Overlay*: the same bridge with VXLAN and masquerade rules, as
   Flannel sets them up. *Veth*: two namespaces on one veth, the least that two pods of a node need.
@@ -107,7 +107,7 @@ const HOW: &str = "\
 const REMARKS: &str = "\
 - Pods can be faster than the nodes they run on. What a node sends and receives itself passes connection tracking and the rules of
   `OUTPUT` and `INPUT`; what the fast path carries passes neither. A new connection of a node goes through the list of services, so
-  connections show it most. Without rules it is the nodes that lead, by what a pod's veth costs: see the column *without services*.
+  connections show it most. Bare nodes lead, by what a pod's veth costs.
 - A pod's packets to a service, to the internet or to its own node take the stack: for them the column *stack* holds.
 - Both nodes, the fabric and both ends share this machine's processors. Throughput is bound by them, not by a wire, so what a path
   costs shows fully. Where a wire is the limit, the contenders meet at the wire and differ in CPU seconds.
@@ -124,19 +124,15 @@ fn machine(page: &mut Page, run: &Run) -> Result<()> {
     Ok(())
 }
 
-fn promises(page: &mut Page, run: &Run, without: Option<&Run>) {
+fn promises(page: &mut Page, run: &Run) {
     let ours = OWN.iter().filter(|own| own.limits.is_some()).map(|own| own.key);
     let keys = RATIOS.iter().map(|ratio| ratio.key).chain([ROWS_BEHIND_BRIDGE]).chain(ours);
-    let mut rows = Vec::new();
-    for key in keys {
-        let beside = without.and_then(|run| run.judged(key)).map_or_else(String::new, |judged| judged.value.to_string());
-        rows.extend(judged_row(run, key, Some(beside)));
-    }
-    page.table(&["promise", "key", "measured", "must", "aim", "without services"], &rows);
+    let rows: Vec<_> = keys.filter_map(|key| judged_row(run, key)).collect();
+    page.table(&["promise", "key", "measured", "must", "aim"], &rows);
 }
 
-fn judged_row(run: &Run, key: &str, beside: Option<String>) -> Option<Vec<String>> {
-    let mut row = match (run.judged(key), run.skipped(key)) {
+fn judged_row(run: &Run, key: &str) -> Option<Vec<String>> {
+    Some(match (run.judged(key), run.skipped(key)) {
         (Some(Judged { promise, value, must, is_kept, aim }), _) => {
             let must = format!("{must} {}", if is_kept { "✓" } else { "✗ missed" });
             let aim = aim.map_or_else(String::new, |(aim, is_met)| format!("{aim} {}", if is_met { "✓" } else { "not yet" }));
@@ -144,9 +140,19 @@ fn judged_row(run: &Run, key: &str, beside: Option<String>) -> Option<Vec<String
         }
         (None, Some(reason)) => vec![reason.to_owned(), format!("`{key}`"), "not measured".to_owned(), String::new(), String::new()],
         (None, None) => return None,
-    };
-    row.extend(beside);
-    Some(row)
+    })
+}
+
+/// What rules cost the nodes themselves.
+fn by_rules(page: &mut Page, run: &Run) {
+    let nodes: Vec<_> = [Contender::Bare, Contender::Host].into_iter().chain(Contender::RULED).collect();
+    let rows = measures::MEASURES.iter().filter(|measure| nodes.iter().all(|nodes| measure.is_of(*nodes))).map(|measure| {
+        let cells = nodes.iter().map(|nodes| cell(run.rounds(measure.row.key, Some(*nodes))));
+        std::iter::once(format!("{}, {}", measure.row.meaning, unit(measure.row))).chain(cells).collect()
+    });
+    let header: Vec<_> = nodes.iter().map(|nodes| name(*nodes, Part::Across)).collect();
+    let header: Vec<_> = std::iter::once("").chain(header.iter().map(String::as_str)).collect();
+    page.table(&header, &rows.collect::<Vec<_>>());
 }
 
 fn table(page: &mut Page, run: &Run, part: Part, contenders: &[Contender]) {
@@ -155,7 +161,8 @@ fn table(page: &mut Page, run: &Run, part: Part, contenders: &[Contender]) {
         let is_measured = cells.iter().any(|cell| !cell.is_empty());
         is_measured.then(|| [vec![format!("{}, {}", row.meaning, unit(row))], cells].concat())
     });
-    let header: Vec<_> = std::iter::once("").chain(contenders.iter().map(|contender| name(*contender, part))).collect();
+    let names: Vec<_> = contenders.iter().map(|contender| name(*contender, part)).collect();
+    let header: Vec<_> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
     page.table(&header, &rows.collect::<Vec<_>>());
 }
 
@@ -171,7 +178,7 @@ fn of_add(page: &mut Page, run: &Run) {
         .map(|(what, ours, reference, floor)| vec![(*what).to_owned(), figure(Some(ours)), figure(*reference), figure(*floor)])
         .collect();
     page.table(&["", "Barewire", "`ptp` with `host-local`", "floor: an empty program and bare netlink"], &rows);
-    let rows: Vec<_> = PROMISES_OF_ADD.iter().filter_map(|key| judged_row(run, key, None)).collect();
+    let rows: Vec<_> = PROMISES_OF_ADD.iter().filter_map(|key| judged_row(run, key)).collect();
     page.table(&["promise", "key", "measured", "must", "aim"], &rows);
 }
 
@@ -185,8 +192,11 @@ fn cell(rounds: Vec<f64>) -> String {
     }
 }
 
-fn name(contender: Contender, part: Part) -> &'static str {
-    match contender {
+fn name(contender: Contender, part: Part) -> String {
+    let name = match contender {
+        Contender::Ruled(Rules::Iptables(ports)) => return format!("{ports} ports, iptables"),
+        Contender::Ruled(Rules::Nftables(ports)) => return format!("{ports} ports, nftables"),
+        Contender::Bare => "bare nodes",
         Contender::Host => "nodes",
         Contender::FastPath if part == Part::FullNode => "empty node",
         Contender::FastPath => "**Barewire**",
@@ -195,7 +205,8 @@ fn name(contender: Contender, part: Part) -> &'static str {
         Contender::Bridge => "bridge",
         Contender::Overlay => "overlay",
         Contender::Floor => "veth",
-    }
+    };
+    name.to_owned()
 }
 
 fn unit(row: Row) -> &'static str {
@@ -212,7 +223,7 @@ pub(super) fn charts(run: &Run) -> [(&'static str, Chart); 3] {
         ("crr", "Connect, request, response, close"),
         ("udp", "64-byte UDP packets"),
     ];
-    let groups = |part: Part, contenders: [Contender; 5]| -> Vec<Group> {
+    let groups = |part: Part, contenders: &[Contender]| -> Vec<Group> {
         let of_row = |(subject, heading): (&str, &str)| {
             let row = measures::rows().find(|row| row.part == part && row.key.split('_').next() == Some(subject))?;
             Some(Group { heading: heading.to_owned(), bars: bars(run, row, contenders) })
@@ -232,8 +243,8 @@ pub(super) fn charts(run: &Run) -> [(&'static str, Chart); 3] {
             "across-nodes.svg",
             Chart {
                 title: "Pod to pod across nodes".to_owned(),
-                scale: "Share of what the nodes themselves reach without pods, by rounds. Longer is better, for latency too.".to_owned(),
-                groups: groups(Part::Across, ACROSS),
+                scale: "Share of what nodes without pods and rules reach, by rounds. Longer is better, for latency too.".to_owned(),
+                groups: groups(Part::Across, &ACROSS),
             },
         ),
         (
@@ -241,7 +252,7 @@ pub(super) fn charts(run: &Run) -> [(&'static str, Chart); 3] {
             Chart {
                 title: "Pod to pod on one node".to_owned(),
                 scale: "Share of what a bare veth between two namespaces reaches, by rounds. Longer is better, for latency too.".to_owned(),
-                groups: groups(Part::OnOneNode, ON_ONE),
+                groups: groups(Part::OnOneNode, &ON_ONE),
             },
         ),
         (
@@ -256,7 +267,7 @@ pub(super) fn charts(run: &Run) -> [(&'static str, Chart); 3] {
 }
 
 /// Each contender by the first one.
-fn bars(run: &Run, row: Row, contenders: [Contender; 5]) -> Vec<Bar> {
+fn bars(run: &Run, row: Row, contenders: &[Contender]) -> Vec<Bar> {
     let of = |contender: Contender| {
         let ratio = run.ratio(row.key, contender, contenders[0])?;
         let share = if row.less_is_better { ratio.recip() } else { ratio };
@@ -264,12 +275,13 @@ fn bars(run: &Run, row: Row, contenders: [Contender; 5]) -> Vec<Bar> {
         let unit = unit(row).replace("a second", "/s");
         Some(bar(contender, share, format!("{} {unit} · {:.0} %", Short(figure), share * 100.0)))
     };
-    contenders.into_iter().filter_map(of).collect()
+    contenders.iter().copied().filter_map(of).collect()
 }
 
 fn bar(contender: Contender, length: f64, value: String) -> Bar {
     let name = match contender {
-        Contender::Host => "nodes, no pods",
+        Contender::Bare => "bare nodes",
+        Contender::Host | Contender::Ruled(_) => "nodes with rules",
         Contender::FastPath => "Barewire",
         Contender::Loaded => "Barewire, full node",
         Contender::Stack => "Barewire, fast path off",
@@ -336,7 +348,7 @@ mod tests {
     #[test]
     fn latency_counts_the_other_way_round() {
         let run =
-            Run::parse(r#"{"what":"","verdicts":{},"rounds":{"rr_cross_us":{"host":[10],"fast_path":[20],"overlay":[40]}}}"#).unwrap();
+            Run::parse(r#"{"what":"","verdicts":{},"rounds":{"rr_cross_us":{"bare":[10],"fast_path":[20],"overlay":[40]}}}"#).unwrap();
         let [(_, across), ..] = charts(&run);
         let bars: Vec<_> = across.groups[1].bars.iter().map(|bar| (bar.value.as_str(), bar.is_ours)).collect();
         assert_eq!(bars, [("10 µs · 100 %", false), ("20 µs · 50 %", true), ("40 µs · 25 %", false)]);
@@ -346,8 +358,8 @@ mod tests {
     fn a_promise_shows_whether_it_is_kept_and_one_that_was_not_measured_why() {
         let verdict = r#"{"promise":"p","value":1.2,"must":"≤ 1.15","pass":false,"aim":"≤ 1.05","aim_met":false}"#;
         let run = Run::parse(&format!(r#"{{"what":"","verdicts":{{"a":{verdict}}},"skipped":{{"b":"no kernel"}}}}"#)).unwrap();
-        assert_eq!(judged_row(&run, "a", None).unwrap(), ["p", "`a`", "**1.2**", "≤ 1.15 ✗ missed", "≤ 1.05 not yet"]);
-        assert_eq!(judged_row(&run, "b", None).unwrap()[..3], ["no kernel", "`b`", "not measured"]);
-        assert_eq!(judged_row(&run, "c", None), None);
+        assert_eq!(judged_row(&run, "a").unwrap(), ["p", "`a`", "**1.2**", "≤ 1.15 ✗ missed", "≤ 1.05 not yet"]);
+        assert_eq!(judged_row(&run, "b").unwrap()[..3], ["no kernel", "`b`", "not measured"]);
+        assert_eq!(judged_row(&run, "c"), None);
     }
 }
