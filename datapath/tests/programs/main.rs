@@ -11,6 +11,8 @@ mod carried;
 mod fixture;
 mod fixtures;
 mod loaded;
+#[path = "../../../ebpf/tests/tables/malformed.rs"]
+mod malformed;
 mod packet;
 mod private;
 #[path = "../../../ebpf/tests/tables/mod.rs"]
