@@ -13,6 +13,7 @@ mod fixtures;
 mod loaded;
 #[path = "../../../ebpf/tests/tables/malformed.rs"]
 mod malformed;
+mod notes;
 mod packet;
 mod private;
 #[path = "../../../ebpf/tests/tables/mod.rs"]
