@@ -1,5 +1,7 @@
 //! The maps. Their names are the names of their pins.
 
+use core::hint::black_box;
+
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
@@ -128,6 +130,8 @@ impl Tables for Maps {
 /// Counts a packet for an endpoint, or for the host.
 #[inline(always)]
 pub(crate) fn count(slot: Option<u32>, direction: Direction, scope: Scope, bytes: u32) {
+    // The compiler knows what a scope can be, the verifier does not: before Linux 6.3 it forgets it of a value that was put together.
+    let scope = Scope::from_number(black_box(scope as u32));
     let traffic = match slot {
         Some(slot) => TRAFFIC.get_ptr_mut(slot),
         None => HOST_TRAFFIC.get_ptr_mut(0),

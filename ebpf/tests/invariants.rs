@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a generator that errs is a fault of the test; the smallest input is told")]
 
 mod fuzzed;
+#[path = "tables/malformed.rs"]
+mod malformed;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -84,6 +86,18 @@ fn a_flow_takes_one_path() {
         assert!(times > ROUNDS / 20, "{times} times {what} in {ROUNDS} rounds: the bytes do not reach it");
     }
     assert!(seen.lost > ROUNDS / 1000, "{} times no room for a note: the bytes do not reach it", seen.lost);
+}
+
+/// Every malformed frame that is known, on many tables.
+#[test]
+fn hold_on_malformed_frames() {
+    const TABLES: u64 = 2_000;
+    let (mut random, mut input) = (Random(SEED), vec![0; LENGTH]);
+    let frames = malformed::all();
+    for _ in 0..TABLES {
+        random.fill(&mut input);
+        fuzzed::check_frames(&input, &frames);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod timeouts;
 
-use std::collections::{HashMap as Counts, HashSet};
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use ebpf::flow::{Flow4, Flow6, Noted};
-use ebpf::layout::{FIRST_IFINDEX, FLOWS_MAX};
+use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, FLOWS_MAX};
 use ebpf::packet::Transport;
 use ebpf::scope::{halves, whole};
 
@@ -108,7 +108,7 @@ impl Notes {
     pub(super) fn sweep(&self, timeouts: &Timeouts) -> Result<NotedFlows, FastPathError> {
         let now = seconds()?;
         let gone = std::mem::take(&mut *lock(&self.gone));
-        let mut counts = Counts::new();
+        let mut counts = vec![0; ENDPOINTS_MAX as usize];
         let swept = sweep(&self.four, &gone, now, timeouts, &mut counts)
             .map_err(map("FLOWS4"))
             .and_then(|four| Ok((four, sweep(&self.six, &gone, now, timeouts, &mut counts).map_err(map("FLOWS6"))?)));
@@ -122,7 +122,7 @@ impl Notes {
         let share = share(u32::try_from(four.max(six)).unwrap_or(u32::MAX));
         self.set_share(share)?;
         self.correct(&counts)?;
-        let mut pods: Vec<_> = counts.into_iter().map(|(slot, notes)| (Ifindex(FIRST_IFINDEX + u32::from(slot)), notes)).collect();
+        let mut pods: Vec<_> = (FIRST_IFINDEX..).map(Ifindex).zip(counts).filter(|(_, notes)| *notes > 0).collect();
         pods.sort_unstable_by_key(|(link, notes)| (std::cmp::Reverse(*notes), link.0));
         let found = NotedFlows { total: four + six, share, pods };
         found.clone_into(&mut lock(&self.last));
@@ -130,10 +130,9 @@ impl Notes {
     }
 
     /// What the programs have counted meanwhile was of notes that may have gone since.
-    fn correct(&self, counts: &Counts<u16, u32>) -> Result<(), FastPathError> {
+    fn correct(&self, counts: &[u32]) -> Result<(), FastPathError> {
         let mut by_slot = lock(&self.by_slot);
-        for slot in 0..by_slot.len() {
-            let counted = u16::try_from(slot).ok().and_then(|slot| counts.get(&slot)).copied().unwrap_or_default();
+        for (slot, counted) in (0..).zip(counts.iter().copied()) {
             if by_slot.get(&slot, 0).map_err(map("NOTES"))? != counted {
                 by_slot.set(slot, counted, 0).map_err(map("NOTES"))?;
             }
@@ -178,13 +177,7 @@ where
 }
 
 /// Removes what has ended from a table; how many stay. A flow that is noted anew meanwhile is noted again by its next packet.
-fn sweep<K: Flow>(
-    table: &Table<K>,
-    gone: &HashSet<IpAddr>,
-    now: u32,
-    timeouts: &Timeouts,
-    counts: &mut Counts<u16, u32>,
-) -> Result<usize, MapError>
+fn sweep<K: Flow>(table: &Table<K>, gone: &HashSet<IpAddr>, now: u32, timeouts: &Timeouts, counts: &mut [u32]) -> Result<usize, MapError>
 where
     Plain<K>: Pod,
 {
@@ -196,7 +189,9 @@ where
             ended.push(flow);
         } else {
             stay += 1;
-            *counts.entry(noted.slot).or_default() += 1;
+            if let Some(count) = counts.get_mut(usize::from(noted.slot)) {
+                *count += 1;
+            }
         }
     };
     // SAFETY: the map's keys and values are these types, as `Table` was made; both are plain integers.

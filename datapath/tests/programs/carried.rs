@@ -255,7 +255,7 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn address(ifindex: Ifindex, address: IpAddr, prefix_len: u8) -> Request {
+pub(crate) fn address(ifindex: Ifindex, address: IpAddr, prefix_len: u8) -> Request {
     let mut message = AddressMessage::default();
     (message.header.family, message.header.prefix_len, message.header.index) = (family(address), prefix_len, ifindex.0);
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];

@@ -107,7 +107,7 @@ impl Expected {
         }
     }
 
-    fn code(&self) -> u32 {
+    pub(crate) fn code(&self) -> u32 {
         match self.verdict {
             Verdict::Host | Verdict::Stack(_) | Verdict::Untracked(_) => PASS,
             Verdict::Drop(_) => SHOT,
@@ -141,6 +141,36 @@ pub(crate) fn flow(source: IpAddr, destination: IpAddr, protocol: u8, source_por
             Flow::V6(Flow6::of(halves(source.octets()), halves(destination.octets()), transport).0)
         }
         mixed => panic!("two families in one flow: {mixed:?}"),
+    }
+}
+
+/// What the library decides of a packet at a hook, on these maps.
+pub(crate) fn decide(program: Program, ifindex: u32, world: &World, bytes: &[u8]) -> Expected {
+    let (slot, frame) = (ifindex.wrapping_sub(FIRST_IFINDEX), Frame::new(bytes));
+    let decided = |decision: verdict::Decision| {
+        let mut expected = Expected::from(decision.verdict);
+        if let Some(scope) = decision.sent {
+            expected = expected.sent(slot, scope);
+        }
+        match decision.received {
+            Some((of, scope)) => expected.counted(of, Direction::Received, scope),
+            None => expected,
+        }
+    };
+    let passes = || Expected::from(Verdict::Host);
+    let lost = || Expected::from(Verdict::Drop(Reason::FlowTableFull));
+    match program {
+        Program::FromPod => decided(verdict::from_pod(&frame, world, slot)),
+        Program::FromUplink => decided(verdict::from_uplink(&frame, world)),
+        Program::ToPod => match verdict::to_pod(&frame, world, slot, false) {
+            emission if emission.without_note => lost(),
+            emission => passes().received(slot, emission.scope),
+        },
+        Program::ToUplink => match verdict::to_uplink(&frame, world) {
+            emission if emission.without_note => lost(),
+            emission if emission.hosts_own => passes().by_host(Direction::Sent, emission.scope),
+            _ => passes(),
+        },
     }
 }
 
@@ -210,28 +240,7 @@ impl Fixture {
         if self.only_in_kernel {
             return Ok(());
         }
-        let (bytes, slot) = (self.packet.bytes(), self.ifindex.wrapping_sub(FIRST_IFINDEX));
-        let (frame, world) = (Frame::new(&bytes), self.world.clone());
-        let lost = || (Verdict::Drop(Reason::FlowTableFull), Vec::new());
-        let count = |of, direction, scope| Count { of, direction, scope };
-        let decided = |decision: verdict::Decision| {
-            let sent = decision.sent.map(|scope| count(Some(slot), Direction::Sent, scope));
-            let received = decision.received.map(|(of, scope)| count(of, Direction::Received, scope));
-            (decision.verdict, sent.into_iter().chain(received).collect())
-        };
-        let (verdict, counts): (Verdict, Vec<Count>) = match self.program {
-            Program::FromPod => decided(verdict::from_pod(&frame, &world, slot)),
-            Program::FromUplink => decided(verdict::from_uplink(&frame, &world)),
-            Program::ToPod => {
-                let emission = verdict::to_pod(&frame, &world, slot, false);
-                if emission.without_note { lost() } else { (Verdict::Host, vec![count(Some(slot), Direction::Received, emission.scope)]) }
-            }
-            Program::ToUplink => {
-                let emission = verdict::to_uplink(&frame, &world);
-                let own = emission.hosts_own.then(|| count(None, Direction::Sent, emission.scope));
-                if emission.without_note { lost() } else { (Verdict::Host, own.into_iter().collect()) }
-            }
-        };
+        let Expected { verdict, counts, .. } = decide(self.program, self.ifindex, &self.world.clone(), &self.packet.bytes());
         let Expected { verdict: expected, counts: expected_counts, .. } = &self.expected;
         ensure!(verdict == *expected, "decided {verdict:?}, not {expected:?}");
         ensure!(counts == *expected_counts, "counts {counts:?}, not {expected_counts:?}");

@@ -12,6 +12,9 @@ mod fixture;
 mod fixtures;
 mod hooks;
 mod loaded;
+#[path = "../../../ebpf/tests/tables/malformed.rs"]
+mod malformed;
+mod notes;
 mod packet;
 mod private;
 #[path = "../../../ebpf/tests/tables/mod.rs"]

@@ -42,8 +42,16 @@ pub(crate) fn check_packet(input: &[u8], seen: &mut Seen) {
     check_bytes(&world, slot, &bytes, seen);
 }
 
-/// The same for a packet as it is.
-pub(crate) fn check_bytes(world: &World, slot: u32, bytes: &[u8], seen: &mut Seen) {
+/// The same for frames as they are.
+#[allow(dead_code, reason = "libFuzzer makes its own")]
+pub(crate) fn check_frames(input: &[u8], frames: &[(&str, Vec<u8>)]) {
+    let world = Source(input).world();
+    for (_, frame) in frames {
+        check_bytes(&world, 0, frame, &mut Seen::default());
+    }
+}
+
+fn check_bytes(world: &World, slot: u32, bytes: &[u8], seen: &mut Seen) {
     let frame = Frame::new(bytes);
     let sent = verdict::from_pod(&frame, world, slot);
     if check_redirect(world, &frame, sent.verdict) {
