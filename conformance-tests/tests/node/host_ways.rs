@@ -184,20 +184,21 @@ fn rules_of_other_programs_are_understood() -> Result<()> {
         let told = page(daemon)?.to_string();
         ensure!(!told.contains("IPv4 takes") && !told.contains("10.96"), "kube-proxy switches nothing off: {told}");
         // nftables of somebody's own: sets, maps, prefixes.
-        host.run(&["nft", "add table inet own; add chain inet own fwd { type filter hook forward priority 0; policy drop; }"])?;
-        let drops = "chain fwd of inet own drops by its policy";
+        host.run(&["nft", "add table inet own; add chain inet own forwarded { type filter hook forward priority 0; policy drop; }"])?;
+        let drops = "chain forwarded of inet own drops by its policy";
         wait_for(daemon, drops, |page| page.to_string().contains(drops))?;
         daemon.wait_for_condition("PodsNotForwarded", "ForwardDrop", &[drops])?;
-        host.run(&["nft", "add rule inet own fwd ct state vmap { established : accept, related : accept, invalid : drop }"])?;
-        host.run(&["nft", "add rule inet own fwd ip saddr { 10.0.1.0/24, 172.16.0.0/12 } accept"])?;
-        host.run(&["nft", "add rule inet own fwd ip daddr 10.0.1.0/24 accept"])?;
-        host.run(&["nft", "add rule inet own fwd iifname bw* accept; add rule inet own fwd oifname bw* accept"])?;
+        host.run(&["nft", "add rule inet own forwarded ct state vmap { established : accept, related : accept, invalid : drop }"])?;
+        host.run(&["nft", "add rule inet own forwarded ip saddr { 10.0.1.0/24, 172.16.0.0/12 } accept"])?;
+        host.run(&["nft", "add rule inet own forwarded ip daddr 10.0.1.0/24 accept"])?;
+        host.run(&["nft", "add rule inet own forwarded iifname bw* accept; add rule inet own forwarded oifname bw* accept"])?;
         wait_for(daemon, "all is accepted", |page| !page.to_string().contains(drops))?;
         daemon.wait_for_end_of("PodsNotForwarded")?;
-        host.run(&["nft", "insert rule inet own fwd ip protocol tcp queue num 7"])?;
-        wait_for(daemon, "a queue", |page| page.to_string().contains("asks a program about it"))?;
+        host.run(&["nft", "insert rule inet own forwarded tcp dport 25 drop"])?;
+        let port = "IPv6 takes the slow path: rule 1 of chain forwarded of inet own may drop it";
+        wait_for(daemon, port, |page| has_line(page, port))?;
         host.run(&["nft", "delete table inet own"])?;
-        wait_for(daemon, "its end", |page| !page.to_string().contains("asks a program about it"))?;
+        wait_for(daemon, "its end", |page| !has_line(page, port))?;
         host.run(&["iptables-nft", "-N", "KUBE-ROUTER-FORWARD"])?;
         wait_for(daemon, "an engine", |page| {
             page.to_string().contains("IPv4 takes the slow path: chain KUBE-ROUTER-FORWARD of ip filter belongs to a NetworkPolicy engine")
