@@ -61,9 +61,12 @@ pub struct PodRange {
 }
 
 impl PodRange {
-    /// As prefixes.
+    /// As prefixes. A range of IPv6 addresses lacks its first, which is all routers' of the subnet (RFC 4291, 2.6.1) and no host's: with it
+    /// the range is one prefix, without it dozens.
     pub(crate) fn prefixes(&self) -> Vec<IpNetwork> {
-        prefixes::of_interval(self.first.is_ipv4(), prefixes::number(self.first), prefixes::number(self.last))
+        let (first, last) = (prefixes::number(self.first), prefixes::number(self.last));
+        let whole = prefixes::of_interval(false, first & !1, last);
+        if self.first.is_ipv6() && whole.len() == 1 { whole } else { prefixes::of_interval(self.first.is_ipv4(), first, last) }
     }
 
     /// In the form that nftables takes.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::host::{Daemon, Host, Settings, Start};
+use conformance_tests::kube_proxy::{Backend, Family, KubeProxy, Service};
 use serde_json::Value;
 
 use crate::on_host;
@@ -184,25 +185,69 @@ fn rules_of_other_programs_are_understood() -> Result<()> {
         let told = page(daemon)?.to_string();
         ensure!(!told.contains("IPv4 takes") && !told.contains("10.96"), "kube-proxy switches nothing off: {told}");
         // nftables of somebody's own: sets, maps, prefixes.
-        host.run(&["nft", "add table inet own; add chain inet own fwd { type filter hook forward priority 0; policy drop; }"])?;
-        let drops = "chain fwd of inet own drops by its policy";
+        host.run(&["nft", "add table inet own; add chain inet own forwarded { type filter hook forward priority 0; policy drop; }"])?;
+        let drops = "chain forwarded of inet own drops by its policy";
         wait_for(daemon, drops, |page| page.to_string().contains(drops))?;
         daemon.wait_for_condition("PodsNotForwarded", "ForwardDrop", &[drops])?;
-        host.run(&["nft", "add rule inet own fwd ct state vmap { established : accept, related : accept, invalid : drop }"])?;
-        host.run(&["nft", "add rule inet own fwd ip saddr { 10.0.1.0/24, 172.16.0.0/12 } accept"])?;
-        host.run(&["nft", "add rule inet own fwd ip daddr 10.0.1.0/24 accept"])?;
-        host.run(&["nft", "add rule inet own fwd iifname bw* accept; add rule inet own fwd oifname bw* accept"])?;
+        host.run(&["nft", "add rule inet own forwarded ct state vmap { established : accept, related : accept, invalid : drop }"])?;
+        host.run(&["nft", "add rule inet own forwarded ip saddr { 10.0.1.0/24, 172.16.0.0/12 } accept"])?;
+        host.run(&["nft", "add rule inet own forwarded ip daddr 10.0.1.0/24 accept"])?;
+        host.run(&["nft", "add rule inet own forwarded iifname bw* accept; add rule inet own forwarded oifname bw* accept"])?;
         wait_for(daemon, "all is accepted", |page| !page.to_string().contains(drops))?;
         daemon.wait_for_end_of("PodsNotForwarded")?;
-        host.run(&["nft", "insert rule inet own fwd ip protocol tcp queue num 7"])?;
-        wait_for(daemon, "a queue", |page| page.to_string().contains("asks a program about it"))?;
+        host.run(&["nft", "insert rule inet own forwarded tcp dport 25 drop"])?;
+        let port = "IPv6 takes the slow path: rule 1 of chain forwarded of inet own may drop it";
+        wait_for(daemon, port, |page| has_line(page, port))?;
         host.run(&["nft", "delete table inet own"])?;
-        wait_for(daemon, "its end", |page| !page.to_string().contains("asks a program about it"))?;
+        wait_for(daemon, "its end", |page| !has_line(page, port))?;
         host.run(&["iptables-nft", "-N", "KUBE-ROUTER-FORWARD"])?;
         wait_for(daemon, "an engine", |page| {
             page.to_string().contains("IPv4 takes the slow path: chain KUBE-ROUTER-FORWARD of ip filter belongs to a NetworkPolicy engine")
         })?;
         daemon.wait_for_condition("FamilyNotCarried", "ForwardRules", &["KUBE-ROUTER-FORWARD"])
+    })
+}
+
+/// Applies rules from a file.
+fn restore(host: &Host, program: &str, rules: &str) -> Result<()> {
+    let file = host.path("rules");
+    std::fs::write(&file, rules)?;
+    host.run(&["sh", "-c", &format!("{program} {}", file.display())]).map(drop)
+}
+
+#[test]
+fn kube_proxys_rules_switch_nothing_off() -> Result<()> {
+    on_node("", |host, daemon| {
+        let backends = ["10.0.1.17:80", "10.0.2.17:80"].iter().map(|target| Ok(Backend { target: target.parse()?, here: false }));
+        let backends: Vec<Backend> = backends.collect::<Result<_>>()?;
+        let service = |name: &str, address: &str, backends: &[Backend]| {
+            let (name, addresses, backends) = (name.to_owned(), vec![address.parse()?], backends.to_vec());
+            Ok::<_, anyhow::Error>(Service { name, addresses, port: 80, node_port: Some(30080), local_only: false, backends })
+        };
+        let services = [service("well", "10.96.0.10", &backends)?, service("without", "10.96.0.11", &[])?];
+        let (node, pods) = (["10.0.0.10".parse()?], ["10.0.1.0/24".parse()?]);
+        let proxy = KubeProxy { node: &node, pods: &pods, services: &services };
+        // A line that a look after the rules has made: until then nothing is known of them.
+        let mut looks = 0;
+        let mut says_nothing = |rules: &str| {
+            looks += 1;
+            // Not beside another, or the two would be told as one.
+            let cidr = format!("10.0.{}.0/24", 200 + 2 * looks);
+            host.run(&["ip", "route", "add", "blackhole", &cidr])?;
+            let line = format!("{cidr} takes the slow path: blackhole route");
+            wait_for(daemon, &line, |page| has_line(page, &line))?;
+            let told = page(daemon)?.to_string();
+            ensure!(!told.contains("IPv4 takes") && !told.contains("IPv6 takes") && !told.contains("10.96"), "{rules}: {told}");
+            ensure!(daemon.conditions()?.is_empty(), "{rules}: {:?}", daemon.conditions()?);
+            Ok::<_, anyhow::Error>(())
+        };
+        for kind in ["nft", "legacy"] {
+            restore(host, &format!("iptables-{kind}-restore --noflush"), &KubeProxy::iptables_jumps())?;
+            restore(host, &format!("iptables-{kind}-restore --noflush"), &proxy.iptables(Family::V4))?;
+            says_nothing(kind)?;
+        }
+        restore(host, "nft -f", &proxy.nftables())?;
+        says_nothing("nftables")
     })
 }
 

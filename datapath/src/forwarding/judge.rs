@@ -136,6 +136,7 @@ pub fn judge(ruleset: &Ruleset, network: &NodeNetwork, accept: bool) -> Judgemen
     judgement
 }
 
+#[derive(Clone, Copy)]
 struct OfFamily<'a> {
     ruleset: &'a Ruleset,
     network: &'a NodeNetwork,
@@ -237,23 +238,38 @@ impl OfFamily<'_> {
         findings
     }
 
-    /// Rules of ours stand where all packets of a class would be dropped, and behind whatever is more particular.
+    /// Rules of ours stand where all forwarded packets would be dropped, and behind whatever is more particular: a rule that drops pods'
+    /// packets because they are pods' is meant so.
     fn plan_accepts(&self, accept: bool, classes: &[Class<'_>], judgement: &mut Judgement) {
+        let everything = [prefixes::prefix(self.ipv4, 0, 0)];
+        let whoever = OfFamily { pods: &everything, ..*self };
+        let of_whoever = whoever.classes(&everything, judgement.marks_are_set);
         for backend in [Backend::Nft, Backend::Legacy] {
             let family = if self.ipv4 { Family::Ip } else { Family::Ip6 };
             let key = (Table { backend, family, name: "filter".to_owned() }, "FORWARD".to_owned());
             let Some(chain) = self.ruleset.chains.get(&key) else { continue };
             let Some(base) = &chain.base else { continue };
+            // The first rule, ours not counted, by which all packets of some class are dropped, be they pods' or anybody's.
             let drops = |without_ours: bool| {
-                let mut findings = Findings { without_ours, ..Findings::default() };
-                for class in classes {
-                    findings.base_chain(self.ruleset, class, base, &key.0, &key.1, chain);
-                }
-                let whole = |finding: &Finding| finding.is_drop && finding.holds.share == Share::All;
-                let ours_before = |at: usize| chain.rules[..at].iter().filter(|rule| rule.is_ours).count();
-                let position =
-                    |top: Option<usize>| top.map_or(chain.rules.len() - ours_before(chain.rules.len()), |at| at - ours_before(at));
-                findings.found.iter().filter(|(_, finding)| whole(finding)).map(|(_, finding)| position(finding.top)).min()
+                let tops = |classes: &[Class<'_>]| {
+                    let mut findings = Findings { without_ours, ..Findings::default() };
+                    for class in classes {
+                        findings.base_chain(self.ruleset, class, base, &key.0, &key.1, chain);
+                    }
+                    let whole = |finding: &Finding| finding.is_drop && finding.holds.share == Share::All;
+                    findings
+                        .found
+                        .into_iter()
+                        .filter(|(_, finding)| whole(finding))
+                        .map(|(way, finding)| (way, finding.top))
+                        .collect::<Vec<_>>()
+                };
+                let anybodys = tops(&of_whoever);
+                let position = |top: Option<usize>| {
+                    let end = top.unwrap_or(chain.rules.len());
+                    end - chain.rules[..end].iter().filter(|rule| rule.is_ours).count()
+                };
+                tops(classes).into_iter().filter(|top| anybodys.contains(top)).map(|(_, top)| position(top)).min()
             };
             let position = drops(true).filter(|_| accept);
             let wanted = position.map(|position| (position, self.pods.to_vec()));

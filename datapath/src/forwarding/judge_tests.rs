@@ -167,6 +167,8 @@ fn pods_are_accepted_before_what_drops_everything_and_behind_what_is_particular(
     assert!(after.families.is_empty() && after.dropped.is_empty() && after.accepts[0].stands(), "{after:?}");
     assert_eq!(after.elsewhere.len(), 1, "what was forbidden still is");
     assert!(!judged_with(&dropping.replace("OURS", &range("-s", "10.0.1.16/28")), true).accepts[0].stands(), "half of them");
+    let against_pods = judged_with(&filter("-A FORWARD -s 10.0.1.16/28 -j DROP\n"), true);
+    assert!(against_pods.dropped.len() == 1 && against_pods.accepts[0].stands(), "that is meant so");
     let refusing = judged_with(&filter("-A FORWARD -i docker0 -j ACCEPT\n-A FORWARD -j REJECT\n"), true);
     let last = judged_with(&filter(&format!("-A FORWARD -i docker0 -j ACCEPT\n-A FORWARD -j REJECT\n{ours}")), true);
     assert!(!refusing.accepts[0].stands() && !last.accepts[0].stands(), "behind what refuses they are in vain");

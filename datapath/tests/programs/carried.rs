@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::{object, private};
 
-const UPLINK: Ifindex = Ifindex(10);
+pub(crate) const UPLINK: Ifindex = Ifindex(10);
 const FABRIC: Ifindex = Ifindex(11);
 const LOOPBACK: Ifindex = Ifindex(1);
 /// Under emulation everything takes its time.

@@ -3,18 +3,22 @@
 //! The namespace forwards nothing, so what arrives was carried, and what is closed does not arrive.
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use datapath::fast_path::UplinkHooks;
-use datapath::netlink::Socket;
+use datapath::netlink::{Request, Socket};
 use datapath::{NodeNetwork, PodRange};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
-use crate::carried::{FAMILIES, Node, exchange, network, uplink};
+use crate::carried::{FAMILIES, Node, UPLINK, exchange, network, uplink};
 use crate::private::BPF_FS;
 use crate::{object, private};
 
@@ -44,7 +48,9 @@ fn an_uplink_that_is_gone_is_closed_and_the_reason_told() -> Result<()> {
     private::run(|| {
         let node = Node::build(&object)?;
         let mut host = Socket::open()?;
-        tool("ip", &["link", "del", "uplink"])?;
+        let mut message = LinkMessage::default();
+        message.header.index = UPLINK.0;
+        host.execute(vec![Request { step: "delete the uplink", message: RouteNetlinkMessage::DelLink(message), flags: 0 }])?;
         let refused = node.fast_path.attach_uplinks(&mut host, &[uplink()?]);
         ensure!(refused.is_err() && !only(&node)?.open && only(&node)?.why.is_some(), "{refused:?} {:?}", only(&node)?);
         Ok(())
@@ -117,16 +123,32 @@ fn carries(node: &Node) -> Result<()> {
 /// As somebody would who does not know us.
 fn take_off(hooks: &UplinkHooks, direction: &str) -> Result<()> {
     if hooks.kind == "clsact" {
-        return tool("tc", &["filter", "del", "dev", "uplink", direction]);
+        return delete_filter(if direction == "ingress" { INGRESS } else { EGRESS }, 0xb3);
     }
     let pins = Path::new(BPF_FS).join("barewire/run-test/uplinks/10");
     std::fs::remove_file(pins.join(direction)).with_context(|| format!("remove a pin in {}", pins.display()))
 }
 
-fn tool(program: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
-    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+/// `TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS` of a clsact qdisc (linux/pkt_sched.h).
+const INGRESS: u32 = 0xffff_fff2;
+const EGRESS: u32 = 0xffff_fff3;
+/// Another tool's filter among those of our priority.
+const OTHERS: u32 = 7;
+
+fn filter(parent: u32, handle: u32) -> TcMessage {
+    const FIRST_OF_ALL_PROTOCOLS: u32 = 1 << 16 | 0x0300;
+    let mut message = TcMessage::default();
+    message.header.index = UPLINK.0.cast_signed();
+    message.header.handle = TcHandle::from(handle);
+    message.header.parent = TcHandle::from(parent);
+    message.header.info = FIRST_OF_ALL_PROTOCOLS;
+    message.attributes = vec![TcAttribute::Kind("bpf".to_owned())];
+    message
+}
+
+fn delete_filter(parent: u32, handle: u32) -> Result<()> {
+    let message = RouteNetlinkMessage::DelTrafficFilter(filter(parent, handle));
+    Ok(Socket::open()?.execute(vec![Request { step: "delete a filter", message, flags: 0 }])?)
 }
 
 /// Another tool's program at the way in: one of ours that has other maps, so that it knows no pod and lets everything pass.
@@ -146,25 +168,29 @@ impl Other {
     }
 
     fn goes_ahead(&mut self, kind: &str) -> Result<()> {
-        if kind == "clsact" {
-            // The newest of a priority is asked first.
-            return tool(
-                "tc",
-                &["filter", "add", "dev", "uplink", "ingress", "prio", "1", "handle", "7", "bpf", "da", "bytecode", "1,6 0 0 4294967295"],
-            );
-        }
         let program: &mut SchedClassifier = self.programs.program_mut("to_uplink").context("to_uplink")?.try_into()?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program.attach_with_options("uplink", TcAttachType::Ingress, order)?;
-        self.link = Some(program.take_link(id)?);
-        Ok(())
+        if kind == "tcx" {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program.attach_with_options("uplink", TcAttachType::Ingress, order)?;
+            self.link = Some(program.take_link(id)?);
+            return Ok(());
+        }
+        // The newest filter of a priority is asked first. `TCA_BPF_FD`, `TCA_BPF_NAME`, `TCA_BPF_FLAGS` (direct action) in `TCA_OPTIONS`.
+        let options = [
+            DefaultNla::new(6, program.fd()?.as_fd().as_raw_fd().to_ne_bytes().to_vec()),
+            DefaultNla::new(7, b"theirs\0".to_vec()),
+            DefaultNla::new(8, 1_u32.to_ne_bytes().to_vec()),
+        ];
+        let mut nested = vec![0; options.as_slice().buffer_len()];
+        options.as_slice().emit(&mut nested);
+        let mut message = filter(INGRESS, OTHERS);
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(2, nested)));
+        let message = RouteNetlinkMessage::NewTrafficFilter(message);
+        Ok(Socket::open()?.execute(vec![Request { step: "attach another's filter", message, flags: NLM_F_CREATE | NLM_F_EXCL }])?)
     }
 
     fn leaves(&mut self, kind: &str) -> Result<()> {
-        if kind == "clsact" {
-            return tool("tc", &["filter", "del", "dev", "uplink", "ingress", "prio", "1", "handle", "7", "bpf"]);
-        }
         self.link = None;
-        Ok(())
+        if kind == "clsact" { delete_filter(INGRESS, OTHERS) } else { Ok(()) }
     }
 }
