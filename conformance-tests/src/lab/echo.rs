@@ -23,6 +23,8 @@ const FIRST_PACKET: Duration = Duration::from_millis(950);
 const ANSWER: Duration = Duration::from_secs(3);
 /// How long nobody answers where nobody should: a hundred times what an answer takes.
 const SILENCE: Duration = Duration::from_millis(200);
+/// Bytes that may wait for a server.
+const QUEUE: usize = 8 << 20;
 /// How soon a server sees that it shall end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -87,7 +89,10 @@ impl Server {
         let name = network.name().to_owned();
         let (listener, socket) = network.run(|| -> Result<_> {
             let any = (Ipv6Addr::UNSPECIFIED, port);
-            Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?))
+            let socket = UdpSocket::bind(any)?;
+            // Many clients at once, and each with a datagram in fragments.
+            setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)?;
+            Ok((TcpListener::bind(any)?, socket))
         })?;
         listener.set_nonblocking(true)?;
         socket.set_nonblocking(true)?;

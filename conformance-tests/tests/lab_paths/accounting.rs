@@ -13,9 +13,9 @@ use conformance_tests::lab::network::Network;
 use conformance_tests::lab::telemetry::{self, Count, Traffic};
 
 use crate::Case;
-use crate::capture::{Capture, Frame, mac};
 use crate::cluster::{Cluster, End, SERVED};
-use crate::rules::{PORT, To};
+use conformance_tests::lab::capture::{Capture, Frame, mac};
+use conformance_tests::lab::services::{PORT, To};
 
 /// The last acknowledgements are out by then (`TCP_DELACK_MAX` is 200 ms).
 const SETTLED: Duration = Duration::from_millis(400);

@@ -13,7 +13,7 @@ use conformance_tests::lab::node::{Node, tail};
 use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::{Lab, Options};
 
-use crate::rules::{self, Backends, Form, SERVICE_CIDRS};
+use conformance_tests::lab::services::{self, Backends, Form, SERVICE_CIDRS};
 
 /// Where servers listen.
 pub(crate) const SERVED: u16 = 8080;
@@ -146,8 +146,8 @@ impl Cluster {
         let (client, first, second) = (&self.of(End::A1).2, &self.of(End::A2).2, &self.of(End::B1).2);
         let backends = Backends { client, first, second, port: SERVED, sink_port: SINK };
         for (side, end) in self.sides.iter().zip([End::Node1, End::Node2]) {
-            let services = rules::services(&backends, end == End::Node1);
-            self.form.apply(&side.node, &rules::proxy(&self.of(end).2, &side.plan.pods, &services))?;
+            let services = services::services(&backends, end == End::Node1);
+            self.form.apply(&side.node, &services::proxy(&self.of(end).2, &side.plan.pods, &services))?;
         }
         Ok(())
     }

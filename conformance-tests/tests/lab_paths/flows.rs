@@ -14,8 +14,8 @@ use conformance_tests::lab::node::Node;
 use conformance_tests::lab::telemetry;
 
 use crate::cluster::{Cluster, End, SINK};
-use crate::flood::Raw;
-use crate::rules::{PORT, To};
+use conformance_tests::lab::raw::Raw;
+use conformance_tests::lab::services::{PORT, To};
 
 const FLOWS: usize = 100_000;
 /// Ports that each of two clients sends from: half of the flows.

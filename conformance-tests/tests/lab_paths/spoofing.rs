@@ -12,9 +12,9 @@ use conformance_tests::lab::network::Network;
 use conformance_tests::lab::telemetry;
 
 use crate::Case;
-use crate::capture::{Capture, mac};
 use crate::cluster::{Cluster, End};
-use crate::flood::{PAYLOAD, Raw};
+use conformance_tests::lab::capture::{Capture, mac};
+use conformance_tests::lab::raw::{PAYLOAD, Raw};
 
 /// Where everybody listens for what should not come.
 const PORT: u16 = 4242;

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::command::wait_until;
+use super::network::Network;
 use anyhow::{Context, Result, bail, ensure};
-use conformance_tests::lab::command::wait_until;
-use conformance_tests::lab::network::Network;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SNAPLEN: &str = "96";
 
 /// A capture that runs. Dropping it kills it.
-pub(crate) struct Capture {
+pub struct Capture {
     child: Child,
     file: File,
     said: File,
@@ -25,18 +25,18 @@ pub(crate) struct Capture {
 
 /// A frame, as long as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// Bytes, Ethernet header included.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Who sent it on this link.
-    pub(crate) mac: [u8; 6],
+    pub mac: [u8; 6],
     /// Source and destination, if it is IP.
-    pub(crate) addresses: Option<(IpAddr, IpAddr)>,
+    pub addresses: Option<(IpAddr, IpAddr)>,
 }
 
 impl Capture {
     /// Starts capturing what `filter` lets through; all, where it is empty.
-    pub(crate) fn start(network: &Network, interface: &str, filter: &str) -> Result<Self> {
+    pub fn start(network: &Network, interface: &str, filter: &str) -> Result<Self> {
         let (file, said) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let child = network.run(|| -> Result<_> {
             let mut command = Command::new("tcpdump");
@@ -55,7 +55,7 @@ impl Capture {
     }
 
     /// Ends it and answers what it saw.
-    pub(crate) fn frames(mut self) -> Result<Vec<Frame>> {
+    pub fn frames(mut self) -> Result<Vec<Frame>> {
         // What has been handed to tcpdump it writes before it ends; what is on the way needs a moment.
         std::thread::sleep(Duration::from_millis(100));
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
@@ -127,7 +127,7 @@ fn addresses(frame: &[u8]) -> Result<Option<(IpAddr, IpAddr)>> {
 }
 
 /// The MAC address of an interface.
-pub(crate) fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
+pub fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
     let said = network.run(|| -> Result<_> { Ok(Command::new("ip").args(["-oneline", "link", "show", "dev", interface]).output()?) })?;
     let said = String::from_utf8(said.stdout)?;
     let text =

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use super::network::Network;
 use anyhow::{Context, Result, bail};
-use conformance_tests::lab::network::Network;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, socket};
 
 const UDP: u8 = 17;
@@ -13,16 +13,16 @@ const UDP_HEADER: u16 = 8;
 const HOPS: u8 = 64;
 
 /// What all packets of this module carry.
-pub(crate) const PAYLOAD: &[u8; 4] = b"raw!";
+pub const PAYLOAD: &[u8; 4] = b"raw!";
 
 /// A socket that sends whole IP packets.
-pub(crate) struct Raw {
+pub struct Raw {
     v4: OwnedFd,
     v6: OwnedFd,
 }
 
 impl Raw {
-    pub(crate) fn open(network: &Network) -> Result<Self> {
+    pub fn open(network: &Network) -> Result<Self> {
         let open = |family| Ok::<_, anyhow::Error>(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?);
         network
             .run(|| -> Result<_> { Ok(Self { v4: open(AddressFamily::Inet)?, v6: open(AddressFamily::Inet6)? }) })
@@ -30,12 +30,12 @@ impl Raw {
     }
 
     /// Sends a datagram with the source that it names.
-    pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr) -> Result<()> {
+    pub fn send(&self, source: SocketAddr, destination: SocketAddr) -> Result<()> {
         self.send_packet(&packet(source, destination, false)?, destination)
     }
 
     /// Sends a datagram from each of `ports`, with options in its IPv4 header where `options` says so.
-    pub(crate) fn flood(&self, source: IpAddr, ports: RangeInclusive<u16>, destination: SocketAddr, options: bool) -> Result<()> {
+    pub fn flood(&self, source: IpAddr, ports: RangeInclusive<u16>, destination: SocketAddr, options: bool) -> Result<()> {
         ports.into_iter().try_for_each(|port| self.send_packet(&packet(SocketAddr::new(source, port), destination, options)?, destination))
     }
 
