@@ -17,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SNAPLEN: &str = "96";
 
 /// A capture that runs. Dropping it kills it.
+#[derive(Debug)]
 pub struct Capture {
     child: Child,
     file: File,
@@ -36,6 +37,9 @@ pub struct Frame {
 
 impl Capture {
     /// Starts capturing what `filter` lets through; all, where it is empty.
+    ///
+    /// # Errors
+    /// When `tcpdump` cannot be executed or says nothing.
     pub fn start(network: &Network, interface: &str, filter: &str) -> Result<Self> {
         let (file, said) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let child = network.run(|| -> Result<_> {
@@ -55,6 +59,9 @@ impl Capture {
     }
 
     /// Ends it and answers what it saw.
+    ///
+    /// # Errors
+    /// When it did not see all.
     pub fn frames(mut self) -> Result<Vec<Frame>> {
         // What has been handed to tcpdump it writes before it ends; what is on the way needs a moment.
         std::thread::sleep(Duration::from_millis(100));
@@ -127,6 +134,9 @@ fn addresses(frame: &[u8]) -> Result<Option<(IpAddr, IpAddr)>> {
 }
 
 /// The MAC address of an interface.
+///
+/// # Errors
+/// When there is no such interface.
 pub fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
     let said = network.run(|| -> Result<_> { Ok(Command::new("ip").args(["-oneline", "link", "show", "dev", interface]).output()?) })?;
     let said = String::from_utf8(said.stdout)?;

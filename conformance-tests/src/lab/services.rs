@@ -15,13 +15,18 @@ pub const PORT: u16 = 80;
 /// How the rules are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
+    /// Verdict maps.
     Nftables,
+    /// Chains, one of which drops what conntrack finds invalid.
     Iptables,
 }
 
 impl Form {
+    /// Both.
     pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
 
+    /// kube-proxy's name for it.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
@@ -30,6 +35,9 @@ impl Form {
     }
 
     /// Writes a node's rules in place of earlier ones.
+    ///
+    /// # Errors
+    /// When they are refused.
     pub fn apply(self, node: &Node, proxy: &KubeProxy<'_>) -> Result<()> {
         match self {
             Self::Nftables => {
@@ -73,13 +81,16 @@ pub enum To {
     Sink,
 }
 
+/// Leads to `First` and hides who asks.
 pub const NODE_PORT: u16 = 30_080;
+/// Leads to `First` where it is on the node, and hides nobody.
 pub const NODE_PORT_LOCAL: u16 = 30_081;
 
 impl To {
     const ALL: [Self; 6] = [Self::First, Self::Second, Self::Two, Self::Itself, Self::FirstLocal, Self::Sink];
 
     /// The service's address in one family.
+    #[must_use]
     pub fn address(self, family: Family) -> IpAddr {
         let number = 10 + self as u8;
         match family {
@@ -90,15 +101,22 @@ impl To {
 }
 
 /// Whoever is behind services: their addresses and the node that they are on.
+#[derive(Debug, Clone, Copy)]
 pub struct Backends<'a> {
+    /// The client on the first node.
     pub client: &'a [IpAddr],
+    /// The backend on the first node.
     pub first: &'a [IpAddr],
+    /// The backend on the second node.
     pub second: &'a [IpAddr],
+    /// The port of backends.
     pub port: u16,
+    /// The port behind [`To::Sink`].
     pub sink_port: u16,
 }
 
 /// All services, as the first or the second node's kube-proxy sees them.
+#[must_use]
 pub fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
     let on = |addresses: &[IpAddr], port, here| -> Vec<Backend> {
         addresses.iter().map(|address| Backend { target: SocketAddr::new(*address, port), here }).collect()
@@ -122,6 +140,7 @@ pub fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
 }
 
 /// What a node's kube-proxy knows beside services.
-pub fn proxy<'a>(node: &'a [IpAddr], pods: &'a [IpNetwork], services: &'a [Service]) -> KubeProxy<'a> {
+#[must_use]
+pub const fn proxy<'a>(node: &'a [IpAddr], pods: &'a [IpNetwork], services: &'a [Service]) -> KubeProxy<'a> {
     KubeProxy { node, pods, services }
 }

@@ -62,7 +62,8 @@ pub fn traffic(node: &Network) -> Result<BTreeMap<Traffic, Count>> {
     for (name, labels, value) in samples(&get(node, "/metrics")?)? {
         let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
         let count = || Traffic { pod: label("pod"), direction: label("direction"), scope: label("scope") };
-        match name.as_str() {
+        // A counter's samples end so (OpenMetrics, "Counter").
+        match name.strip_suffix("_total").unwrap_or(&name) {
             "barewire_packets" => traffic.entry(count()).or_default().packets = value,
             "barewire_bytes" => traffic.entry(count()).or_default().bytes = value,
             _ => {}
@@ -77,7 +78,7 @@ pub fn traffic(node: &Network) -> Result<BTreeMap<Traffic, Count>> {
 /// When the daemon does not say.
 pub fn not_carried(node: &Network) -> Result<BTreeMap<String, u64>> {
     let samples = samples(&get(node, "/metrics")?)?.into_iter();
-    let reasons = samples.filter(|(name, _, _)| name == "barewire_not_carried_packets");
+    let reasons = samples.filter(|(name, _, _)| name.starts_with("barewire_not_carried_packets"));
     Ok(reasons.filter_map(|(_, mut labels, value)| Some((labels.remove("reason")?, value))).collect())
 }
 

@@ -11,6 +11,7 @@
 mod datagram;
 mod disturbance;
 mod matrix;
+mod named;
 mod probe;
 mod site;
 mod ways;
@@ -20,16 +21,21 @@ use std::time::Instant;
 
 use anyhow::Result;
 use conformance_tests::harness::{self, Ended, Harness, Request};
-use conformance_tests::lab::cni::barewire_binaries;
+use conformance_tests::lab::cni::{FastPath, barewire_binaries};
 use conformance_tests::lab::init;
 use conformance_tests::lab::services::Form;
 use serde_json::{Value, json};
 
 use disturbance::Disturbance;
 use matrix::{Compared, Matrix, Pair};
+use named::Named;
+use site::Site;
 
 /// kube-proxy's rules in both forms, the one that drops what conntrack finds invalid first; and none.
 const FORMS: [Option<Form>; 3] = [Some(Form::Iptables), Some(Form::Nftables), None];
+
+/// Under what the named cases are asked: the rules that forgive nothing.
+const NAMED: Option<Form> = Some(Form::Iptables);
 
 fn name_of(form: Option<Form>) -> &'static str {
     form.map_or("none", Form::name)
@@ -102,6 +108,33 @@ fn run_matrix(harness: &mut Harness, report: &mut Report, form: Option<Form>) {
     }
 }
 
+/// Runs the named cases on both labs side by side.
+fn run_named(harness: &mut Harness, report: &mut Report, cases: &[Named]) {
+    let mut pair = match Pair::up(NAMED) {
+        Ok(pair) => pair,
+        Err(error) => {
+            report.failed.push("named".to_owned());
+            return harness.fail("named: bring the labs up", &format!("{error:#}"), cases.len());
+        }
+    };
+    for case in cases {
+        let run = |site: &mut Site| {
+            let is_left_out = case.carried_only && site.fast_path == FastPath::Off;
+            (!is_left_out).then(|| Ended::of(|| (case.run)(site)))
+        };
+        let (auto, off) = pair.each(run);
+        for (fast_path, ended) in FastPath::ALL.into_iter().zip([auto, off]) {
+            let name = format!("named/{}/{}", case.name, fast_path.value());
+            if ended.is_some_and(|ended| !harness.ended(&name, ended)) {
+                report.failed.push(name);
+            }
+        }
+    }
+    if let Err(error) = pair.down() {
+        harness.fail("named: take the labs down", &format!("{error:#}"), 1);
+    }
+}
+
 fn main() -> ExitCode {
     init::become_init_if_asked();
     let begun = Instant::now();
@@ -110,6 +143,7 @@ fn main() -> ExitCode {
             for form in FORMS {
                 stages().iter().for_each(|stage| harness::list(&format!("matrix/{}/{stage}", name_of(form))));
             }
+            named::ALL.iter().for_each(|case| harness::list(&format!("named/{}", case.name)));
             return ExitCode::SUCCESS;
         }
         Request::Run(filter) => filter,
@@ -117,10 +151,16 @@ fn main() -> ExitCode {
     let mut harness = Harness::default();
     let mut report = Report::default();
     let forms: Vec<_> = FORMS.into_iter().filter(|form| format!("matrix/{}", name_of(*form)).contains(&filter)).collect();
+    let cases: Vec<_> = named::ALL.into_iter().filter(|case| format!("named/{}", case.name).contains(&filter)).collect();
     let programs = ["ip", "nft", "nsenter", "iptables-restore", "ip6tables-restore", "tcpdump", "tc", "conntrack"];
     match harness::require_programs(&programs).and_then(|()| Ok(barewire_binaries()?)) {
-        Ok(_) => forms.into_iter().for_each(|form| run_matrix(&mut harness, &mut report, form)),
-        Err(error) => harness.skip("paths", &format!("{error:#}"), forms.len() * stages().len()),
+        Ok(_) => {
+            forms.into_iter().for_each(|form| run_matrix(&mut harness, &mut report, form));
+            if !cases.is_empty() {
+                run_named(&mut harness, &mut report, &cases);
+            }
+        }
+        Err(error) => harness.skip("paths", &format!("{error:#}"), forms.len() * stages().len() + cases.len()),
     }
     let code = harness.finish();
     if std::env::args().any(|argument| argument == "--json") {

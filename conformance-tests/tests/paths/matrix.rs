@@ -44,7 +44,7 @@ impl Pair {
         auto.and(off)
     }
 
-    fn each<T: Send>(&mut self, work: impl Fn(&mut Site) -> T + Sync) -> (T, T) {
+    pub(crate) fn each<T: Send>(&mut self, work: impl Fn(&mut Site) -> T + Sync) -> (T, T) {
         let Self { auto, off } = self;
         both(|| work(auto), || work(off))
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::cni::{self, Daemon, FastPath, NodeCni, Plan};
@@ -173,23 +173,37 @@ impl Site {
         self.restart_with(self.fast_path, &[], meanwhile)
     }
 
-    /// As [`Site::restart`], with another setting and further keys of `[network]`.
+    /// As [`Site::restart`], with another setting, and with keys of `[network]` in place of those that are there.
     pub(crate) fn restart_with(
         &mut self,
         fast_path: FastPath,
         keys: &[(&str, String)],
         meanwhile: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
-        let mut stopped = Vec::new();
         for side in &mut self.sides {
-            stopped.push(side.daemon.take().context("a daemon that runs")?.terminate()?);
+            if let Some(daemon) = side.daemon.take() {
+                daemon.terminate()?;
+            }
         }
         let outcome = meanwhile(self);
-        for (side, stopped) in self.sides.iter_mut().zip(stopped) {
-            configure(&side.node, fast_path, keys)?;
-            side.daemon = Some(stopped.start()?);
+        for side in &mut self.sides {
+            side.daemon = Some(Daemon::start(&side.node, configure(&side.node, fast_path, keys)?)?);
         }
         outcome
+    }
+
+    /// Restarts the first node's daemon with another text in its configuration.
+    pub(crate) fn restart_first_with(&mut self, (text, other): (&str, &str)) -> Result<()> {
+        let side = &mut self.sides[0];
+        if let Some(daemon) = side.daemon.take() {
+            daemon.terminate()?;
+        }
+        let path = configure(&side.node, self.fast_path, &[])?;
+        let configured = std::fs::read_to_string(side.node.host_path(path))?;
+        ensure!(configured.contains(text), "{text:?} is not in {configured}");
+        side.node.write(path, configured.replace(text, other))?;
+        side.daemon = Some(Daemon::start(&side.node, path)?);
+        Ok(())
     }
 
     /// What the daemons' logs have beside their daily talk.
