@@ -1,8 +1,8 @@
 //! What `tcpdump` sees on an interface.
 
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Nothing that was on the way takes longer from one packet to the next.
+const QUIET: Duration = Duration::from_millis(100);
 /// Ethernet, IPv6 and what stands before their addresses is what is looked at.
 const SNAPLEN: &str = "96";
 
@@ -50,7 +52,7 @@ impl Capture {
                 .args(filter.split_whitespace());
             Ok(command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(said.try_clone()?).spawn()?)
         })?;
-        let mut capture = Self { child, file, said };
+        let capture = Self { child, file, said };
         wait_until(&format!("tcpdump on {interface} of {}", network.name()), LIMIT, || {
             let words = capture.words();
             if words.contains("listening on") { Ok(()) } else { Err(words) }
@@ -63,8 +65,7 @@ impl Capture {
     /// # Errors
     /// When it did not see all.
     pub fn frames(mut self) -> Result<Vec<Frame>> {
-        // What has been handed to tcpdump it writes before it ends; what is on the way needs a moment.
-        std::thread::sleep(Duration::from_millis(100));
+        self.settle()?;
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
         let deadline = Instant::now() + LIMIT;
         while self.child.try_wait()?.is_none() {
@@ -73,18 +74,34 @@ impl Capture {
         }
         let words = self.words();
         ensure!(words.contains("0 packets dropped by kernel"), "tcpdump did not see all: {words}");
-        let mut bytes = Vec::new();
-        self.file.rewind()?;
-        self.file.read_to_end(&mut bytes)?;
-        frames(&bytes)
+        frames(&contents(&self.file)?)
     }
 
-    fn words(&mut self) -> String {
-        let mut words = String::new();
-        // An unreadable temporary file costs only the detail of a message.
-        let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut words));
-        words
+    /// What has been handed to tcpdump it writes before it ends; what is on the way needs a moment. Waits until nothing more comes.
+    fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        let mut last = (self.file.metadata()?.len(), Instant::now());
+        while last.1.elapsed() < QUIET && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+            let length = self.file.metadata()?.len();
+            if length != last.0 {
+                last = (length, Instant::now());
+            }
+        }
+        Ok(())
     }
+
+    /// An unreadable temporary file costs only the detail of a message.
+    fn words(&self) -> String {
+        contents(&self.said).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}
+
+/// All of a file that another program may be writing, and whose offset is that program's as well.
+fn contents(file: &File) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len())?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 impl Drop for Capture {

@@ -70,6 +70,8 @@ pub(crate) fn hundred_thousand(cluster: &mut Cluster) -> Result<()> {
 /// sending: the client of a stream may be silent for as long as it likes.
 pub(crate) fn replies_keep_it_noted(cluster: &mut Cluster) -> Result<()> {
     const STREAM: Duration = Duration::from_millis(2_500);
+    /// Of a datagram on this machine, however busy.
+    const ARRIVAL: Duration = Duration::from_secs(5);
     let server = cluster.sink(End::A2, SINK + 20)?;
     let (client, backend) = (cluster.address(End::A1, Family::V4)?, cluster.address(End::A2, Family::V4)?);
     // A service of its own, so that no flood is in the way.
@@ -81,11 +83,11 @@ pub(crate) fn replies_keep_it_noted(cluster: &mut Cluster) -> Result<()> {
         socket.connect("10.96.9.9:80")?;
         Ok(socket)
     })?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.set_read_timeout(Some(ARRIVAL))?;
     socket.send(b"play")?;
     let mut bytes = [0; 16];
     server.set_nonblocking(false)?;
-    server.set_read_timeout(Some(Duration::from_secs(1)))?;
+    server.set_read_timeout(Some(ARRIVAL))?;
     let (_, peer) = server.recv_from(&mut bytes).context("the client's only datagram")?;
     let flow = flow(backend, SINK + 20, client, socket.local_addr()?.port())?;
     let first = noted(node)?.flows.get(&flow, 0).context("the flow of the replies is noted")?;

@@ -1,15 +1,18 @@
 //! Room for others: what is inside pods, and what other tools put on their links.
 
 use anyhow::{Context, Result, ensure};
+use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::capture::{Capture, mac};
 use conformance_tests::lab::echo::Server;
 use conformance_tests::lab::network::Network;
+use conformance_tests::lab::services::To;
+use conformance_tests::lab::telemetry;
 
 use super::{follows, in_families, is_answered, is_silent, meanwhile};
 use crate::probe::Probe;
 use crate::site::{End, SERVED, Site};
-use crate::ways::Asked::{Direct, Place};
+use crate::ways::Asked::{Direct, Place, Service};
 
 /// What a pod bridges, captures or hands to a virtual machine, it knows by the address of the frame.
 pub(super) fn addressed(site: &mut Site) -> Result<()> {
@@ -105,5 +108,32 @@ pub(super) fn filter(site: &mut Site) -> Result<()> {
     }
     follows("the pod without the filters", || {
         in_families(|family| is_answered(site, (End::A1, Direct(End::B1)), family, Probe::UdpSmall, "b1", Some(End::A1)))
+    })
+}
+
+/// A pod can write `skb->tc_index`, which stays with a packet on its way through the host: it may not pass for a mark of ours.
+pub(super) fn index(site: &mut Site) -> Result<()> {
+    const SENT: u64 = 10;
+    let node = site.sides[0].node.clone();
+    let add = "ip netns exec a1 sh -c \"tc qdisc add dev eth0 clsact; \
+               tc filter add dev eth0 egress prio 1 protocol all bpf bytecode '1,6 0 0 4294967295' classid 1:b3\"";
+    let sent = |site: &Site| -> Result<u64> {
+        let counted = telemetry::traffic(site.network(End::Node1))?;
+        let of_node =
+            counted.iter().filter(|(traffic, _)| traffic.pod.is_empty() && traffic.direction == "sent" && traffic.scope == "internet");
+        Ok(of_node.map(|(_, count)| count.packets).sum())
+    };
+    meanwhile(&node, &[add], &["ip netns exec a1 tc qdisc del dev eth0 clsact"], || {
+        in_families(|family| {
+            for probe in [Probe::TcpSmall, Probe::UdpSmall] {
+                is_answered(site, (End::A1, Service(To::Second)), family, probe, "b1", Some(End::A1))?;
+            }
+            Ok(())
+        })?;
+        let before = sent(site)?;
+        (0..SENT).try_for_each(|_| is_answered(site, (End::A1, Direct(End::Internet)), Family::V4, Probe::UdpSmall, "internet", None))?;
+        let after = sent(site)?;
+        ensure!(after >= before + SENT, "{SENT} packets left, {} were counted", after - before);
+        Ok(())
     })
 }

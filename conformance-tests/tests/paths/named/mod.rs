@@ -42,7 +42,7 @@ const fn carried(name: &'static str, run: fn(&mut Site) -> Result<()>) -> Named 
 }
 
 /// All cases, in order.
-pub(crate) const ALL: [Named; 32] = [
+pub(crate) const ALL: [Named; 34] = [
     both("clients_that_are_not_native_reach_pods_and_are_seen_as_they_are", answers::not_native),
     both("a_closed_port_is_refused_at_once", answers::closed_port),
     both("a_narrow_way_is_told_and_a_transfer_goes_through", answers::narrow_way),
@@ -74,7 +74,9 @@ pub(crate) const ALL: [Named; 32] = [
     both("frames_for_others_are_not_taken", frames::for_others),
     both("a_pod_claims_no_address_of_others", frames::claims),
     both("router_solicitations_teach_the_host_no_neighbours", frames::solicitations),
-    both("connections_hear_their_end_after_the_fast_path_is_switched_off", change::switched),
+    both("an_index_that_a_pod_writes_is_no_mark_of_ours", foreign::index),
+    both("connections_hear_their_end_after_the_fast_path_is_switched_off", change::end_is_heard),
+    both("a_strict_host_takes_connections_up_after_the_fast_path_is_switched_off", change::strict),
 ];
 
 /// Whatever is said of both families.

@@ -142,9 +142,12 @@ pub(super) fn address_used_before(site: &mut Site) -> Result<()> {
         through.context("through the service")?;
         forgotten(&node, PORT)?;
         let (second, server) = pod("second")?;
+        // From then on its packets are looked up among the noted flows.
+        let again = services.iter().try_for_each(|service| speak(&client, PORT + 1, service.parse()?).map(drop));
         let direct = second.addresses.iter().try_for_each(|address| speak(&client, PORT, SocketAddr::new(*address, SERVED)).map(drop));
         drop(server);
         second.remove(&node)?;
+        again.context("through the service, once more")?;
         direct.context("the pod that has the address now")
     })
 }
