@@ -122,7 +122,7 @@ fn exact(cluster: &mut Cluster, talk: &Talk) -> Result<()> {
 /// Whose daemon keeps an end's account, and the interface that it is of.
 const fn place_of(end: End) -> (End, &'static str) {
     match end {
-        End::A1 | End::A2 | End::Web => (End::Node1, "eth0"),
+        End::A1 | End::A2 | End::Web | End::Greedy => (End::Node1, "eth0"),
         End::B1 | End::B2 => (End::Node2, "eth0"),
         End::Node1 | End::Node2 | End::Internet => (end, "eth1"),
     }

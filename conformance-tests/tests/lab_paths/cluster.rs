@@ -31,6 +31,8 @@ pub(crate) enum End {
     A2,
     /// A pod of the first node with a host port.
     Web,
+    /// A pod of the first node that does harm, and that nobody has to do with.
+    Greedy,
     /// A backend on the second node.
     B1,
     /// A client on the second node.
@@ -47,6 +49,7 @@ impl End {
             Self::A1 => "a1",
             Self::A2 => "a2",
             Self::Web => "web",
+            Self::Greedy => "greedy",
             Self::B1 => "b1",
             Self::B2 => "b2",
             Self::Node1 => "node1",
@@ -93,6 +96,7 @@ impl Cluster {
             (End::A1, &sides[0], &[][..]),
             (End::A2, &sides[0], &[]),
             (End::Web, &sides[0], &[(HOST_PORT, SERVED)]),
+            (End::Greedy, &sides[0], &[]),
             (End::B1, &sides[1], &[]),
             (End::B2, &sides[1], &[]),
         ] {

@@ -11,6 +11,7 @@ mod accounting;
 mod cluster;
 mod flows;
 mod life;
+mod notes;
 mod paths;
 mod spoofing;
 

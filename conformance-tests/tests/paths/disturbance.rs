@@ -8,10 +8,8 @@ use conformance_tests::lab::cni::FastPath;
 use conformance_tests::lab::command::CONFIGURE;
 
 use crate::matrix::Pair;
+use crate::notes::PINS;
 use crate::site::Site;
-
-/// Where the daemons pin their maps.
-pub(crate) const PINS: &str = "/sys/fs/bpf/barewire/run-barewire";
 
 /// Conntrack's time-outs while conversations are idle, in seconds, and the kernel's own.
 const TIMEOUTS: [(&str, u32, u32); 5] = [

@@ -12,6 +12,8 @@ mod datagram;
 mod disturbance;
 mod matrix;
 mod named;
+#[path = "../lab_paths/notes.rs"]
+mod notes;
 mod probe;
 mod site;
 mod ways;

@@ -11,7 +11,7 @@ use conformance_tests::lab::services::To;
 use conformance_tests::lab::telemetry;
 
 use super::{follows, in_families, is_answered, is_carried, is_silent, is_told, meanwhile};
-use crate::disturbance::PINS;
+use crate::notes::PINS;
 use crate::probe::Probe;
 use crate::site::{End, Site};
 use crate::ways::Asked::{Direct, Place, Service};

@@ -43,6 +43,9 @@ const fn carried(name: &'static str, run: fn(&mut Site) -> Result<()>) -> Named 
 
 /// All cases, in order.
 pub(crate) const ALL: [Named; 34] = [
+    // First: afterwards, pods may be left to the stack.
+    both("connections_hear_their_end_after_the_fast_path_is_switched_off", change::end_is_heard),
+    both("a_strict_host_takes_connections_up_after_the_fast_path_is_switched_off", change::strict),
     both("clients_that_are_not_native_reach_pods_and_are_seen_as_they_are", answers::not_native),
     both("a_closed_port_is_refused_at_once", answers::closed_port),
     both("a_narrow_way_is_told_and_a_transfer_goes_through", answers::narrow_way),
@@ -75,8 +78,6 @@ pub(crate) const ALL: [Named; 34] = [
     both("a_pod_claims_no_address_of_others", frames::claims),
     both("router_solicitations_teach_the_host_no_neighbours", frames::solicitations),
     both("an_index_that_a_pod_writes_is_no_mark_of_ours", foreign::index),
-    both("connections_hear_their_end_after_the_fast_path_is_switched_off", change::end_is_heard),
-    both("a_strict_host_takes_connections_up_after_the_fast_path_is_switched_off", change::strict),
 ];
 
 /// Whatever is said of both families.

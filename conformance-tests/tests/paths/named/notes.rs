@@ -2,11 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
 use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::command::wait_until;
@@ -18,7 +16,6 @@ use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use super::{is_carried, meanwhile};
-use crate::disturbance::PINS;
 use crate::site::{End, SERVED, Site, speak_freely};
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -49,24 +46,9 @@ pub(super) fn speak(from: &Network, port: u16, to: SocketAddr) -> Result<TcpStre
     Ok(stream)
 }
 
-/// The flows over IPv4 that a node has noted.
+/// How many flows over IPv4 a node has noted.
 fn noted(node: &Node) -> Result<usize> {
-    let pins = node.host_path(PINS);
-    let entries = std::fs::read_dir(&pins).into_iter().flatten().flatten().map(|entry| entry.path().join("FLOWS4"));
-    let path: PathBuf = entries.into_iter().find(|path| path.exists()).with_context(|| format!("no maps in {}", pins.display()))?;
-    let size = MapData::from_pin(&path)?.info()?.value_size();
-    fn count<const SIZE: usize>(path: &PathBuf) -> Result<usize> {
-        let map: HashMap<MapData, [u8; 16], [u8; SIZE]> = HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
-        Ok(map.keys().count())
-    }
-    match size {
-        4 => count::<4>(&path),
-        8 => count::<8>(&path),
-        12 => count::<12>(&path),
-        16 => count::<16>(&path),
-        24 => count::<24>(&path),
-        other => anyhow::bail!("a note of {other} bytes"),
-    }
+    Ok(crate::notes::all(node)?.len())
 }
 
 /// Connections through a service that are closed are forgotten before long.
