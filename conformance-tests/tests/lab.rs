@@ -38,8 +38,17 @@ fn bring_up(name: &str) -> Lab {
     Lab::up(Topology::read(&topology_file()).unwrap(), &options).unwrap()
 }
 
+/// An answer may be late on a busy machine; where none is expected, it is not waited for so long.
 fn answers(node: &Node, arguments: &[&str]) -> bool {
-    let argv = [&["ping", "-c", "1", "-W", "1"], arguments].concat();
+    pings(node, "5", arguments)
+}
+
+fn is_silent(node: &Node, arguments: &[&str]) -> bool {
+    !pings(node, "1", arguments)
+}
+
+fn pings(node: &Node, seconds: &str, arguments: &[&str]) -> bool {
+    let argv = [&["ping", "-c", "1", "-W", seconds], arguments].concat();
     node.try_run(&argv, Duration::from_secs(10)).unwrap().status.success()
 }
 
@@ -69,7 +78,7 @@ fn the_fabric_behaves_as_a_cloud_network() {
     assert!(answers(internet, &["10.0.0.11"]) && answers(internet, &["fd00:10::11"]));
     // 9001 bytes pass unfragmented, and no more.
     assert!(answers(node1, &["-M", "do", "-s", "8973", "10.0.0.12"]));
-    assert!(!answers(node1, &["-M", "do", "-s", "8974", "10.0.0.12"]));
+    assert!(is_silent(node1, &["-M", "do", "-s", "8974", "10.0.0.12"]));
     assert_eq!(refused(), vpc::Refused::default());
 
     // Only the gateway answers on the wire: the other node's address is no neighbour.
@@ -86,17 +95,17 @@ fn the_fabric_behaves_as_a_cloud_network() {
         assert!(answers(node2, &[assigned]), "{assigned} is not delivered");
         assert!(answers(node1, &["-I", assigned, peer]), "{assigned} is not carried");
         let before = refused();
-        assert!(!answers(node1, &["-I", stolen, peer]), "{stolen} is carried");
+        assert!(is_silent(node1, &["-I", stolen, peer]), "{stolen} is carried");
         assert_eq!(refused().spoofed_source, before.spoofed_source + 1);
         // The gateway's own address is nobody's to use.
-        assert!(!answers(node2, &[stolen]), "{stolen} is delivered to the wrong node");
+        assert!(is_silent(node2, &[stolen]), "{stolen} is delivered to the wrong node");
     }
 
     // To the internet only as a primary address, and from it only to one.
     for (pod, outside) in [("10.0.1.20", "203.0.113.10"), ("fd00:10:0:1::20", "2001:db8:113::10")] {
         let before = refused();
-        assert!(!answers(node1, &["-I", pod, outside]), "{pod} reaches the internet");
-        assert!(!answers(internet, &[pod]), "the internet reaches {pod}");
+        assert!(is_silent(node1, &["-I", pod, outside]), "{pod} reaches the internet");
+        assert!(is_silent(internet, &[pod]), "the internet reaches {pod}");
         assert_eq!(refused().not_translated, before.not_translated + 2);
     }
 
@@ -122,7 +131,7 @@ fn the_fabric_behaves_as_a_cloud_network() {
         vpc::unassign(fabric, &attachment(1), &prefix).unwrap();
     }
     node1.run(&["ip", "address", "add", "10.0.1.70/32", "dev", "lo"]).unwrap();
-    assert!(!answers(node1, &["-I", "10.0.1.70", "10.0.0.12"]));
+    assert!(is_silent(node1, &["-I", "10.0.1.70", "10.0.0.12"]));
     vpc::assign(fabric, &attachment(1), &"10.0.1.64/28".parse().unwrap()).unwrap();
     assert!(answers(node1, &["-I", "10.0.1.70", "10.0.0.12"]));
 

@@ -48,6 +48,9 @@ enum Task {
         /// Only these tiers (may be repeated)
         #[arg(long = "tier", value_enum)]
         tiers: Vec<Tier>,
+        /// With `--tier paths` alone: the last line is an object with the cells that were compared and those that differ
+        #[arg(long)]
+        json: bool,
     },
     /// Check licences, duplicate crates and sources of all dependencies
     Deny {
@@ -107,7 +110,7 @@ fn main() -> Result<()> {
             eprintln!("binaries are in {}", dist.display());
             Ok(())
         }
-        Task::Test { tiers } => suite::run(&workspace, &tiers),
+        Task::Test { tiers, json } => suite::run(&workspace, &tiers, json),
         Task::Deny { what } => {
             bootstrap::run(&workspace, Purpose::Checks)?;
             deny::check(&workspace, &what)

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 
 use crate::binaries::{self, Kind};
@@ -35,6 +35,8 @@ pub(crate) enum Tier {
     Conform,
     /// Real containerd, nodes and a fabric
     E2e,
+    /// Every kind of flow with the fast path and without: both ends see and hear the same
+    Paths,
     /// A real Kubernetes: kubelets, kube-proxy, containerd 1.6 and 2.x, Kubernetes' own tests
     Cluster,
     /// The kernel programs in other kernels, emulated
@@ -44,13 +46,14 @@ pub(crate) enum Tier {
 impl Tier {
     /// The tier that a test program belongs to, by its file name.
     fn of(target: &Target) -> Self {
-        const BY_PREFIX: [(&str, Tier); 6] = [
+        const BY_PREFIX: [(&str, Tier); 7] = [
             ("node", Tier::Node),
             ("conform", Tier::Conform),
             ("cluster", Tier::Cluster),
             ("containerd", Tier::E2e),
             ("demo", Tier::E2e),
             ("lab", Tier::E2e),
+            ("paths", Tier::Paths),
         ];
         let tier = BY_PREFIX.iter().find(|(prefix, _)| target.name.starts_with(prefix));
         tier.map_or(Tier::Integration, |(_, tier)| *tier)
@@ -71,13 +74,16 @@ impl Stage {
     }
 }
 
-/// Runs the stages of `tiers`, or all where none is named.
+/// Runs the stages of `tiers`, or all where none is named. With `json`, what the paths' test program says to programs is said once more,
+/// on the last line.
 ///
 /// # Errors
 /// Where a stage failed; the summary has been printed then.
-pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], json: bool) -> Result<()> {
+    ensure!(!json || tiers == [Tier::Paths], "--json is what the tier `paths` has: write `test --tier paths --json`");
     let wanted = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
     let mut summary = Summary::default();
+    let mut object = None;
 
     let purpose = match (wanted(Tier::Lint), wanted(Tier::Kernels)) {
         (true, _) => Purpose::Checks,
@@ -88,21 +94,26 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
     let bootstrap = if needs_world { bootstrap::run_with_world } else { bootstrap::run };
     if timed(&mut summary, "bootstrap", || bootstrap(workspace, purpose)) {
         if wanted(Tier::Lint) {
-            summary.outcomes.extend(lints(workspace).into_iter().map(execute));
+            summary.outcomes.extend(lints(workspace).into_iter().map(|stage| execute(stage, |_| ())));
         }
         // Other kernels run no node.
         let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::ALL };
         if timed(&mut summary, "build", || binaries::build(workspace, kinds).map(drop)) {
-            let stages = tests(workspace).into_iter().filter(|(tier, _)| wanted(*tier));
-            summary.outcomes.extend(stages.map(|(_, stage)| execute(stage)));
+            let stages = tests(workspace, json).into_iter().filter(|(tier, _)| wanted(*tier));
+            summary.outcomes.extend(stages.map(|(_, stage)| {
+                execute(stage, |line| object = line.starts_with('{').then(|| line.to_owned()).or_else(|| object.take()))
+            }));
             if wanted(Tier::Kernels) {
-                summary.outcomes.extend(other_kernels(workspace).into_iter().map(execute));
+                summary.outcomes.extend(other_kernels(workspace).into_iter().map(|stage| execute(stage, |_| ())));
             }
         }
     }
     print!("\n{summary}");
+    if let Some(object) = object.filter(|_| json) {
+        println!("{object}");
+    }
     if summary.has_failed() {
-        // Nothing more is printed: the summary's last line stays the last.
+        // Nothing more is printed: the last line stays the last.
         std::process::exit(1);
     }
     Ok(())
@@ -116,7 +127,7 @@ fn lints(workspace: &Workspace) -> [Stage; 3] {
     ]
 }
 
-fn tests(workspace: &Workspace) -> [(Tier, Stage); 7] {
+fn tests(workspace: &Workspace, json: bool) -> [(Tier, Stage); 8] {
     [
         (Tier::Unit, Stage::new("unit", Ok(test(workspace, &["--lib", "--bins"])))),
         (Tier::Unit, Stage::new("examples", Ok(test(workspace, &["--doc"])))),
@@ -124,6 +135,7 @@ fn tests(workspace: &Workspace) -> [(Tier, Stage); 7] {
         (Tier::Node, programs(workspace, "node", Tier::Node)),
         (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
         (Tier::E2e, programs(workspace, "e2e", Tier::E2e)),
+        (Tier::Paths, told_to(programs(workspace, "paths", Tier::Paths), json.then_some("--json"))),
         (Tier::Cluster, programs(workspace, "cluster", Tier::Cluster)),
     ]
 }
@@ -147,6 +159,14 @@ fn programs(workspace: &Workspace, name: &'static str, tier: Tier) -> Stage {
     Stage::new(name, command)
 }
 
+/// The stage with an argument for its test programs.
+fn told_to(mut stage: Stage, argument: Option<&str>) -> Stage {
+    if let (Ok(command), Some(argument)) = (&mut stage.command, argument) {
+        command.args(["--", argument]);
+    }
+    stage
+}
+
 fn other_kernels(workspace: &Workspace) -> Vec<Stage> {
     let tested = Tested::build(workspace);
     let stage = |kernel: Kernel| {
@@ -159,8 +179,8 @@ fn other_kernels(workspace: &Workspace) -> Vec<Stage> {
     KERNELS.into_iter().map(stage).collect()
 }
 
-/// Runs a stage that is a command, shows its output and counts the tests in it.
-fn execute(stage: Stage) -> Outcome {
+/// Runs a stage that is a command, shows its output and counts the tests in it; `heard` gets each line.
+fn execute(stage: Stage, mut heard: impl FnMut(&str)) -> Outcome {
     let Stage { name, command, limit, proof } = stage;
     let started = Instant::now();
     let (mut tests, mut proven) = (Tally::default(), proof.is_none());
@@ -170,6 +190,7 @@ fn execute(stage: Stage) -> Outcome {
             println!("{line}");
             proven |= proof == Some(line.trim_end());
             tests.read_line(line);
+            heard(line);
         })?;
         if !status.success() {
             bail!("{status}");
@@ -204,6 +225,8 @@ mod tests {
         assert_eq!(tier("conform_reference"), Tier::Conform);
         assert_eq!(tier("node"), Tier::Node);
         assert_eq!(tier("cluster"), Tier::Cluster);
+        assert_eq!(tier("paths"), Tier::Paths);
+        assert_eq!(tier("lab_paths"), Tier::E2e);
         assert_eq!(tier("wiring"), Tier::Integration);
     }
 }

@@ -32,9 +32,7 @@ impl BarePod {
     /// # Errors
     /// When a plugin refuses.
     pub fn start(node: &Node, name: &str, host_ports: &[(u16, u16)]) -> Result<Self> {
-        node.run(&["ip", "netns", "add", name])?;
-        node.run(&["ip", "-n", name, "link", "set", "lo", "up"])?;
-        let mut result = execute(node, name, "ADD", json!({ "cniVersion": VERSION, "name": "barewire", "type": "barewire-cni" }))?;
+        let mut result = add(node, name, json!({ "cniVersion": VERSION, "name": "barewire", "type": "barewire-cni" }))?;
         if !host_ports.is_empty() {
             let mappings: Vec<Value> = host_ports
                 .iter()
@@ -46,6 +44,20 @@ impl BarePod {
                 "runtimeConfig": { "portMappings": mappings }, "prevResult": result });
             result = execute(node, name, "ADD", conf)?;
         }
+        Self::of_result(node, name, &result)
+    }
+
+    /// Makes a pod with these addresses.
+    ///
+    /// # Errors
+    /// When the plugin refuses.
+    pub fn start_with(node: &Node, name: &str, addresses: &[&str]) -> Result<Self> {
+        let conf = json!({ "cniVersion": VERSION, "name": "barewire", "type": "barewire-cni",
+            "capabilities": { "ips": true }, "runtimeConfig": { "ips": addresses } });
+        Self::of_result(node, name, &add(node, name, conf)?)
+    }
+
+    fn of_result(node: &Node, name: &str, result: &Value) -> Result<Self> {
         let assigned = result["ips"].as_array().into_iter().flatten();
         let addresses = assigned.filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
         let network = Network::at(name, &node.host_path(format!("/run/netns/{name}")))?;
@@ -70,6 +82,13 @@ impl BarePod {
         let found = self.addresses.iter().copied().find(|address| family.has(address));
         found.ok_or_else(|| Error::Node { node: self.name.clone(), message: format!("no {family:?} address in {:?}", self.addresses) })
     }
+}
+
+/// Makes a namespace and has it wired.
+fn add(node: &Node, name: &str, conf: Value) -> Result<Value> {
+    node.run(&["ip", "netns", "add", name])?;
+    node.run(&["ip", "-n", name, "link", "set", "lo", "up"])?;
+    execute(node, name, "ADD", conf)
 }
 
 /// Executes a plugin in a node as a runtime does, and answers its result.

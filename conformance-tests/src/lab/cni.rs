@@ -98,8 +98,8 @@ impl FastPath {
     }
 }
 
-/// Writes a configuration for a node's daemon: the topology's, with keys of `[network]` (name and TOML value) beside those that it
-/// has. Answers its path in the node.
+/// Writes a configuration for a node's daemon: the topology's, with keys of `[network]` (name and TOML value) in place of those that
+/// it has, and beside the others. Answers its path in the node.
 ///
 /// # Errors
 /// When the topology binds no `barewired.toml` into the node.
@@ -113,6 +113,8 @@ pub fn configure(node: &Node, network: &[(&str, String)]) -> Result<&'static str
 
 fn with_network_keys(text: &str, keys: &[(&str, String)]) -> String {
     let lines: String = keys.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    let is_given = |line: &str| keys.iter().any(|(name, _)| line.split('=').next().is_some_and(|key| key.trim() == *name));
+    let text: String = text.lines().filter(|line| !is_given(line)).map(|line| format!("{line}\n")).collect();
     text.replacen("[network]\n", &format!("[network]\n{lines}"), 1)
 }
 
@@ -358,6 +360,9 @@ mod tests {
         let read: toml::Table = text.parse().unwrap();
         assert_eq!(read["network"]["fast_path"].as_str(), Some("off"));
         assert_eq!(Plan::parse(&text), Plan::parse(include_str!("../../labs/config/node1.toml")));
+        let native = [("native_cidrs", "[\"10.0.0.0/8\"]".to_owned())];
+        let text = with_network_keys(include_str!("../../labs/config/node1.toml"), &native);
+        assert_eq!(Plan::parse(&text).unwrap().native, ["10.0.0.0/8".parse().unwrap()]);
     }
 
     #[test]

@@ -3,16 +3,16 @@
 //! Promise: an answer that is late, missing, changed, from another server than before or from another address is an error, and the
 //! first packet is not asked for twice.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::network::Network;
@@ -21,8 +21,12 @@ use super::network::Network;
 const FIRST_PACKET: Duration = Duration::from_millis(950);
 /// Limit of everything behind the first packet.
 const ANSWER: Duration = Duration::from_secs(3);
+/// What has not come by then, on top of that, does not come.
+const MISSING: Duration = Duration::from_secs(12);
 /// How long nobody answers where nobody should: a hundred times what an answer takes.
 const SILENCE: Duration = Duration::from_millis(200);
+/// Bytes that may wait for a server.
+const QUEUE: usize = 8 << 20;
 /// How soon a server sees that it shall end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -87,7 +91,11 @@ impl Server {
         let name = network.name().to_owned();
         let (listener, socket) = network.run(|| -> Result<_> {
             let any = (Ipv6Addr::UNSPECIFIED, port);
-            Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?))
+            let socket = UdpSocket::bind(any)?;
+            // Many clients at once, and each with a datagram in fragments.
+            setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            Ok((TcpListener::bind(any)?, socket))
         })?;
         listener.set_nonblocking(true)?;
         socket.set_nonblocking(true)?;
@@ -119,14 +127,54 @@ fn serve(name: &str, listener: &TcpListener, socket: &UdpSocket, stop: &AtomicBo
             while let Ok((stream, peer)) = listener.accept() {
                 scope.spawn(move || echo(name, stream, peer, stop));
             }
-            while let Ok((length, peer)) = socket.recv_from(&mut message) {
-                let mut answer = Greeting::line(name, peer.ip()).into_bytes();
-                answer.extend_from_slice(&message[..length]);
-                // The client waits for it and will say that it is missing.
-                let _ = socket.send_to(&answer, peer);
-            }
+            while answer_one(name, socket, &mut message).is_ok() {}
         }
     });
+}
+
+/// An echo over TCP. One that is not there in time is waited for some more, to tell a machine that is too busy from a packet that is lost
+/// again and again: either is an error.
+fn read_echo(stream: &mut TcpStream, length: usize) -> Result<Vec<u8>> {
+    let begun = Instant::now();
+    let mut echoed = vec![0; length];
+    let mut there = 0;
+    let mut late = None;
+    while there < length {
+        match stream.read(&mut echoed[there..]) {
+            Ok(0) => bail!("an echo over TCP: the server has closed the connection"),
+            Ok(more) => there += more,
+            Err(error) if late.is_none() && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                late = Some(error);
+                stream.set_read_timeout(Some(MISSING))?;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("an echo over TCP: {there} of {length} bytes after {:?}", begun.elapsed()));
+            }
+        }
+    }
+    match late {
+        Some(error) => Err(error).with_context(|| format!("an echo over TCP: it came late, after {:?}", begun.elapsed())),
+        None => Ok(echoed),
+    }
+}
+
+/// Answers one datagram, if there is one, from the address that it was sent to: a host with several may choose another.
+fn answer_one(name: &str, socket: &UdpSocket, message: &mut [u8]) -> nix::Result<()> {
+    let mut space = nix::cmsg_space!(nix::libc::in6_pktinfo);
+    let mut parts = [IoSliceMut::new(message)];
+    let received = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let (length, Some(peer)) = (received.bytes, received.address) else { return Ok(()) };
+    let asked = received.cmsgs()?.find_map(|message| match message {
+        // Which interface it goes out of is for the routes to say.
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(nix::libc::in6_pktinfo { ipi6_ifindex: 0, ..info }),
+        _ => None,
+    });
+    let mut answer = Greeting::line(name, peer.ip().into()).into_bytes();
+    answer.extend_from_slice(&message[..length]);
+    let source: Vec<ControlMessage<'_>> = asked.iter().map(ControlMessage::Ipv6PacketInfo).collect();
+    // The client waits for it and will say that it is missing.
+    let _ = sendmsg(socket.as_raw_fd(), &[IoSlice::new(&answer)], &source, MsgFlags::empty(), Some(&peer));
+    Ok(())
 }
 
 /// Says who is here, and sends back whatever comes.
@@ -144,7 +192,7 @@ fn echo(name: &str, mut stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) 
                     return;
                 }
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => return,
         }
     }
@@ -253,9 +301,7 @@ impl Conversation {
         let echoed = match &mut self.socket {
             Socket::Tcp(stream) => {
                 stream.write_all(&message)?;
-                let mut echoed = vec![0; message.len()];
-                stream.read_exact(&mut echoed).context("an echo over TCP")?;
-                echoed
+                read_echo(stream, message.len())?
             }
             Socket::Udp(socket) => {
                 socket.send(&message)?;

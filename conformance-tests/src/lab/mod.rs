@@ -6,6 +6,7 @@
 //! Needs root, overlayfs, and `ip`, `nft`, `sysctl` and `nsenter` on the host.
 
 pub mod bare;
+pub mod capture;
 pub mod cloud;
 pub mod cni;
 pub mod command;
@@ -16,8 +17,10 @@ pub mod kubernetes;
 mod link;
 pub mod network;
 pub mod node;
+pub mod raw;
 mod root;
 pub mod runtime;
+pub mod services;
 pub mod state;
 pub mod telemetry;
 pub mod topology;

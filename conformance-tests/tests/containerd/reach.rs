@@ -76,7 +76,7 @@ fn nodes_to_pods(cluster: &mut Cluster) -> Result<()> {
         for address in &cluster.a1.addresses {
             worker
                 .node
-                .run(&["ping", "-c", "1", "-W", "1", &address.to_string()])
+                .run(&["ping", "-c", "1", "-W", "5", &address.to_string()])
                 .with_context(|| format!("{} to {address}", worker.node.name()))?;
         }
     }

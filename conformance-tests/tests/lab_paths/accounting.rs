@@ -3,22 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::cni::Plan;
+use conformance_tests::lab::command::wait_until;
 use conformance_tests::lab::echo::{Conversation, Protocol};
 use conformance_tests::lab::network::Network;
 use conformance_tests::lab::telemetry::{self, Count, Traffic};
 
 use crate::Case;
-use crate::capture::{Capture, Frame, mac};
 use crate::cluster::{Cluster, End, SERVED};
-use crate::rules::{PORT, To};
+use conformance_tests::lab::capture::{Capture, Frame, mac};
+use conformance_tests::lab::services::{PORT, To};
 
-/// The last acknowledgements are out by then (`TCP_DELACK_MAX` is 200 ms).
-const SETTLED: Duration = Duration::from_millis(400);
+/// No connection that is done is silent for so long and then says something more (`TCP_DELACK_MAX` is 200 ms).
+const QUIET: Duration = Duration::from_millis(300);
+/// Limit of the wait for that.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Who talks to whom, and what that is to those whose counters are read.
 struct Talk {
@@ -91,14 +94,10 @@ struct Watched {
 
 fn exact(cluster: &mut Cluster, talk: &Talk) -> Result<()> {
     // Whoever spoke before may still have to acknowledge.
-    std::thread::sleep(SETTLED);
+    silence(cluster, talk)?;
     let mut watched = Vec::new();
     for (end, _) in talk.accounts {
-        let (node, interface) = match end {
-            End::A1 | End::A2 | End::Web => (End::Node1, "eth0"),
-            End::B1 | End::B2 => (End::Node2, "eth0"),
-            End::Node1 | End::Node2 | End::Internet => (*end, "eth1"),
-        };
+        let (node, interface) = place_of(*end);
         let network = cluster.network(*end);
         let capture = Capture::start(network, interface, "")?;
         let before = telemetry::traffic(cluster.network(node))?;
@@ -112,12 +111,36 @@ fn exact(cluster: &mut Cluster, talk: &Talk) -> Result<()> {
             conversation.transfer()?;
         }
     }
-    std::thread::sleep(SETTLED);
+    silence(cluster, talk)?;
     for (watched, (_, scopes)) in watched.into_iter().zip(talk.accounts) {
         let name = watched.end.name();
         settle(cluster, watched, scopes).with_context(|| format!("the account of {name}"))?;
     }
     Ok(())
+}
+
+/// Whose daemon keeps an end's account, and the interface that it is of.
+const fn place_of(end: End) -> (End, &'static str) {
+    match end {
+        End::A1 | End::A2 | End::Web | End::Greedy => (End::Node1, "eth0"),
+        End::B1 | End::B2 => (End::Node2, "eth0"),
+        End::Node1 | End::Node2 | End::Internet => (end, "eth1"),
+    }
+}
+
+/// Waits until nobody whose account is read says anything any more.
+fn silence(cluster: &Cluster, talk: &Talk) -> Result<()> {
+    let count = || -> Result<Vec<[Count; 2]>> {
+        talk.accounts.iter().map(|(end, _)| of_interface(cluster.network(*end), place_of(*end).1)).collect()
+    };
+    let mut last = (count()?, Instant::now());
+    Ok(wait_until("silence on the interfaces", SETTLED, || {
+        let now = count().map_err(|error| format!("{error:#}"))?;
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        if last.1.elapsed() >= QUIET { Ok(()) } else { Err(format!("{:?}", last.0)) }
+    })?)
 }
 
 /// Compares what one account says with what others saw.

@@ -13,7 +13,7 @@ use conformance_tests::lab::node::{Node, tail};
 use conformance_tests::lab::topology::Topology;
 use conformance_tests::lab::{Lab, Options};
 
-use crate::rules::{self, Backends, Form, SERVICE_CIDRS};
+use conformance_tests::lab::services::{self, Backends, Form, SERVICE_CIDRS};
 
 /// Where servers listen.
 pub(crate) const SERVED: u16 = 8080;
@@ -31,6 +31,8 @@ pub(crate) enum End {
     A2,
     /// A pod of the first node with a host port.
     Web,
+    /// A pod of the first node that does harm, and that nobody has to do with.
+    Greedy,
     /// A backend on the second node.
     B1,
     /// A client on the second node.
@@ -47,6 +49,7 @@ impl End {
             Self::A1 => "a1",
             Self::A2 => "a2",
             Self::Web => "web",
+            Self::Greedy => "greedy",
             Self::B1 => "b1",
             Self::B2 => "b2",
             Self::Node1 => "node1",
@@ -93,6 +96,7 @@ impl Cluster {
             (End::A1, &sides[0], &[][..]),
             (End::A2, &sides[0], &[]),
             (End::Web, &sides[0], &[(HOST_PORT, SERVED)]),
+            (End::Greedy, &sides[0], &[]),
             (End::B1, &sides[1], &[]),
             (End::B2, &sides[1], &[]),
         ] {
@@ -146,8 +150,8 @@ impl Cluster {
         let (client, first, second) = (&self.of(End::A1).2, &self.of(End::A2).2, &self.of(End::B1).2);
         let backends = Backends { client, first, second, port: SERVED, sink_port: SINK };
         for (side, end) in self.sides.iter().zip([End::Node1, End::Node2]) {
-            let services = rules::services(&backends, end == End::Node1);
-            self.form.apply(&side.node, &rules::proxy(&self.of(end).2, &side.plan.pods, &services))?;
+            let services = services::services(&backends, end == End::Node1);
+            self.form.apply(&side.node, &services::proxy(&self.of(end).2, &side.plan.pods, &services))?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use conformance_tests::lab::node::{Node, tail};
 use conformance_tests::lab::telemetry::{self, Count, Traffic};
 
 use crate::cluster::{Cluster, End, SERVED};
+use crate::notes::PINS;
 use crate::paths;
 
 /// Packets that a node's stack has forwarded, of both families (RFC 4293: ipIfStatsOutForwDatagrams).
@@ -97,7 +98,6 @@ fn counted(cluster: &Cluster) -> Result<BTreeMap<(usize, Traffic), Count>> {
 
 /// What an upgrade meets that has changed the maps: it says so, and connections go on.
 pub(crate) fn another_layout(cluster: &mut Cluster) -> Result<()> {
-    const PINS: &str = "/sys/fs/bpf/barewire/run-barewire";
     cluster.restart(FastPath::Auto, Daemon::terminate, |cluster| {
         for side in &cluster.sides {
             side.node.run(&["sh", "-c", &format!("mv {PINS}/v* {PINS}/v0")])?;
@@ -180,7 +180,7 @@ pub(crate) fn uninstall(cluster: &mut Cluster) -> Result<()> {
         let links = node.try_run(&["sh", "-c", "command -v bpftool >/dev/null && bpftool net show || true"], CONFIGURE)?.success()?;
         let ours = ["from_pod", "to_pod", "from_uplink", "to_uplink"].iter().any(|program| links.contains(program));
         ensure!(!ours, "{}: {links}", node.name());
-        let pins = node.host_path("/sys/fs/bpf/barewire/run-barewire");
+        let pins = node.host_path(PINS);
         ensure!(!pins.exists(), "{} is left", pins.display());
         let tables = node.run(&["nft", "list", "tables"])?;
         ensure!(!tables.contains("barewire"), "{}: {tables}", node.name());

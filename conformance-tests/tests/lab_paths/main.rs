@@ -8,13 +8,11 @@
 #![forbid(unsafe_code)]
 
 mod accounting;
-mod capture;
 mod cluster;
-mod flood;
 mod flows;
 mod life;
+mod notes;
 mod paths;
-mod rules;
 mod spoofing;
 
 use std::process::ExitCode;
@@ -25,7 +23,7 @@ use conformance_tests::lab::cni::{FastPath, barewire_binaries};
 use conformance_tests::lab::init;
 
 use cluster::Cluster;
-use rules::Form;
+use conformance_tests::lab::services::Form;
 
 /// What one lab is for.
 #[derive(Clone, Copy, PartialEq, Eq)]

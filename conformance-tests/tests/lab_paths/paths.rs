@@ -8,7 +8,7 @@ use conformance_tests::lab::echo::{Conversation, Protocol};
 
 use crate::Case;
 use crate::cluster::{Cluster, End, HOST_PORT, SERVED};
-use crate::rules::{NODE_PORT, NODE_PORT_LOCAL, PORT, To};
+use conformance_tests::lab::services::{NODE_PORT, NODE_PORT_LOCAL, PORT, To};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy)]

@@ -12,15 +12,17 @@ use conformance_tests::lab::network::Network;
 use conformance_tests::lab::telemetry;
 
 use crate::Case;
-use crate::capture::{Capture, mac};
 use crate::cluster::{Cluster, End};
-use crate::flood::{PAYLOAD, Raw};
+use conformance_tests::lab::capture::{Capture, mac};
+use conformance_tests::lab::raw::{PAYLOAD, Raw};
 
 /// Where everybody listens for what should not come.
 const PORT: u16 = 4242;
 const FROM: u16 = 4141;
-/// Longer than any path takes.
-const ARRIVAL: Duration = Duration::from_millis(200);
+/// Of what is the pod's own to send.
+const ALLOWED: u16 = 4142;
+/// Limit of the wait for it.
+const ARRIVAL: Duration = Duration::from_secs(5);
 const TARGETS: [End; 5] = [End::A2, End::B1, End::Node1, End::Node2, End::Internet];
 
 pub(crate) fn of_addresses() -> Case {
@@ -66,20 +68,10 @@ fn addresses(cluster: &mut Cluster) -> Result<()> {
             }
         }
     }
-    watch.saw_nothing()?;
+    // The same packets with the pod's own source arrive: it was the source that was wrong with the others.
+    watch.saw_nothing_but_what_is_allowed(cluster, &raw)?;
     let counted = dropped()? - before;
     ensure!(counted == sent, "{sent} packets had a foreign source, {counted} were dropped for it");
-    // The same packets with the pod's own source arrive: it was the source that was wrong with the others.
-    for family in Family::ALL {
-        for target in TARGETS {
-            let listener = listen(cluster, target)?;
-            let own = SocketAddr::new(cluster.address(End::A1, family)?, FROM);
-            raw.send(own, SocketAddr::new(cluster.address(target, family)?, PORT))?;
-            let mut bytes = [0; 64];
-            let length = listener.recv(&mut bytes).with_context(|| format!("the pod's own packet to {}, {family:?}", target.name()))?;
-            ensure!(bytes[..length] == PAYLOAD[..], "{} received {:?}", target.name(), &bytes[..length]);
-        }
-    }
     cluster.all_go_on()
 }
 
@@ -104,7 +96,7 @@ fn mac_address(cluster: &mut Cluster) -> Result<()> {
     let outcome = send_all();
     set_mac(network, own)?;
     outcome?;
-    watch.saw_nothing()?;
+    watch.saw_nothing_but_what_is_allowed(cluster, &raw)?;
     let counted = reason(cluster, "spoofed_mac")? - before;
     // More, where the kernel tells its neighbours of the change by itself.
     ensure!(counted >= sent, "{sent} packets had a foreign MAC, {counted} were dropped for it");
@@ -135,7 +127,7 @@ fn reason(cluster: &Cluster, name: &str) -> Result<u64> {
 fn listen(cluster: &Cluster, end: End) -> Result<UdpSocket> {
     let socket = cluster.sink(end, PORT)?;
     socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.set_read_timeout(Some(ARRIVAL))?;
     Ok(socket)
 }
 
@@ -148,14 +140,24 @@ struct Watch {
 impl Watch {
     fn start(cluster: &Cluster) -> Result<Self> {
         let listeners = TARGETS.map(|target| Ok((target, listen(cluster, target)?))).into_iter().collect::<Result<_>>()?;
-        let filter = format!("udp dst port {PORT}");
+        let filter = format!("udp dst port {PORT} and udp src port {FROM}");
         let wires = [End::Node1, End::Node2].map(|node| Capture::start(cluster.network(node), "eth1", &filter));
         Ok(Self { listeners, wires: wires.into_iter().collect::<Result<_>>()? })
     }
 
-    fn saw_nothing(self) -> Result<()> {
-        std::thread::sleep(ARRIVAL);
+    /// Behind everything that was not allowed, one packet that is goes to each target in each family: when it is there, nothing else may be.
+    fn saw_nothing_but_what_is_allowed(self, cluster: &Cluster, raw: &Raw) -> Result<()> {
         for (end, socket) in self.listeners {
+            for family in Family::ALL {
+                let own = SocketAddr::new(cluster.address(End::A1, family)?, ALLOWED);
+                raw.send(own, SocketAddr::new(cluster.address(end, family)?, PORT))?;
+                let mut bytes = [0; 64];
+                let (length, from) =
+                    socket.recv_from(&mut bytes).with_context(|| format!("the pod's own packet to {}, {family:?}", end.name()))?;
+                // The internet sees the node, and a port of its choice.
+                ensure!(end == End::Internet || from.port() == ALLOWED, "{} received something of {from}", end.name());
+                ensure!(bytes[..length] == PAYLOAD[..], "{} received {:?}", end.name(), &bytes[..length]);
+            }
             socket.set_nonblocking(true)?;
             match socket.recv_from(&mut [0; 64]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

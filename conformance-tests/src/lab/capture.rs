@@ -1,23 +1,26 @@
 //! What `tcpdump` sees on an interface.
 
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::command::wait_until;
+use super::network::Network;
 use anyhow::{Context, Result, bail, ensure};
-use conformance_tests::lab::command::wait_until;
-use conformance_tests::lab::network::Network;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Nothing that was on the way takes longer from one packet to the next.
+const QUIET: Duration = Duration::from_millis(100);
 /// Ethernet, IPv6 and what stands before their addresses is what is looked at.
 const SNAPLEN: &str = "96";
 
 /// A capture that runs. Dropping it kills it.
-pub(crate) struct Capture {
+#[derive(Debug)]
+pub struct Capture {
     child: Child,
     file: File,
     said: File,
@@ -25,18 +28,21 @@ pub(crate) struct Capture {
 
 /// A frame, as long as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// Bytes, Ethernet header included.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Who sent it on this link.
-    pub(crate) mac: [u8; 6],
+    pub mac: [u8; 6],
     /// Source and destination, if it is IP.
-    pub(crate) addresses: Option<(IpAddr, IpAddr)>,
+    pub addresses: Option<(IpAddr, IpAddr)>,
 }
 
 impl Capture {
     /// Starts capturing what `filter` lets through; all, where it is empty.
-    pub(crate) fn start(network: &Network, interface: &str, filter: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When `tcpdump` cannot be executed or says nothing.
+    pub fn start(network: &Network, interface: &str, filter: &str) -> Result<Self> {
         let (file, said) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let child = network.run(|| -> Result<_> {
             let mut command = Command::new("tcpdump");
@@ -46,7 +52,7 @@ impl Capture {
                 .args(filter.split_whitespace());
             Ok(command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(said.try_clone()?).spawn()?)
         })?;
-        let mut capture = Self { child, file, said };
+        let capture = Self { child, file, said };
         wait_until(&format!("tcpdump on {interface} of {}", network.name()), LIMIT, || {
             let words = capture.words();
             if words.contains("listening on") { Ok(()) } else { Err(words) }
@@ -55,9 +61,11 @@ impl Capture {
     }
 
     /// Ends it and answers what it saw.
-    pub(crate) fn frames(mut self) -> Result<Vec<Frame>> {
-        // What has been handed to tcpdump it writes before it ends; what is on the way needs a moment.
-        std::thread::sleep(Duration::from_millis(100));
+    ///
+    /// # Errors
+    /// When it did not see all.
+    pub fn frames(mut self) -> Result<Vec<Frame>> {
+        self.settle()?;
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
         let deadline = Instant::now() + LIMIT;
         while self.child.try_wait()?.is_none() {
@@ -66,18 +74,34 @@ impl Capture {
         }
         let words = self.words();
         ensure!(words.contains("0 packets dropped by kernel"), "tcpdump did not see all: {words}");
-        let mut bytes = Vec::new();
-        self.file.rewind()?;
-        self.file.read_to_end(&mut bytes)?;
-        frames(&bytes)
+        frames(&contents(&self.file)?)
     }
 
-    fn words(&mut self) -> String {
-        let mut words = String::new();
-        // An unreadable temporary file costs only the detail of a message.
-        let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut words));
-        words
+    /// What has been handed to tcpdump it writes before it ends; what is on the way needs a moment. Waits until nothing more comes.
+    fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        let mut last = (self.file.metadata()?.len(), Instant::now());
+        while last.1.elapsed() < QUIET && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+            let length = self.file.metadata()?.len();
+            if length != last.0 {
+                last = (length, Instant::now());
+            }
+        }
+        Ok(())
     }
+
+    /// An unreadable temporary file costs only the detail of a message.
+    fn words(&self) -> String {
+        contents(&self.said).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}
+
+/// All of a file that another program may be writing, and whose offset is that program's as well.
+fn contents(file: &File) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len())?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 impl Drop for Capture {
@@ -127,7 +151,10 @@ fn addresses(frame: &[u8]) -> Result<Option<(IpAddr, IpAddr)>> {
 }
 
 /// The MAC address of an interface.
-pub(crate) fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
+///
+/// # Errors
+/// When there is no such interface.
+pub fn mac(network: &Network, interface: &str) -> Result<[u8; 6]> {
     let said = network.run(|| -> Result<_> { Ok(Command::new("ip").args(["-oneline", "link", "show", "dev", interface]).output()?) })?;
     let said = String::from_utf8(said.stdout)?;
     let text =

@@ -2,27 +2,32 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::node::Node;
+use crate::kube_proxy::{Backend, Family, KubeProxy, Service};
 use anyhow::Result;
-use conformance_tests::kube_proxy::{Backend, Family, KubeProxy, Service};
-use conformance_tests::lab::node::Node;
 use ipnetwork::IpNetwork;
 
 /// Cluster addresses are of these networks; the daemons are told.
-pub(crate) const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/16", "fd00:96::/64"];
+pub const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/16", "fd00:96::/64"];
 /// The port of every service.
-pub(crate) const PORT: u16 = 80;
+pub const PORT: u16 = 80;
 
 /// How the rules are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub enum Form {
+    /// Verdict maps.
     Nftables,
+    /// Chains, one of which drops what conntrack finds invalid.
     Iptables,
 }
 
 impl Form {
-    pub(crate) const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
 
-    pub(crate) const fn name(self) -> &'static str {
+    /// kube-proxy's name for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
@@ -30,7 +35,10 @@ impl Form {
     }
 
     /// Writes a node's rules in place of earlier ones.
-    pub(crate) fn apply(self, node: &Node, proxy: &KubeProxy<'_>) -> Result<()> {
+    ///
+    /// # Errors
+    /// When they are refused.
+    pub fn apply(self, node: &Node, proxy: &KubeProxy<'_>) -> Result<()> {
         match self {
             Self::Nftables => {
                 node.write("/run/kube-proxy.nft", proxy.nftables())?;
@@ -58,7 +66,7 @@ impl Form {
 
 /// A service by its place in [`services`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum To {
+pub enum To {
     /// One backend on the first node, and node port [`NODE_PORT`].
     First,
     /// One backend on the second node.
@@ -73,14 +81,17 @@ pub(crate) enum To {
     Sink,
 }
 
-pub(crate) const NODE_PORT: u16 = 30_080;
-pub(crate) const NODE_PORT_LOCAL: u16 = 30_081;
+/// Leads to `First` and hides who asks.
+pub const NODE_PORT: u16 = 30_080;
+/// Leads to `First` where it is on the node, and hides nobody.
+pub const NODE_PORT_LOCAL: u16 = 30_081;
 
 impl To {
     const ALL: [Self; 6] = [Self::First, Self::Second, Self::Two, Self::Itself, Self::FirstLocal, Self::Sink];
 
     /// The service's address in one family.
-    pub(crate) fn address(self, family: Family) -> IpAddr {
+    #[must_use]
+    pub fn address(self, family: Family) -> IpAddr {
         let number = 10 + self as u8;
         match family {
             Family::V4 => [10, 96, 0, number].into(),
@@ -90,16 +101,23 @@ impl To {
 }
 
 /// Whoever is behind services: their addresses and the node that they are on.
-pub(crate) struct Backends<'a> {
-    pub(crate) client: &'a [IpAddr],
-    pub(crate) first: &'a [IpAddr],
-    pub(crate) second: &'a [IpAddr],
-    pub(crate) port: u16,
-    pub(crate) sink_port: u16,
+#[derive(Debug, Clone, Copy)]
+pub struct Backends<'a> {
+    /// The client on the first node.
+    pub client: &'a [IpAddr],
+    /// The backend on the first node.
+    pub first: &'a [IpAddr],
+    /// The backend on the second node.
+    pub second: &'a [IpAddr],
+    /// The port of backends.
+    pub port: u16,
+    /// The port behind [`To::Sink`].
+    pub sink_port: u16,
 }
 
 /// All services, as the first or the second node's kube-proxy sees them.
-pub(crate) fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
+#[must_use]
+pub fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
     let on = |addresses: &[IpAddr], port, here| -> Vec<Backend> {
         addresses.iter().map(|address| Backend { target: SocketAddr::new(*address, port), here }).collect()
     };
@@ -122,6 +140,7 @@ pub(crate) fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> 
 }
 
 /// What a node's kube-proxy knows beside services.
-pub(crate) fn proxy<'a>(node: &'a [IpAddr], pods: &'a [IpNetwork], services: &'a [Service]) -> KubeProxy<'a> {
+#[must_use]
+pub const fn proxy<'a>(node: &'a [IpAddr], pods: &'a [IpNetwork], services: &'a [Service]) -> KubeProxy<'a> {
     KubeProxy { node, pods, services }
 }
