@@ -3,9 +3,11 @@
 //! The namespace forwards nothing, so what arrives was carried by the programs.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,6 +71,43 @@ fn what_the_stack_does_not_forward_arrives() -> Result<()> {
             grown(Scope::Vpc, CARRIED + 1)?;
         }
         node.nothing_by_the_stack()
+    })
+}
+
+/// A datagram in pieces is the stack's to forward, past conntrack: a firewall that drops whatever conntrack sees lets it through, in both
+/// directions, while nothing else is left to the stack.
+#[test]
+fn pieces_of_a_carried_flow_pass_conntrack_by() -> Result<()> {
+    const LARGE: usize = 4000;
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        if Command::new("nft").arg("--version").output().is_err() {
+            println!("SKIP needs nft");
+            return Ok(());
+        }
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        let described = NodeNetwork { uplinks: vec![uplink()?], masquerade: true, ..network()? };
+        let refused = described.apply(&mut host, Some(&node.fast_path));
+        ensure!(refused.is_empty(), "refused: {refused:?}");
+        for [_, _, _, gateway, _] in FAMILIES {
+            let gateway: IpAddr = gateway.parse()?;
+            let everywhere = if gateway.is_ipv4() { "0.0.0.0" } else { "::" };
+            host.execute(vec![route((everywhere.parse()?, 0), gateway)])?;
+        }
+        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
+        let rules = b"table inet firewall {\n chain forward {\n type filter hook forward priority 0; ct state != untracked drop;\n }\n}\n";
+        nft.stdin.take().context("nft takes no input")?.write_all(rules)?;
+        ensure!(nft.wait()?.success(), "nft refuses the rules");
+        for [a, b, remote, ..] in FAMILIES {
+            let (a, b, remote): (IpAddr, IpAddr, IpAddr) = (a.parse()?, b.parse()?, remote.parse()?);
+            exchange_of(&node.pods[0], a, &node.fabric, remote, &[7; LARGE]).with_context(|| format!("{a} and {remote}"))?;
+            exchange_of(&node.pods[0], a, &node.pods[1], b, &[7; LARGE]).with_context(|| format!("{a} and {b}"))?;
+        }
+        let pieces = node.fast_path.reasons()?.into_iter().find(|(name, _)| *name == "fragment").map_or(0, |(_, packets)| packets);
+        ensure!(pieces >= 24, "{pieces} pieces were left to the stack");
+        ensure!(node.fast_path.sweep_notes(&Timeouts::of_conntrack())?.total == 0, "they were noted");
+        Ok(())
     })
 }
 
@@ -146,6 +185,11 @@ impl Node {
     }
 }
 
+fn uplink() -> Result<Uplink> {
+    let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
+    Ok(Uplink { index: 0, ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() })
+}
+
 /// The kernel makes them of IPv6 addresses a moment later (`addrconf_dad_work`, net/ipv6/addrconf.c).
 fn wait_for_local_routes(netns: &Netns, link: &PodLink) -> Result<()> {
     let begun = Instant::now();
@@ -170,8 +214,12 @@ fn local_address(line: &str) -> Option<IpAddr> {
     (flags & LOCAL != 0).then(|| Ipv6Addr::from_bits(address).into())
 }
 
-/// A datagram from `here` arrives, whole, from the right address.
 pub(crate) fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()> {
+    exchange_of(here, from, there, to, MESSAGE)
+}
+
+/// A datagram from `here` arrives, whole, from the right address; and another comes back.
+fn exchange_of(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr, datagram: &[u8]) -> Result<()> {
     let bind = |netns: &Netns, address: IpAddr| -> Result<UdpSocket> {
         let socket = netns.run(|| UdpSocket::bind((address, 0)))??;
         socket.set_read_timeout(Some(LIMIT))?;
@@ -180,10 +228,10 @@ pub(crate) fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) ->
     let (near, far) = (bind(here, from)?, bind(there, to)?);
     let send = |from: &UdpSocket, to: &UdpSocket| -> Result<()> {
         let target: SocketAddr = to.local_addr()?;
-        from.send_to(MESSAGE, target)?;
-        let mut message = [0; 64];
+        from.send_to(datagram, target)?;
+        let mut message = [0; 8192];
         let (length, source) = to.recv_from(&mut message).with_context(|| format!("nothing came from {from:?}"))?;
-        ensure!(source == from.local_addr()? && message[..length] == *MESSAGE, "from {source}: {:?}", &message[..length]);
+        ensure!(source == from.local_addr()? && message[..length] == *datagram, "from {source}: {length} bytes");
         Ok(())
     };
     send(&near, &far)?;
