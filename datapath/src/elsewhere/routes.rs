@@ -143,9 +143,8 @@ impl Routing {
     /// By table and prefix; of two the one with the lower metric.
     fn tables<'a>(&'a self, ipv4: bool, network: &NodeNetwork) -> HashMap<u32, HashMap<IpNetwork, &'a Route>> {
         let mut tables: HashMap<u32, HashMap<IpNetwork, &Route>> = HashMap::new();
-        // The node's own addresses are known as such.
-        let is_known =
-            |route: &Route| route.leads == Leads::Here && network.node_addresses.iter().any(|own| IpNetwork::from(*own) == route.to);
+        // The node's own addresses are known as such. The kernel has a local route to each, and to an IPv6 address without a subnet another.
+        let is_known = |route: &Route| network.node_addresses.iter().any(|own| IpNetwork::from(*own) == route.to);
         for route in self.routes.iter().filter(|route| route.to.is_ipv4() == ipv4 && !is_known(route)) {
             let best = tables.entry(route.table).or_default().entry(route.to).or_insert(route);
             if route.metric < best.metric {

@@ -94,6 +94,7 @@ fn every_way_that_is_not_the_gateways_is_told_in_a_line() {
     assert_eq!(told(&routing(vec![route(MAIN, "192.0.2.0/24", by(9, None))]), CLOUD), [""; 0], "not native");
     assert_eq!(told(&routing(vec![route(MAIN, "10.0.96.0/24", by(9, None))]), CLOUD), [""; 0], "a service's");
     assert_eq!(told(&routing(vec![route(LOCAL, "10.0.0.11/32", Leads::Here)]), CLOUD), [""; 0], "the node's own address");
+    assert_eq!(told(&routing(vec![route(MAIN, "10.0.0.11/32", by(2, None))]), CLOUD), [""; 0], "likewise");
 }
 
 #[test]
