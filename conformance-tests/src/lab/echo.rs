@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use super::network::Network;
 
@@ -242,7 +245,7 @@ impl Conversation {
     }
 
     fn open_tcp(from: &Network, to: SocketAddr, limit: Duration) -> Result<Self> {
-        let mut stream = from.run(|| Ok::<_, anyhow::Error>(TcpStream::connect_timeout(&to, limit)?))?;
+        let mut stream = connect(from, from.next_port(), to, limit)?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
         let mut line = Vec::new();
@@ -258,7 +261,7 @@ impl Conversation {
     fn open_udp(from: &Network, to: SocketAddr, limit: Duration) -> Result<Self> {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let socket = from.run(|| -> Result<_> {
-            let socket = UdpSocket::bind((any, 0))?;
+            let socket = UdpSocket::bind((any, from.next_port()))?;
             socket.connect(to)?;
             Ok(socket)
         })?;
@@ -352,6 +355,25 @@ impl Conversation {
             }
         }
         Ok(())
+    }
+}
+
+/// Connects from a certain port.
+///
+/// # Errors
+/// Those of the kernel; [`ErrorKind::TimedOut`] past the limit.
+pub fn connect(from: &Network, port: u16, to: SocketAddr, limit: Duration) -> Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = from.run(|| -> Result<_> { Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?) })?;
+    set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::new(any, port))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) => Ok(TcpStream::from(socket)),
+        // So says the kernel where the limit has passed (socket(7), SO_SNDTIMEO).
+        Err(Errno::INPROGRESS) => Err(std::io::Error::from(ErrorKind::TimedOut)).with_context(|| format!("{to} from port {port}")),
+        Err(error) => Err(std::io::Error::from(error)).with_context(|| format!("{to} from port {port}")),
     }
 }
 
