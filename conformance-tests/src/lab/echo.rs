@@ -3,17 +3,21 @@
 //! Promise: an answer that is late, missing, changed, from another server than before or from another address is an error, and the
 //! first packet is not asked for twice.
 
-use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+mod server;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+
+pub use server::Server;
 
 use super::network::Network;
 
@@ -25,10 +29,6 @@ const ANSWER: Duration = Duration::from_secs(3);
 const MISSING: Duration = Duration::from_secs(12);
 /// How long nobody answers where nobody should: a hundred times what an answer takes.
 const SILENCE: Duration = Duration::from_millis(200);
-/// Bytes that may wait for a server.
-const QUEUE: usize = 8 << 20;
-/// How soon a server sees that it shall end.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// A message of an exchange: it fits into every path's MTU.
 const MESSAGE: usize = 1200;
@@ -72,129 +72,6 @@ impl Greeting {
     fn parse(line: &str) -> Result<Self> {
         let (server, source) = line.split_once(' ').with_context(|| format!("no greeting: {line:?}"))?;
         Ok(Self { server: server.to_owned(), source: source.parse()? })
-    }
-}
-
-/// A server on one port, TCP and UDP, IPv4 and IPv6. It ends when it is dropped.
-#[derive(Debug)]
-pub struct Server {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Starts a server that greets with the network's name.
-    ///
-    /// # Errors
-    /// When the port is taken.
-    pub fn start(network: &Network, port: u16) -> Result<Self> {
-        let name = network.name().to_owned();
-        let (listener, socket) = network.run(|| -> Result<_> {
-            let any = (Ipv6Addr::UNSPECIFIED, port);
-            let socket = UdpSocket::bind(any)?;
-            // Many clients at once, and each with a datagram in fragments.
-            setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)?;
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-            Ok((TcpListener::bind(any)?, socket))
-        })?;
-        listener.set_nonblocking(true)?;
-        socket.set_nonblocking(true)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        let thread = thread::Builder::new().name(format!("server {name}")).spawn(move || serve(&name, &listener, &socket, &seen))?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to tell: a client that misses it says so.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn serve(name: &str, listener: &TcpListener, socket: &UdpSocket, stop: &AtomicBool) {
-    let limit = Timespec::try_from(LOOK).unwrap_or_default();
-    let mut message = vec![0; ANSWER_BYTES];
-    thread::scope(|scope| {
-        while !stop.load(Ordering::Relaxed) {
-            let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
-            // Whatever ended the wait, the sockets tell.
-            let _ = poll(&mut fds, Some(&limit));
-            while let Ok((stream, peer)) = listener.accept() {
-                scope.spawn(move || echo(name, stream, peer, stop));
-            }
-            while answer_one(name, socket, &mut message).is_ok() {}
-        }
-    });
-}
-
-/// An echo over TCP. One that is not there in time is waited for some more, to tell a machine that is too busy from a packet that is lost
-/// again and again: either is an error.
-fn read_echo(stream: &mut TcpStream, length: usize) -> Result<Vec<u8>> {
-    let begun = Instant::now();
-    let mut echoed = vec![0; length];
-    let mut there = 0;
-    let mut late = None;
-    while there < length {
-        match stream.read(&mut echoed[there..]) {
-            Ok(0) => bail!("an echo over TCP: the server has closed the connection"),
-            Ok(more) => there += more,
-            Err(error) if late.is_none() && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                late = Some(error);
-                stream.set_read_timeout(Some(MISSING))?;
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("an echo over TCP: {there} of {length} bytes after {:?}", begun.elapsed()));
-            }
-        }
-    }
-    match late {
-        Some(error) => Err(error).with_context(|| format!("an echo over TCP: it came late, after {:?}", begun.elapsed())),
-        None => Ok(echoed),
-    }
-}
-
-/// Answers one datagram, if there is one, from the address that it was sent to: a host with several may choose another.
-fn answer_one(name: &str, socket: &UdpSocket, message: &mut [u8]) -> nix::Result<()> {
-    let mut space = nix::cmsg_space!(nix::libc::in6_pktinfo);
-    let mut parts = [IoSliceMut::new(message)];
-    let received = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
-    let (length, Some(peer)) = (received.bytes, received.address) else { return Ok(()) };
-    let asked = received.cmsgs()?.find_map(|message| match message {
-        // Which interface it goes out of is for the routes to say.
-        ControlMessageOwned::Ipv6PacketInfo(info) => Some(nix::libc::in6_pktinfo { ipi6_ifindex: 0, ..info }),
-        _ => None,
-    });
-    let mut answer = Greeting::line(name, peer.ip().into()).into_bytes();
-    answer.extend_from_slice(&message[..length]);
-    let source: Vec<ControlMessage<'_>> = asked.iter().map(ControlMessage::Ipv6PacketInfo).collect();
-    // The client waits for it and will say that it is missing.
-    let _ = sendmsg(socket.as_raw_fd(), &[IoSlice::new(&answer)], &source, MsgFlags::empty(), Some(&peer));
-    Ok(())
-}
-
-/// Says who is here, and sends back whatever comes.
-fn echo(name: &str, mut stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) {
-    let mut bytes = vec![0; 65536];
-    let prepared = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(LOOK)));
-    if prepared.and_then(|()| stream.write_all(Greeting::line(name, peer.ip()).as_bytes())).is_err() {
-        return;
-    }
-    while !stop.load(Ordering::Relaxed) {
-        match stream.read(&mut bytes) {
-            Ok(0) => return,
-            Ok(length) => {
-                if stream.write_all(&bytes[..length]).is_err() {
-                    return;
-                }
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return,
-        }
     }
 }
 
@@ -242,7 +119,7 @@ impl Conversation {
     }
 
     fn open_tcp(from: &Network, to: SocketAddr, limit: Duration) -> Result<Self> {
-        let mut stream = from.run(|| Ok::<_, anyhow::Error>(TcpStream::connect_timeout(&to, limit)?))?;
+        let mut stream = connect(from, from.next_port(), to, limit)?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
         let mut line = Vec::new();
@@ -258,7 +135,7 @@ impl Conversation {
     fn open_udp(from: &Network, to: SocketAddr, limit: Duration) -> Result<Self> {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
         let socket = from.run(|| -> Result<_> {
-            let socket = UdpSocket::bind((any, 0))?;
+            let socket = UdpSocket::bind((any, from.next_port()))?;
             socket.connect(to)?;
             Ok(socket)
         })?;
@@ -355,6 +232,51 @@ impl Conversation {
     }
 }
 
+/// An echo over TCP. One that is not there in time is waited for some more, to tell a machine that is too busy from a packet that is lost
+/// again and again: either is an error.
+fn read_echo(stream: &mut TcpStream, length: usize) -> Result<Vec<u8>> {
+    let begun = Instant::now();
+    let mut echoed = vec![0; length];
+    let mut there = 0;
+    let mut late = None;
+    while there < length {
+        match stream.read(&mut echoed[there..]) {
+            Ok(0) => bail!("an echo over TCP: the server has closed the connection"),
+            Ok(more) => there += more,
+            Err(error) if late.is_none() && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                late = Some(error);
+                stream.set_read_timeout(Some(MISSING))?;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("an echo over TCP: {there} of {length} bytes after {:?}", begun.elapsed()));
+            }
+        }
+    }
+    match late {
+        Some(error) => Err(error).with_context(|| format!("an echo over TCP: it came late, after {:?}", begun.elapsed())),
+        None => Ok(echoed),
+    }
+}
+
+/// Connects from a certain port.
+///
+/// # Errors
+/// Those of the kernel; [`ErrorKind::TimedOut`] past the limit.
+pub fn connect(from: &Network, port: u16, to: SocketAddr, limit: Duration) -> Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = from.run(|| -> Result<_> { Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?) })?;
+    set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::new(any, port))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) => Ok(TcpStream::from(socket)),
+        // So says the kernel where the limit has passed (socket(7), SO_SNDTIMEO).
+        Err(Errno::INPROGRESS) => Err(std::io::Error::from(ErrorKind::TimedOut)).with_context(|| format!("{to} from port {port}")),
+        Err(error) => Err(std::io::Error::from(error)).with_context(|| format!("{to} from port {port}")),
+    }
+}
+
 /// One answer over UDP. The socket is connected: what comes from another address than was spoken to does not arrive here.
 fn receive(socket: &UdpSocket) -> Result<(Greeting, Vec<u8>)> {
     let mut answer = vec![0; ANSWER_BYTES];
@@ -379,6 +301,7 @@ fn pattern(number: u64, length: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::path::Path;
 
     use super::*;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use conformance_tests::lab::network::Network;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use rustix::net::sockopt::{self as options, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket};
 
 use crate::probe::Answer;
 
@@ -46,6 +46,10 @@ impl Datagram {
             let (family, echo) = if to.is_ipv4() { (AddressFamily::INET, ipproto::ICMP) } else { (AddressFamily::INET6, ipproto::ICMPV6) };
             let socket = UdpSocket::from(socket(family, SocketType::DGRAM, (kind == Kind::Echo).then_some(echo))?);
             prepare(&socket, to.is_ipv4(), whole, hops)?;
+            if kind == Kind::Udp {
+                let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+                bind(&socket, &SocketAddr::new(any, from.next_port()))?;
+            }
             Ok(socket)
         })?;
         socket.connect(to)?;

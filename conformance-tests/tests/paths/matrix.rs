@@ -23,7 +23,7 @@ const AT_ONCE: usize = 24;
 /// How often a cell that differs is asked again, with few others at the same time.
 const AGAIN: usize = 2;
 const FEW: usize = 6;
-/// More cells than this do not differ by chance.
+/// More cells than this do not differ by chance: they are asked again as they were, lest it take all day.
 const NOISE: usize = 48;
 
 /// Two labs: with the fast path, and without.
@@ -181,11 +181,12 @@ impl Matrix {
         let mut asked_again = 0;
         for _ in 0..AGAIN {
             let differing: Vec<usize> = (0..cells.len()).filter(|at| heard[*at].0 != heard[*at].1).collect();
-            if differing.is_empty() || differing.len() > NOISE {
+            if differing.is_empty() {
                 break;
             }
             asked_again += differing.len();
-            let (auto, off) = self.ask(&differing.iter().map(|at| cells[*at]).collect::<Vec<_>>(), FEW);
+            let at_once = if differing.len() > NOISE { AT_ONCE } else { FEW };
+            let (auto, off) = self.ask(&differing.iter().map(|at| cells[*at]).collect::<Vec<_>>(), at_once);
             for (at, again) in differing.into_iter().zip(auto.into_iter().zip(off)) {
                 heard[at] = again;
             }

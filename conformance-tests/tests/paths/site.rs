@@ -229,5 +229,6 @@ pub(crate) fn speak_freely() -> Result<()> {
 fn configure(node: &Node, fast_path: FastPath, more: &[(&str, String)]) -> Result<&'static str> {
     let services = SERVICE_CIDRS.map(|cidr| format!("\"{cidr}\"")).join(", ");
     let keys = [("fast_path", format!("\"{}\"", fast_path.value())), ("service_cidrs", format!("[{services}]"))];
-    Ok(cni::configure(node, &[&keys[..], more].concat())?)
+    let kept = keys.into_iter().filter(|(name, _)| more.iter().all(|(other, _)| other != name));
+    Ok(cni::configure(node, &kept.chain(more.iter().cloned()).collect::<Vec<_>>())?)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::capture::Capture;
+use conformance_tests::lab::telemetry;
 
 use super::{in_families, is_answered, is_silent, is_told};
 use crate::probe::Probe;
@@ -71,6 +72,16 @@ pub(super) fn last_hop(site: &mut Site) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// What is left to the stack is said, a line each.
+pub(super) fn told(site: &mut Site) -> Result<()> {
+    let said = ["/status", "/debug/fast_path"].map(|page| telemetry::get(site.network(End::Node1), page));
+    let said = said.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    for cidr in ["10.0.50.0/24", "10.0.70.0/24", "10.0.80.0/24", "fd00:10:0:50::/64", "fd00:10:0:80::/64"] {
+        ensure!(said.contains(cidr), "nothing is said of {cidr}: {said}");
+    }
+    Ok(())
 }
 
 pub(super) fn routes(site: &mut Site) -> Result<()> {

@@ -174,6 +174,47 @@ pub(super) fn services_within_native(site: &mut Site) -> Result<()> {
     outcome
 }
 
+/// A broad network that is called native, and nobody said where the services are: it works, or somebody says what to do.
+pub(super) fn services_unnamed_within_native(site: &mut Site) -> Result<()> {
+    let keys = [("native_cidrs", "[\"10.0.0.0/8\", \"fd00::/16\"]".to_owned()), ("service_cidrs", "[]".to_owned())];
+    let fast_path = site.fast_path;
+    let outcome = match site.restart_with(fast_path, &keys, |_| Ok(())) {
+        Err(error) => {
+            ensure!(format!("{error:#}").contains("service_cidrs"), "it does not start, and does not say why: {error:#}");
+            Ok(())
+        }
+        Ok(()) => in_families(|family| {
+            let heard = is_answered(site, (End::A1, Service(To::First)), family, Probe::TcpSmall, "a2", Some(End::A1));
+            let told = telemetry::get(site.network(End::Node1), "/status")?.contains("service_cidrs");
+            if told { Ok(()) } else { heard }
+        }),
+    };
+    site.restart(|_| Ok(())).context("with the usual settings")?;
+    outcome
+}
+
+/// More networks than anybody has peered.
+pub(super) fn many_native(site: &mut Site) -> Result<()> {
+    const MORE: u16 = 40;
+    let more = (0..MORE).map(|number| format!(", \"10.200.{number}.0/24\", \"fd00:200:{number:x}::/48\""));
+    let keys = [("native_cidrs", format!("[\"10.0.0.0/16\", \"fd00:10::/32\"{}]", more.collect::<String>()))];
+    let fast_path = site.fast_path;
+    let outcome = site.restart_with(fast_path, &keys, |_| Ok(())).and_then(|()| {
+        in_families(|family| {
+            for probe in Probe::FRESH {
+                is_answered(site, (End::A1, Direct(End::B1)), family, probe, "b1", Some(End::A1))?;
+                is_answered(site, (End::Far, Direct(End::A2)), family, probe, "a2", Some(End::Far))?;
+            }
+            Ok(())
+        })?;
+        let attached = telemetry::fast_path_is_attached(site.network(End::Node1))?;
+        ensure!(attached == is_carried(site), "attached is {attached}");
+        Ok(())
+    });
+    site.restart(|_| Ok(())).context("with the usual settings")?;
+    outcome
+}
+
 /// Addresses that make no ranges (Azure's, and AWS' where a subnet is in pieces). Those between them are other nodes' pods'.
 pub(super) fn scattered(site: &mut Site) -> Result<()> {
     /// Packets of other flows, meanwhile.

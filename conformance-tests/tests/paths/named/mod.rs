@@ -42,7 +42,7 @@ const fn carried(name: &'static str, run: fn(&mut Site) -> Result<()>) -> Named 
 }
 
 /// All cases, in order.
-pub(crate) const ALL: [Named; 34] = [
+pub(crate) const ALL: [Named; 38] = [
     // First: afterwards, pods may be left to the stack.
     both("connections_hear_their_end_after_the_fast_path_is_switched_off", change::end_is_heard),
     both("a_strict_host_takes_connections_up_after_the_fast_path_is_switched_off", change::strict),
@@ -52,9 +52,11 @@ pub(crate) const ALL: [Named; 34] = [
     both("a_last_hop_is_told", answers::last_hop),
     both("more_specific_routes_are_taken", answers::routes),
     both("an_ipsec_policy_blocks", answers::ipsec),
+    carried("what_takes_the_slow_path_is_told", answers::told),
     both("an_address_that_nobody_has_is_told_and_nothing_leaves", answers::nobody),
     both("notes_end_with_their_flows", notes::end_with_their_flows),
     both("a_direct_connection_from_a_port_used_through_a_service", notes::port_used_before),
+    both("a_direct_connection_goes_on_beside_one_through_a_service_from_its_port", notes::port_in_use),
     both("a_direct_connection_to_a_pod_that_got_the_address", notes::address_used_before),
     both("a_route_that_appears_is_taken_and_one_that_goes_is_left", host::route_appears),
     both("an_ipsec_policy_that_appears_blocks", host::policy_appears),
@@ -64,6 +66,8 @@ pub(crate) const ALL: [Named; 34] = [
     both("masquerade_takes_random_ports_and_the_nodes_own_address", host::masquerade),
     both("a_second_address_of_the_host_is_given_to_no_pod", host::address_of_the_host),
     both("services_within_native_networks_are_reached", host::services_within_native),
+    both("services_that_nobody_named_within_native_networks", host::services_unnamed_within_native),
+    both("eighty_native_networks", host::many_native),
     both("scattered_addresses_are_carried", host::scattered),
     both("a_forward_policy_that_drops_leaves_pods_alone", firewall::accepted),
     both("without_forward_accept_the_policy_holds", firewall::not_accepted),

@@ -1,19 +1,17 @@
 //! What is remembered of a flow ends with the flow.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::command::wait_until;
-use conformance_tests::lab::echo::Server;
+use conformance_tests::lab::echo::{Server, connect};
 use conformance_tests::lab::network::Network;
 use conformance_tests::lab::node::Node;
 use conformance_tests::lab::services;
-use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use super::{is_carried, meanwhile};
 use crate::site::{End, SERVED, Site, speak_freely};
@@ -25,16 +23,8 @@ const USUAL: &str = "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait=
 
 /// A connection from a certain port; a message and its echo.
 pub(super) fn speak(from: &Network, port: u16, to: SocketAddr) -> Result<TcpStream> {
-    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let socket = from.run(|| -> Result<_> { Ok(socket(family, SocketType::STREAM, None)?) })?;
-    set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddr::new(any, port))?;
-    for timeout in [Timeout::Send, Timeout::Recv] {
-        set_socket_timeout(&socket, timeout, Some(LIMIT))?;
-    }
-    connect(&socket, &to).with_context(|| format!("{to} from port {port}"))?;
-    let mut stream = TcpStream::from(socket);
+    let mut stream = connect(from, port, to, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(b"echo\n")?;
     let mut heard = Vec::new();
     while heard.iter().filter(|byte| **byte == b'\n').count() < 2 {
@@ -97,6 +87,25 @@ pub(super) fn port_used_before(site: &mut Site) -> Result<()> {
             }
             Ok(())
         })
+    })
+}
+
+/// A port is one connection's for each destination: that of a service, and that of the pod behind it. Two connections of one client may have
+/// the same, and once the service is translated, the same ends. Conntrack gives the second another port; the first may not notice.
+pub(super) fn port_in_use(site: &mut Site) -> Result<()> {
+    const PORT: u16 = 20_205;
+    super::in_families(|family| {
+        for (number, (service, server)) in [(services::To::First, End::A2), (services::To::Second, End::B1)].into_iter().enumerate() {
+            let port = PORT + u16::try_from(number)?;
+            let direct = SocketAddr::new(site.address(server, family)?, SERVED);
+            let mut first = speak(site.network(End::A1), port, direct).context("directly")?;
+            let through = SocketAddr::new(service.address(family), services::PORT);
+            let second = speak(site.network(End::A1), port, through).context("through the service, from the same port");
+            first.write_all(b"more")?;
+            first.read_exact(&mut [0; 4]).with_context(|| format!("an echo of {}, directly, beside the service", server.name()))?;
+            second?;
+        }
+        Ok(())
     })
 }
 
