@@ -9,6 +9,7 @@ pub mod forwarding;
 mod gateway;
 mod inspection;
 mod inventory;
+mod marks;
 pub mod netlink;
 mod netns;
 mod nft;
@@ -27,6 +28,7 @@ mod uplink;
 
 pub use inspection::{HostEnd, PodState, WayOut, inspect_host_end, inspect_pod, pod_mac};
 pub use inventory::{FoundLink, pod_links};
+pub use marks::Marks;
 pub use netns::{HostNetns, Netns, NetnsError, NetnsId};
 pub use nft::RulesError;
 pub use node_network::{ApplyError, Families, NodeNetwork, PodRange};

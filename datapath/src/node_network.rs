@@ -8,7 +8,7 @@ use crate::fast_path::{Destination, FastPath, FastPathError, Scope};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::RulesError;
 use crate::sysctl::{self, SysctlError};
-use crate::{Uplink, forwarding, gateway, policy_routes, prefixes, rules, stack, unreachable};
+use crate::{Marks, Uplink, forwarding, gateway, policy_routes, prefixes, rules, stack, unreachable};
 
 /// A node's networks, as its configuration, its cloud and its interfaces tell them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +31,8 @@ pub struct NodeNetwork {
     pub elsewhere: Vec<IpNetwork>,
     /// Of which families the programs may carry packets at all.
     pub carried: Families,
+    /// The bits of a packet's mark that are ours.
+    pub marks: Marks,
 }
 
 /// A choice by family.
@@ -109,7 +111,7 @@ impl NodeNetwork {
         let mut refused: Vec<ApplyError> = sysctl::enable_forwarding(self).into_iter().map(ApplyError::Forwarding).collect();
         refused.extend(sysctl::settle_uplinks(self).into_iter().map(ApplyError::Sysctl));
         refused.extend(rules::install(self).err().map(ApplyError::Rules));
-        refused.extend(policy_routes::apply(host, &self.uplinks).err().map(ApplyError::Netlink));
+        refused.extend(policy_routes::apply(host, &self.uplinks, self.marks).err().map(ApplyError::Netlink));
         refused.extend(gateway::apply(host, self).err().map(ApplyError::Netlink));
         refused.extend(unreachable::apply(host, &self.pods).err().map(ApplyError::Netlink));
         match fast_path {
@@ -138,7 +140,7 @@ impl NodeNetwork {
     /// Where the kernel refuses.
     pub fn remove(host: &mut Socket) -> Result<(), ApplyError> {
         stack::uninstall();
-        policy_routes::apply(host, &[])?;
+        policy_routes::apply(host, &[], Marks::default())?;
         gateway::remove(host)?;
         unreachable::apply(host, &[])?;
         forwarding::remove_accepts().map_err(ApplyError::Accepts)?;

@@ -9,10 +9,9 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::Uplink;
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::pod_link::ROUTE_PROTOCOL;
-use crate::rules::UPLINK_MASK;
+use crate::{Marks, Uplink};
 
 /// The table of the first further uplink is the next.
 const FIRST_TABLE: u32 = 0xB300;
@@ -22,14 +21,14 @@ const PRIORITY: u32 = 0xB3;
 /// What one further uplink needs in one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WayOut {
-    mark: u32,
+    index: u16,
     gateway: IpAddr,
     oif: u32,
 }
 
 impl WayOut {
-    const fn table(self) -> u32 {
-        FIRST_TABLE + self.mark
+    fn table(self) -> u32 {
+        FIRST_TABLE + u32::from(self.index)
     }
 
     const fn family(self) -> AddressFamily {
@@ -38,13 +37,13 @@ impl WayOut {
 }
 
 /// Sets rules and routes for all of `uplinks` but the node's own, and removes ours that no uplink needs.
-pub(crate) fn apply(host: &mut Socket, uplinks: &[Uplink]) -> Result<(), NetlinkError> {
+pub(crate) fn apply(host: &mut Socket, uplinks: &[Uplink], marks: Marks) -> Result<(), NetlinkError> {
     let wanted = ways_out(uplinks);
     let kept = |family: AddressFamily, table: Option<u32>| wanted.iter().any(|way| way.family() == family && Some(way.table()) == table);
     let mut requests = Vec::new();
     let found = our_rules(host)?;
     for rule in &found {
-        if !kept(rule.header.family, table_of_rule(rule)) {
+        if !kept(rule.header.family, table_of_rule(rule)) || mask_of_rule(rule) != Some(marks.of_uplinks()) {
             let message = RouteNetlinkMessage::DelRule(rule.clone());
             requests.push(Request { step: "remove the rule of an uplink that is gone", message, flags: 0 });
         }
@@ -58,8 +57,11 @@ pub(crate) fn apply(host: &mut Socket, uplinks: &[Uplink]) -> Result<(), Netlink
     for way in wanted {
         let message = RouteNetlinkMessage::NewRoute(default_route(way));
         requests.push(Request { step: "give a further uplink its default route", message, flags: NLM_F_CREATE | NLM_F_REPLACE });
-        if !found.iter().any(|rule| rule.header.family == way.family() && table_of_rule(rule) == Some(way.table())) {
-            let message = RouteNetlinkMessage::NewRule(rule(way));
+        let stands = |rule: &RuleMessage| {
+            (rule.header.family, table_of_rule(rule), mask_of_rule(rule)) == (way.family(), Some(way.table()), Some(marks.of_uplinks()))
+        };
+        if !found.iter().any(stands) {
+            let message = RouteNetlinkMessage::NewRule(rule(way, marks));
             requests.push(Request { step: "give a further uplink its rule", message, flags: NLM_F_CREATE });
         }
     }
@@ -71,19 +73,19 @@ pub(crate) fn apply(host: &mut Socket, uplinks: &[Uplink]) -> Result<(), Netlink
 fn ways_out(uplinks: &[Uplink]) -> Vec<WayOut> {
     let mut ways = Vec::new();
     for uplink in uplinks.iter().filter(|uplink| uplink.index != 0) {
-        ways.extend(uplink.gateways.iter().map(|&gateway| WayOut { mark: uplink.index.into(), gateway, oif: uplink.ifindex.0 }));
+        ways.extend(uplink.gateways.iter().map(|&gateway| WayOut { index: uplink.index, gateway, oif: uplink.ifindex.0 }));
     }
     ways
 }
 
-fn rule(way: WayOut) -> RuleMessage {
+fn rule(way: WayOut, marks: Marks) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = way.family();
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
         RuleAttribute::Priority(PRIORITY),
-        RuleAttribute::FwMark(way.mark),
-        RuleAttribute::FwMask(UPLINK_MASK),
+        RuleAttribute::FwMark(marks.of_uplink(way.index)),
+        RuleAttribute::FwMask(marks.of_uplinks()),
         RuleAttribute::Table(way.table()),
         RuleAttribute::Protocol(ROUTE_PROTOCOL),
     ];
@@ -138,6 +140,10 @@ fn table_of_rule(rule: &RuleMessage) -> Option<u32> {
     rule.attributes.iter().find_map(|attribute| if let RuleAttribute::Table(table) = attribute { Some(*table) } else { None })
 }
 
+fn mask_of_rule(rule: &RuleMessage) -> Option<u32> {
+    rule.attributes.iter().find_map(|attribute| if let RuleAttribute::FwMask(mask) = attribute { Some(*mask) } else { None })
+}
+
 fn table_of_route(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| if let RouteAttribute::Table(table) = attribute { Some(*table) } else { None })
 }
@@ -159,6 +165,6 @@ mod tests {
             addresses: Vec::new(),
         };
         let ways = ways_out(&[uplink(2, &["10.0.0.1"]), uplink(3, &["10.0.0.1", "fe80::1"]), uplink(4, &[])]);
-        assert_eq!(ways.iter().map(|way| (way.mark, way.oif, way.table())).collect::<Vec<_>>(), [(1, 3, 0xB301), (1, 3, 0xB301)]);
+        assert_eq!(ways.iter().map(|way| (way.index, way.oif, way.table())).collect::<Vec<_>>(), [(1, 3, 0xB301), (1, 3, 0xB301)]);
     }
 }

@@ -7,16 +7,10 @@ use ipnetwork::IpNetwork;
 
 use crate::nft::{self, RulesError, anonymous_set};
 use crate::own_addresses::is_link_local;
-use crate::{NodeNetwork, Uplink, prefixes};
+use crate::{Marks, NodeNetwork, Uplink, prefixes};
 
 const TABLE: &str = "inet barewire";
 const WHAT: &str = "the rules for pods";
-
-/// The bits of a packet's mark that name its uplink (docs/adr/0008): 0 is the node's own. kube-proxy has 0x4000 and 0x8000,
-/// portmap 0x2000.
-pub(crate) const UPLINK_MASK: u32 = 0xf;
-/// The bit by which the programs say that a packet is to pass conntrack by (docs/adr/0007).
-pub(crate) const UNTRACKED_MARK: u32 = 0x10;
 
 /// Installs the table in place of an earlier one, in one transaction.
 pub(crate) fn install(network: &NodeNetwork) -> Result<(), RulesError> {
@@ -67,7 +61,7 @@ fn past_conntrack(network: &NodeNetwork) -> String {
     if network.pods.is_empty() {
         return String::new();
     }
-    let bit = UNTRACKED_MARK;
+    let bit = network.marks.untracked();
     let from = network.uplinks.iter().map(|uplink| uplink.ifname.as_str()).chain(["bw*"]);
     let rules: String = from
         .map(|ifname| format!("    iifname \"{ifname}\" meta mark & {bit:#x} != 0 meta mark set meta mark & {:#x} notrack\n", !bit))
@@ -128,7 +122,7 @@ fn marks(network: &NodeNetwork, family: Family) -> String {
         let addresses: Vec<_> = uplink.addresses.iter().filter(|address| address.is_ipv4() == family.is_v4()).collect();
         if !addresses.is_empty() {
             let addresses = anonymous_set(addresses);
-            text += &format!("    ct direction reply ct original {ip} daddr {addresses} {}\n", set_mark(uplink.index));
+            text += &format!("    ct direction reply ct original {ip} daddr {addresses} {}\n", set_mark(network.marks, uplink.index));
         }
     }
     if network.masquerade {
@@ -138,14 +132,17 @@ fn marks(network: &NodeNetwork, family: Family) -> String {
         let owned: Vec<_> = network.pods_of(family.is_v4()).filter(|range| range.uplink == index).collect();
         if !owned.is_empty() {
             let owned = anonymous_set(owned.into_iter().map(crate::PodRange::interval));
-            text += &format!("    {ip} saddr {owned} {}\n", set_mark(index));
+            text += &format!("    {ip} saddr {owned} {}\n", set_mark(network.marks, index));
         }
     }
     text
 }
 
-fn set_mark(uplink: u16) -> String {
-    if uplink == 0 { "return".to_owned() } else { format!("meta mark set meta mark & {:#x} | {uplink} return", !UPLINK_MASK) }
+fn set_mark(marks: Marks, uplink: u16) -> String {
+    if uplink == 0 {
+        return "return".to_owned();
+    }
+    format!("meta mark set meta mark & {:#x} | {:#x} return", !marks.of_uplinks(), marks.of_uplink(uplink))
 }
 
 fn pods(network: &NodeNetwork, family: Family) -> String {

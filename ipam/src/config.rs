@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cni_spec::NetworkName;
-use datapath::UplinkChoice;
+use datapath::{Marks, UplinkChoice};
 use ipnetwork::IpNetwork;
 use toml::Table;
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNetwork>,
     /// `network.internal_cidrs`: networks that are not native and not the internet either, for accounting.
     pub internal_cidrs: Vec<IpNetwork>,
+    /// `network.packet_mark_mask`: the bits of a packet's mark that are ours.
+    pub marks: Marks,
     /// `network.forward_accept`: rules of ours let pods' packets pass where the host's rules drop all that is forwarded.
     pub forward_accept: bool,
     /// `uplink.on_link = "gateway"`, and every cloud: destinations on an uplink's own link are reached by its gateway.
@@ -182,6 +184,14 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let kernel_programs = reader.string("paths.kernel_programs").map(PathBuf::from);
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
     let forward_accept = reader.boolean("network.forward_accept").unwrap_or(true);
+    let marks = match reader.integer("network.packet_mark_mask", 1..=u32::MAX.into()).map(|mask| (mask, Marks::of_mask(mask as u32))) {
+        None => Marks::default(),
+        Some((_, Ok(marks))) => marks,
+        Some((mask, Err(why))) => {
+            reader.fault("network.packet_mark_mask", &format!("{mask:#x} {why}"));
+            Marks::default()
+        }
+    };
     let (uplinks, source, on_link_by_gateway) = source(reader);
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let cni = cni::read(reader);
@@ -208,6 +218,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         masquerade,
         service_cidrs,
         internal_cidrs,
+        marks,
         forward_accept,
         on_link_by_gateway,
         fast_path,

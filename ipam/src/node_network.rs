@@ -39,6 +39,7 @@ pub(crate) fn describe(config: &Config) -> NodeNetwork {
         masquerade: config.masquerade,
         elsewhere: Vec::new(),
         carried: Families::default(),
+        marks: config.marks,
     }
 }
 

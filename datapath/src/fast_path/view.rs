@@ -10,7 +10,6 @@ use ebpf::layout::{INTERVALS_MAX, Interval4, Interval6, Network};
 use ebpf::scope::{Meaning, Scope, halves};
 use ipnetwork::IpNetwork;
 
-use crate::rules::UNTRACKED_MARK;
 use crate::{NodeNetwork, PodRange};
 
 /// A network with what it means.
@@ -39,8 +38,12 @@ pub struct ViewError {
 /// # Errors
 /// [`ViewError`] where there are too many intervals of a family.
 pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
-    let mut network =
-        Network { carry_v4: of.carried.v4.into(), carry_v6: of.carried.v6.into(), untracked_mark: UNTRACKED_MARK, ..Network::default() };
+    let mut network = Network {
+        carry_v4: of.carried.v4.into(),
+        carry_v6: of.carried.v6.into(),
+        untracked_mark: of.marks.untracked(),
+        ..Network::default()
+    };
     let four = flatten(&rows(of, true));
     let room = network.intervals4.get_mut(..four.len()).ok_or(ViewError { what: "IPv4", count: four.len() })?;
     for (interval, (first, meaning)) in room.iter_mut().zip(&four) {

@@ -43,6 +43,7 @@ fn all_faults_at_once_each_with_its_key() {
         [network]
         native_cidrs = ["10.0.0.1/16", "x"]
         masquerade = "yes"
+        packet_mark_mask = 0x3e00
         [source]
         kind = "fixed"
         ranges = ["10.0.1.0/24", "10.0.1.128/25", "10.0.0.0/33"]
@@ -64,6 +65,7 @@ fn all_faults_at_once_each_with_its_key() {
         "network.native_cidrs[0]",
         "network.native_cidrs[1]",
         "network.masquerade",
+        "network.packet_mark_mask: 0x3e00 has the bit 0x2000, which is the CNI plugin portmap's",
         "source.ranges[2]",
         "overlaps \"10.0.1.0/24\"",
         "source.exclude",
