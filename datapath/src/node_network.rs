@@ -110,7 +110,7 @@ impl NodeNetwork {
     pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>) -> Vec<ApplyError> {
         let mut refused: Vec<ApplyError> = sysctl::enable_forwarding(self).into_iter().map(ApplyError::Forwarding).collect();
         refused.extend(sysctl::settle_uplinks(self).into_iter().map(ApplyError::Sysctl));
-        refused.extend(rules::install(self).err().map(ApplyError::Rules));
+        refused.extend(rules::install(self, fast_path.is_some()).err().map(ApplyError::Rules));
         refused.extend(policy_routes::apply(host, &self.uplinks, self.marks).err().map(ApplyError::Netlink));
         refused.extend(gateway::apply(host, self).err().map(ApplyError::Netlink));
         refused.extend(unreachable::apply(host, &self.pods).err().map(ApplyError::Netlink));

@@ -12,9 +12,9 @@ use crate::{Marks, NodeNetwork, Uplink, prefixes};
 const TABLE: &str = "inet barewire";
 const WHAT: &str = "the rules for pods";
 
-/// Installs the table in place of an earlier one, in one transaction.
-pub(crate) fn install(network: &NodeNetwork) -> Result<(), RulesError> {
-    let chains = chains(network);
+/// Installs the table in place of an earlier one, in one transaction. `programs` tells whether kernel programs may carry packets.
+pub(crate) fn install(network: &NodeNetwork, programs: bool) -> Result<(), RulesError> {
+    let chains = chains(network, programs);
     if chains.is_empty() {
         // Without anything to say, nobody needs the program.
         return match uninstall() {
@@ -31,8 +31,8 @@ pub(crate) fn uninstall() -> Result<(), RulesError> {
     nft::remove_table(WHAT, TABLE)
 }
 
-fn chains(network: &NodeNetwork) -> String {
-    let mut text = past_conntrack(network);
+fn chains(network: &NodeNetwork, programs: bool) -> String {
+    let mut text = if programs { past_conntrack(network) + &apart_from_carried(network) } else { String::new() };
     if let Some(uplinks) = names(&network.uplinks) {
         let rules = per_family(network, from_network);
         // Behind conntrack (-200).
@@ -67,6 +67,29 @@ fn past_conntrack(network: &NodeNetwork) -> String {
         .map(|ifname| format!("    iifname \"{ifname}\" meta mark & {bit:#x} != 0 meta mark set meta mark & {:#x} notrack\n", !bit))
         .collect();
     format!("  chain past_conntrack {{\n    type filter hook prerouting priority -450; policy accept;\n{rules}  }}\n")
+}
+
+/// A flow through a service and one straight to its backend can have both ends in common, once the service's address is translated: a pod's
+/// kernel gives one port to connections with different destinations. conntrack, which keeps such two apart, sees only one of them where
+/// the programs carry the other. So what pods send through services has its source port translated as well, to one that no kernel gives
+/// of itself (`net.ipv4.ip_local_port_range`, 32768 to 60999); its source address stays.
+fn apart_from_carried(network: &NodeNetwork) -> String {
+    let rules = per_family(network, |network, family| {
+        let ip = family.keyword();
+        let to = |destinations: String| {
+            format!(
+                "    iifname \"bw*\" ct status dnat {ip} saddr {} {ip} daddr {destinations} meta l4proto {{ tcp, udp }} \
+                 snat {ip} to {ip} saddr:1024-32767\n",
+                pods(network, family)
+            )
+        };
+        native(network, family).map_or_else(String::new, to) + &to(pods(network, family))
+    });
+    if rules.is_empty() {
+        return rules;
+    }
+    // Behind the usual srcnat hooks (100): a service's own masquerade wins.
+    format!("  chain apart_from_carried {{\n    type nat hook postrouting priority 104; policy accept;\n{rules}  }}\n")
 }
 
 fn per_family(network: &NodeNetwork, rules: fn(&NodeNetwork, Family) -> String) -> String {
@@ -151,10 +174,15 @@ fn pods(network: &NodeNetwork, family: Family) -> String {
 
 /// Matches destinations that do not see a pod's address; empty where all of them do not.
 fn not_native(network: &NodeNetwork, family: Family) -> String {
+    native(network, family).map_or_else(String::new, |native| format!(" {} daddr != {native}", family.keyword()))
+}
+
+/// The native networks of a family, if it has any.
+fn native(network: &NodeNetwork, family: Family) -> Option<String> {
     let native: Vec<IpNetwork> = network.native.iter().filter(|cidr| cidr.is_ipv4() == family.is_v4()).copied().collect();
     // An anonymous set takes no overlapping intervals.
     let native = prefixes::without_nested(native);
-    if native.is_empty() { String::new() } else { format!(" {} daddr != {}", family.keyword(), anonymous_set(native)) }
+    (!native.is_empty()).then(|| anonymous_set(native))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,24 +238,24 @@ mod tests {
 
     #[test]
     fn each_family_with_pods_has_its_rule() {
-        let v4 = chains(&network());
+        let v4 = chains(&network(), true);
         assert!(v4.contains("ip saddr { 10.0.1.16-10.0.1.31 } ip daddr != { 10.0.0.0/16 }"), "{v4}");
         assert!(!v4.contains("ip6") && !v4.contains("uplinks"), "{v4}");
         let mut both = network();
         both.pods.push(range("fd00::1", "fd00::ff", 0));
-        assert!(chains(&both).contains("ip6 saddr { fd00::1-fd00::ff } fib"), "{}", chains(&both));
+        assert!(chains(&both, true).contains("ip6 saddr { fd00::1-fd00::ff } fib"), "{}", chains(&both, true));
     }
 
     #[test]
     fn nothing_to_say_is_no_table() {
         let nobody = NodeNetwork { masquerade: false, uplinks: Vec::new(), pods: Vec::new(), ..network() };
-        assert_eq!(chains(&nobody), "");
-        assert!(!chains(&NodeNetwork { masquerade: false, ..network() }).contains("masquerade"));
+        assert_eq!(chains(&nobody, true), "");
+        assert!(!chains(&NodeNetwork { masquerade: false, ..network() }, true).contains("masquerade"));
     }
 
     #[test]
     fn what_the_programs_mark_passes_conntrack_by() {
-        let text = chains(&network());
+        let text = chains(&network(), true);
         for ifname in ["eth1", "bw*"] {
             let rule = format!("iifname \"{ifname}\" meta mark & 0x10 != 0 meta mark set meta mark & 0xffffffef notrack");
             assert!(text.contains(&rule), "{text}");
@@ -235,18 +263,25 @@ mod tests {
     }
 
     #[test]
+    fn without_programs_there_is_nothing_to_keep_apart() {
+        assert!(chains(&network(), true).contains("snat ip to ip saddr:1024-32767"));
+        let text = chains(&network(), false);
+        assert!(!text.contains("1024") && !text.contains("notrack"), "{text}");
+    }
+
+    #[test]
     fn a_further_uplink_marks_its_own_pods_and_replies_to_its_own_address() {
         let mut two = network();
         two.uplinks.push(uplink(2, "10.0.0.21"));
         two.pods.push(range("10.0.1.48", "10.0.1.63", 1));
-        let text = chains(&two);
+        let text = chains(&two, true);
         let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
         let order = [
             "ip daddr { 10.0.1.16-10.0.1.31, 10.0.1.48-10.0.1.63 } return",
             "ct original ip daddr { 10.0.0.11 } return",
-            "ct original ip daddr { 10.0.0.21 } meta mark set meta mark & 0xfffffff0 | 1 return",
+            "ct original ip daddr { 10.0.0.21 } meta mark set meta mark & 0xfffffff0 | 0x1 return",
             "ip daddr != { 10.0.0.0/16 } return",
-            "ip saddr { 10.0.1.48-10.0.1.63 } meta mark set meta mark & 0xfffffff0 | 1 return",
+            "ip saddr { 10.0.1.48-10.0.1.63 } meta mark set meta mark & 0xfffffff0 | 0x1 return",
         ];
         assert!(order.windows(2).all(|pair| position(pair[0]) < position(pair[1])), "{text}");
     }
@@ -256,14 +291,14 @@ mod tests {
         let mut both = network();
         both.uplinks[0].addresses = ["10.0.0.11", "10.0.0.100", "fd00::11", "fe80::1"].map(|text| text.parse().unwrap()).to_vec();
         both.pods.push(range("fd00:1::1", "fd00:1::ff", 0));
-        let text = chains(&both);
+        let text = chains(&both, true);
         assert!(text.contains("oifname \"eth1\" counter snat ip to 10.0.0.11 fully-random"), "{text}");
         assert!(text.contains("oifname \"eth1\" counter snat ip6 to fd00::11 fully-random"), "{text}");
         assert_eq!(text.matches("counter masquerade fully-random").count(), 2, "by whatever else: {text}");
         both.uplinks[0].addresses.push("2001:db8::11".parse().unwrap());
-        assert!(!chains(&both).contains("snat ip6"), "the kernel chooses by the destination");
+        assert!(!chains(&both, true).contains("snat ip6"), "the kernel chooses by the destination");
         both.uplinks[0].addresses.clear();
-        assert!(!chains(&both).contains("snat"));
+        assert!(!chains(&both, true).contains("snat"));
     }
 
     #[test]

@@ -185,11 +185,6 @@ impl Node {
     }
 }
 
-fn uplink() -> Result<Uplink> {
-    let gateways = FAMILIES.iter().map(|[.., gateway, _]| gateway.parse()).collect::<Result<_, _>>()?;
-    Ok(Uplink { index: 0, ifindex: UPLINK, ifname: "uplink".to_owned(), mtu: 1500, running: true, gateways, addresses: Vec::new() })
-}
-
 /// The kernel makes them of IPv6 addresses a moment later (`addrconf_dad_work`, net/ipv6/addrconf.c).
 fn wait_for_local_routes(netns: &Netns, link: &PodLink) -> Result<()> {
     let begun = Instant::now();
@@ -214,6 +209,7 @@ fn local_address(line: &str) -> Option<IpAddr> {
     (flags & LOCAL != 0).then(|| Ipv6Addr::from_bits(address).into())
 }
 
+/// A short datagram each way.
 pub(crate) fn exchange(here: &Netns, from: IpAddr, there: &Netns, to: IpAddr) -> Result<()> {
     exchange_of(here, from, there, to, MESSAGE)
 }
