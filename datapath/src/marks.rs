@@ -67,7 +67,7 @@ mod tests {
         for wrong in [0, 0x0f, 0x3f, 0x2f, 0x101f] {
             assert!(Marks::of_mask(wrong).unwrap_err().contains("five neighbouring"), "{wrong:#x}");
         }
-        for taken in [0x1f00, 0x3e00, 0x7c00, 0xf800, 0x1_f000] {
+        for taken in [0x3e00, 0x7c00, 0xf800, 0x1_f000] {
             assert!(Marks::of_mask(taken).is_err(), "{taken:#x}");
         }
         assert!(Marks::of_mask(0x7c00).unwrap_err().contains("0x4000"));

@@ -337,3 +337,30 @@ fn an_uplink_without_ethernet_frames_is_refused_in_words() -> Result<()> {
         daemon.stop()
     })
 }
+
+#[test]
+fn a_pods_address_does_not_come_from_the_network() -> Result<()> {
+    for fast_path in [true, false] {
+        on_host(Settings::scarce("10.0.1.16/28", 0).with_fast_path(fast_path), |host| {
+            let daemon = host.start()?;
+            let (_pod, _) = host.attached()?;
+            // A namespace that stands for the network, with an address of its own and one of a pod.
+            let network = host.pod()?;
+            host.ip(&format!("link set fabric0 netns {}\n", network.netns.path().display()))?;
+            for line in ["link set fabric0 up", "address add 10.0.0.99/24 dev fabric0", "address add 10.0.1.20/32 dev fabric0"] {
+                network.run(&format!("ip {line}"))?;
+            }
+            daemon.wait_until("the network is there", || network.run("ping -c 1 -W 1 -I 10.0.0.99 10.0.0.10").map(drop))?;
+            // A counter begins anew when the rules are set again, as they may be while the link settles.
+            daemon.wait_until("it is dropped, and counted", || {
+                ensure!(network.run("ping -c 1 -W 1 -I 10.0.1.20 10.0.0.10").is_err(), "a pod's address is answered");
+                let counted = host.run(&["nft", "list", "chain", "inet", "barewire", "from_network"])?;
+                let dropped = counted.lines().find(|line| line.contains("drop")).context("no rule drops")?;
+                ensure!(!dropped.contains("packets 0 "), "{counted}");
+                Ok(())
+            })?;
+            daemon.stop()
+        })?;
+    }
+    Ok(())
+}

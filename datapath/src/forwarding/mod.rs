@@ -4,6 +4,7 @@
 //! Observed as plain data ([`Ruleset`]), judged by a pure function ([`judge`]), applied where rules of ours are missing.
 
 mod accept;
+mod class;
 mod decode;
 mod judge;
 mod legacy;
