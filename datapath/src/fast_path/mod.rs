@@ -155,7 +155,7 @@ impl FastPath {
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
-        self.tables.set_network(&view(network)?)
+        self.tell(&view(network)?)
     }
 
     /// Attaches to uplinks, in place of earlier programs, and tells of their gateways. Takes programs off what is no uplink any

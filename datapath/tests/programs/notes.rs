@@ -21,6 +21,7 @@ const FLOWS4: &str = "/sys/fs/bpf/barewire/run-test/v4/FLOWS4";
 const POD: [u8; 4] = [10, 0, 1, 17];
 const OTHER: [u8; 4] = [10, 0, 1, 18];
 const REMOTE: [u8; 4] = [10, 0, 2, 9];
+const OUTSIDE: [u8; 4] = [198, 51, 100, 7];
 const UDP: u32 = 17;
 
 type Key = [u8; 16];
@@ -142,7 +143,7 @@ fn notes_go_with_the_pod_and_its_allowed_addresses() -> Result<()> {
 fn flows_of_pods_that_ran_before_are_read_from_connection_tracking() -> Result<()> {
     let Some(object) = object() else { return Ok(()) };
     private::run(|| {
-        if !track(&[POD, REMOTE])? {
+        if !track(&[POD, REMOTE, OUTSIDE])? {
             println!("SKIP needs nft");
             return Ok(());
         }
@@ -158,6 +159,15 @@ fn flows_of_pods_that_ran_before_are_read_from_connection_tracking() -> Result<(
         let flows = table()?;
         let noted: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
         ensure!(noted == [key(POD, REMOTE, 4660, 53)], "noted are {noted:?}");
+
+        // A flow to what is not native need not be noted, until that changes.
+        let outside = UdpSocket::bind((Ipv4Addr::from(OUTSIDE), 53))?;
+        near.send_to(b"by the stack", outside.local_addr()?)?;
+        let more = NodeNetwork { native: vec!["10.0.0.0/16".parse()?, "198.51.100.0/24".parse()?], ..network };
+        fast_path.set_network(&more)?;
+        let mut noted: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
+        noted.sort_unstable_by_key(|key| *key == self::key(POD, OUTSIDE, 4660, 53));
+        ensure!(noted == [key(POD, REMOTE, 4660, 53), key(POD, OUTSIDE, 4660, 53)], "noted are {noted:?}");
         Ok(())
     })
 }
