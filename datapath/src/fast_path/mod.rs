@@ -215,9 +215,12 @@ impl FastPath {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
         let wanted = endpoint(link, network);
         let known = self.tables.endpoint(slot)?;
-        let same = self.inherited && Endpoint { stack_only: 0, ..known } == wanted;
-        if !same {
+        let is_known = self.inherited && (known.ifindex, known.ipv4, known.ipv6) == (wanted.ifindex, wanted.ipv4, wanted.ipv6);
+        if !is_known {
             self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted })?;
+        } else if (Endpoint { stack_only: 0, ..known }) != wanted {
+            // Its uplink has another index, say: its flows and its counters are what they were.
+            self.tables.set_endpoint(slot, &Endpoint { stack_only: known.stack_only, ..wanted })?;
         }
         Ok(clsact::attach_pod(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
     }
