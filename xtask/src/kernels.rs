@@ -16,7 +16,7 @@ use crate::process;
 use crate::workspace::{self, Workspace};
 
 /// From the start of the emulator to its end.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 /// What the machine says last where every test passed; an emulator's exit status does not tell.
 pub(crate) const PROOF: &str = "every test passed";
 

@@ -8,6 +8,7 @@ use ebpf::packet::Transport;
 use ebpf::scope::halves;
 
 use super::tables::Tables;
+use super::view::held_back;
 use super::{FastPath, FastPathError};
 use crate::conntrack::{self, Tuple};
 
@@ -23,24 +24,37 @@ impl FastPath {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let network = self.tables.network()?;
+        self.note_tracked(&*self.tables.network()?)?;
+        for slot in &waiting {
+            self.tables.let_carry(*slot)?;
+        }
+        Ok(waiting.len())
+    }
+
+    /// Tells the programs of the network. Of destinations that become native, flows may be tracked that nobody had to note: these are
+    /// noted first, while the programs note what the stack emits and carry none of it.
+    pub(super) fn tell(&self, wanted: &Network) -> Result<(), FastPathError> {
+        if let Some(held_back) = held_back(wanted, &*self.tables.network()?) {
+            self.tables.set_network(&held_back)?;
+            if let Err(error) = self.note_tracked(wanted) {
+                tracing::warn!(%error, "connections to networks that are native from now on may break");
+            }
+        }
+        self.tables.set_network(wanted)
+    }
+
+    fn note_tracked(&self, network: &Network) -> Result<(), FastPathError> {
         let mut failed = None;
         let read = conntrack::for_each(|connection| {
             if connection.is_over || failed.is_some() {
                 return;
             }
             for tuple in [connection.original, connection.reply] {
-                failed = note(&self.tables, &network, tuple, connection.answered).err();
+                failed = failed.take().or(note(&self.tables, network, tuple, connection.answered).err());
             }
         });
         read.map_err(FastPathError::Conntrack)?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        for slot in &waiting {
-            self.tables.let_carry(*slot)?;
-        }
-        Ok(waiting.len())
+        failed.map_or(Ok(()), Err)
     }
 }
 

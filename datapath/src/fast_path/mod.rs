@@ -167,10 +167,29 @@ impl FastPath {
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
+<<<<<<< HEAD
         let told = view(network).map_err(FastPathError::from).and_then(|view| self.tables.set_network(&view));
         if told.is_err() {
             self.tables.set_uplinks(&[])?;
             self.tables.set_network(&Network::default())?;
+=======
+        self.tell(&view(network)?)
+    }
+
+    /// Attaches to uplinks, in place of earlier programs, and tells of their gateways. Takes programs off what is no uplink any
+    /// more.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn attach_uplinks(&self, host: &mut Socket, uplinks: &[Uplink]) -> Result<(), FastPathError> {
+        self.tables.set_uplinks(uplinks)?;
+        let folder = uplink_hooks::folder(&self.pins);
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        hooks.clear();
+        for uplink in uplinks {
+            hooks.push((uplink.ifname.clone(), uplink_hooks::attach(host, &mut programs, &folder, uplink)?));
+>>>>>>> ebpf
         }
         self.lock_ways().no_network = told.as_ref().err().map(ToString::to_string);
         told
@@ -222,9 +241,12 @@ impl FastPath {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
         let wanted = endpoint(link, network);
         let known = self.tables.endpoint(slot)?;
-        let same = self.inherited && Endpoint { stack_only: 0, ..known } == wanted;
-        if !same {
+        let is_known = self.inherited && (known.ifindex, known.ipv4, known.ipv6) == (wanted.ifindex, wanted.ipv4, wanted.ipv6);
+        if !is_known {
             self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted })?;
+        } else if (Endpoint { stack_only: 0, ..known }) != wanted {
+            // Its uplink has another index, say: its flows and its counters are what they were.
+            self.tables.set_endpoint(slot, &Endpoint { stack_only: known.stack_only, ..wanted })?;
         }
         Ok(clsact::attach_pod(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ebpf::layout::{INTERVALS_MAX, Interval4, Interval6, Network};
-use ebpf::scope::{Meaning, Scope, halves};
+use ebpf::scope::{Meaning, Scope, halves, whole};
 use ipnetwork::IpNetwork;
 
 use crate::{NodeNetwork, PodRange};
@@ -112,6 +112,48 @@ fn flatten(rows: &[Row]) -> Vec<(u128, Meaning)> {
     let mut intervals: Vec<_> = begins.into_iter().collect();
     intervals.dedup_by_key(|(_, meaning)| *meaning);
     intervals
+}
+
+/// The network with every interval held back that is carried and was not, in whole, in the network before; `None` where there is no
+/// such, or nothing was carried before.
+pub(super) fn held_back(wanted: &Network, before: &Network) -> Option<Box<Network>> {
+    if before.carry_v4 == 0 && before.carry_v6 == 0 {
+        return None;
+    }
+    let mut held = Box::new(*wanted);
+    let mut any = false;
+    let mut hold = |meaning: &mut u32, carried_before: bool| {
+        if Meaning(*meaning).is_carried() && !carried_before {
+            *meaning = Meaning(*meaning).held_back().0;
+            any = true;
+        }
+    };
+    let of4 = |network: &Network| -> Vec<_> {
+        let used = network.intervals4.iter().take(network.intervals4_len as usize);
+        used.map(|interval| (u128::from(interval.first), Meaning(interval.meaning))).collect()
+    };
+    let (new, old) = (of4(wanted), of4(before));
+    for (at, interval) in held.intervals4.iter_mut().take(new.len()).enumerate() {
+        hold(&mut interval.meaning, was_carried(&new, at, &old));
+    }
+    let of6 = |network: &Network| -> Vec<_> {
+        let used = network.intervals6.iter().take(network.intervals6_len as usize);
+        used.map(|interval| (u128::from_be_bytes(whole(interval.first)), Meaning(interval.meaning))).collect()
+    };
+    let (new, old) = (of6(wanted), of6(before));
+    for (at, interval) in held.intervals6.iter_mut().take(new.len()).enumerate() {
+        hold(&mut interval.meaning, was_carried(&new, at, &old));
+    }
+    any.then_some(held)
+}
+
+/// Whether each address of an interval was in a carried one before.
+fn was_carried(intervals: &[(u128, Meaning)], at: usize, before: &[(u128, Meaning)]) -> bool {
+    let (first, behind) = (intervals[at].0, intervals.get(at + 1).map(|(next, _)| *next));
+    let reaches_in = before.iter().rposition(|(begin, _)| *begin <= first);
+    reaches_in.is_some_and(|from| {
+        before[from..].iter().take_while(|(begin, _)| behind.is_none_or(|behind| *begin < behind)).all(|(_, meaning)| meaning.is_carried())
+    })
 }
 
 #[cfg(test)]

@@ -106,3 +106,19 @@ fn the_longest_prefix_wins() {
         }
     }
 }
+
+#[test]
+fn only_what_becomes_native_is_held_back() {
+    let native = |cidrs: &[&str]| view(&network(&cidrs.iter().map(|&cidr| cidr.to_owned()).collect::<Vec<_>>())).unwrap();
+    let (before, after) = (native(&["10.0.0.0/16"]), native(&["10.0.0.0/16", "10.7.0.0/16", "fd00::/32"]));
+    assert_eq!(held_back(&before, &before), None);
+    assert_eq!(held_back(&before, &after), None, "less than before");
+    assert_eq!(held_back(&after, &Network::default()), None, "nothing was carried");
+    let held = held_back(&after, &before).unwrap();
+    assert!(held.meaning4(octets("10.0.9.9")).is_carried());
+    let fresh = held.meaning4(octets("10.7.0.1"));
+    assert!(fresh.is_native() && !fresh.is_carried());
+    assert!(!held.meaning6([0xfd00_0000_0000_0000, 1]).is_carried());
+    let wider = held_back(&native(&["10.0.0.0/8"]), &before).unwrap();
+    assert!(!wider.meaning4(octets("10.9.9.9")).is_carried() && wider.meaning4(octets("10.9.9.9")).is_native());
+}
