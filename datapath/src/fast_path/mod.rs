@@ -167,29 +167,10 @@ impl FastPath {
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
-<<<<<<< HEAD
-        let told = view(network).map_err(FastPathError::from).and_then(|view| self.tables.set_network(&view));
+        let told = view(network).map_err(FastPathError::from).and_then(|view| self.tell(&view));
         if told.is_err() {
             self.tables.set_uplinks(&[])?;
             self.tables.set_network(&Network::default())?;
-=======
-        self.tell(&view(network)?)
-    }
-
-    /// Attaches to uplinks, in place of earlier programs, and tells of their gateways. Takes programs off what is no uplink any
-    /// more.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn attach_uplinks(&self, host: &mut Socket, uplinks: &[Uplink]) -> Result<(), FastPathError> {
-        self.tables.set_uplinks(uplinks)?;
-        let folder = uplink_hooks::folder(&self.pins);
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
-        hooks.clear();
-        for uplink in uplinks {
-            hooks.push((uplink.ifname.clone(), uplink_hooks::attach(host, &mut programs, &folder, uplink)?));
->>>>>>> ebpf
         }
         self.lock_ways().no_network = told.as_ref().err().map(ToString::to_string);
         told
