@@ -33,6 +33,8 @@ pub struct NodeNetwork {
     pub carried: Families,
     /// The bits of a packet's mark that are ours.
     pub marks: Marks,
+    /// Programs were here a while ago, and connections may live that they carried.
+    pub were_carried: bool,
 }
 
 /// A choice by family.

@@ -33,6 +33,9 @@ pub(crate) fn uninstall() -> Result<(), RulesError> {
 
 fn chains(network: &NodeNetwork, programs: bool) -> String {
     let mut text = if programs { past_conntrack(network) + &apart_from_carried(network) } else { String::new() };
+    if network.were_carried && !programs {
+        text += &were_carried(network);
+    }
     if let Some(uplinks) = names(&network.uplinks) {
         let rules = per_family(network, from_network);
         // Behind conntrack (-200).
@@ -69,6 +72,22 @@ fn past_conntrack(network: &NodeNetwork) -> String {
     format!("  chain past_conntrack {{\n    type filter hook prerouting priority -450; policy accept;\n{rules}  }}\n")
 }
 
+/// Connections that programs carried, before they were taken off, are in the middle when conntrack sees them first. It takes most up;
+/// what it takes for invalid (the end of an idle connection, or anything where `nf_conntrack_tcp_loose` is 0) passes it by, as it did,
+/// and is not dropped by those who drop what is invalid. A connection's first packet is never of these.
+fn were_carried(network: &NodeNetwork) -> String {
+    let rules = per_family(network, |network, family| {
+        let (ip, own) = (family.keyword(), pods(network, family));
+        let between = |ends: String| {
+            let invalid = "tcp flags & (syn | ack) != syn ct state invalid notrack";
+            format!("    {ip} saddr {own} {ip} daddr {ends} {invalid}\n    {ip} saddr {ends} {ip} daddr {own} {invalid}\n")
+        };
+        native(network, family).map_or_else(String::new, between) + &between(pods(network, family))
+    });
+    // Right behind conntrack (-200).
+    format!("  chain were_carried {{\n    type filter hook prerouting priority -199; policy accept;\n{rules}  }}\n")
+}
+
 /// A flow through a service and one straight to its backend can have both ends in common, once the service's address is translated: a pod's
 /// kernel gives one port to connections with different destinations. conntrack, which keeps such two apart, sees only one of them where
 /// the programs carry the other. So what pods send through services has its source port translated as well, to one that no kernel gives
@@ -79,7 +98,7 @@ fn apart_from_carried(network: &NodeNetwork) -> String {
         let to = |destinations: String| {
             format!(
                 "    iifname \"bw*\" ct status dnat {ip} saddr {} {ip} daddr {destinations} meta l4proto {{ tcp, udp }} \
-                 snat {ip} to {ip} saddr:1024-32767\n",
+                 snat {ip} to {ip} saddr:1024-32767 fully-random\n",
                 pods(network, family)
             )
         };
@@ -264,9 +283,17 @@ mod tests {
 
     #[test]
     fn without_programs_there_is_nothing_to_keep_apart() {
-        assert!(chains(&network(), true).contains("snat ip to ip saddr:1024-32767"));
+        assert!(chains(&network(), true).contains("snat ip to ip saddr:1024-32767 fully-random"));
         let text = chains(&network(), false);
         assert!(!text.contains("1024") && !text.contains("notrack"), "{text}");
+    }
+
+    #[test]
+    fn what_was_carried_is_taken_up_once_the_programs_are_gone() {
+        let network = NodeNetwork { were_carried: true, ..network() };
+        let rule = "ip saddr { 10.0.0.0/16 } ip daddr { 10.0.1.16-10.0.1.31 } tcp flags & (syn | ack) != syn ct state invalid notrack";
+        assert!(chains(&network, false).contains(rule), "{}", chains(&network, false));
+        assert!(!chains(&network, true).contains("invalid"));
     }
 
     #[test]

@@ -112,8 +112,10 @@ const CONFINED: [(Family, &str); 2] =
 
 fn from_pod(network: &NodeNetwork) -> String {
     let account = |scope: Scope| format!("update @sent_{} {{ iifname }} return", SCOPES[scope as usize]);
+    // What pods do not need would teach the host a neighbour for each source that a pod invents.
     let mut text = format!(
-        "    ip6 saddr {{ ::, fe80::/10 }} ip6 daddr {{ fe80::/10, ff00::/8 }} return\n    \
+        "    icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop\n    \
+         ip6 saddr {{ ::, fe80::/10 }} ip6 daddr {{ fe80::/10, ff00::/8 }} return\n    \
          fib saddr . iif oif missing counter name {SPOOFED} drop\n"
     );
     text += &confined("daddr", &account(Scope::Node));

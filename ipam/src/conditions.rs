@@ -49,6 +49,10 @@ pub enum Kind {
     ServicesNative,
     /// A further uplink is no Ethernet device.
     UplinkNotEthernet,
+    /// Another tool has a filter on the link of a pod.
+    FilterOnPodLink,
+    /// The host itself has addresses of the pods' ranges.
+    AddressesOfHost,
     /// A pod has as many noted flows as one may have.
     FlowTableFull,
     /// Pods ran before the kernel programs did, and their flows cannot be learned: they keep to the host's stack.
@@ -96,6 +100,8 @@ impl Kind {
             Self::HostRulesUnread => "HostRulesUnread",
             Self::ServicesNative => "ServicesNative",
             Self::UplinkNotEthernet => "UplinkNotEthernet",
+            Self::FilterOnPodLink => "FilterOnPodLink",
+            Self::AddressesOfHost => "AddressesOfHost",
             Self::FlowTableFull => "FlowTableFull",
             Self::FlowsUnknown => "FlowsUnknown",
             Self::AddressesExhausted => "AddressesExhausted",

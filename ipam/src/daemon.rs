@@ -32,6 +32,7 @@ use crate::conflist::publisher::Publisher;
 use crate::driver::{self, Driver};
 use crate::housekeeping::{self, apply_queue, queue_directory};
 use crate::kernel::{Kernel, Linux};
+use crate::leftover;
 use crate::link_numbers::LinkNumbers;
 use crate::metrics::Metrics;
 use crate::node_network::{Keeper, describe};
@@ -190,6 +191,7 @@ fn load_programs(config: &Config, conditions: &NodeConditions) -> Option<FastPat
         match FastPath::load(&kernel_programs(config), &config.run_dir) {
             Ok(fast_path) => {
                 tracing::info!("the fast path carries packets");
+                leftover::end(&config.run_dir);
                 return Some(fast_path);
             }
             Err(error) => report(
@@ -198,6 +200,9 @@ fn load_programs(config: &Config, conditions: &NodeConditions) -> Option<FastPat
                 "pods are served all the same; see docs/kernels.md, or set network.fast_path = \"off\"",
             ),
         }
+    }
+    if FastPath::is_in_place(&config.run_dir).unwrap_or(false) {
+        leftover::begin(&config.run_dir);
     }
     if let Err(error) = remove_programs(config) {
         report(

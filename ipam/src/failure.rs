@@ -10,11 +10,12 @@ use crate::store::StoreError;
 pub(crate) fn pool(error: &PoolError) -> Error {
     let code = match error {
         PoolError::Exhausted { .. } | PoolError::InUse(_) | PoolError::Cooling { .. } | PoolError::Quarantined(..) => Code::TryAgainLater,
-        PoolError::Foreign(_) => Code::InvalidConfig,
+        PoolError::Foreign(_) | PoolError::OfHost(_) => Code::InvalidConfig,
     };
     let remedy = match error {
         PoolError::Exhausted { .. } => "; try again later, or give the node more addresses",
         PoolError::Foreign(_) => "; ask for another, or none",
+        PoolError::OfHost(_) => "",
         _ => "; try again later",
     };
     Error::new(code, format!("{error}{remedy}"))

@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use datapath::Ifindex;
 use datapath::fast_path::{NotedFlows, Timeouts};
 use node_api::queue::EntryError;
 use node_api::{BootMillis, queue};
@@ -145,6 +146,7 @@ fn sweep_notes(attachments: &Attachments<Linux>, conditions: &NodeConditions) {
         }
         Err(error) => tracing::warn!(%error, "notes of flows cannot be swept"),
     }
+    heed_others(attachments, conditions);
     let unknown = fast_path.heal().err().map(|error| {
         Finding::new(
             "ConntrackUnreadable",
@@ -155,15 +157,32 @@ fn sweep_notes(attachments: &Attachments<Linux>, conditions: &NodeConditions) {
     conditions.report(Kind::FlowsUnknown, unknown);
 }
 
+/// Leaves to the stack what another tool wants to see whole.
+fn heed_others(attachments: &Attachments<Linux>, conditions: &NodeConditions) {
+    let records = attachments.records();
+    let links: Vec<_> = records.iter().map(|record| Ifindex(record.host_ifindex)).collect();
+    let found = match attachments.kernel().heed_others(&links) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "pods' links cannot be looked at for others' filters");
+            return;
+        }
+    };
+    let told: Vec<_> = found.iter().map(|(link, filter)| format!("{}: {filter}", name_of(*link, &records))).collect();
+    let remedy = "nothing, if the filter is wanted: the tool sees all of the pod's packets, which take the host's stack";
+    let message = format!("pods take the slow path for another tool's filter on their link: {}", told.join("; "));
+    conditions.report(Kind::FilterOnPodLink, (!told.is_empty()).then(|| Finding::new("SlowPath", message, remedy)));
+}
+
+/// Namespace and name of the pod behind a link.
+fn name_of(link: Ifindex, records: &[Record]) -> String {
+    let of = records.iter().find(|record| record.host_ifindex == link.0);
+    of.map_or_else(|| format!("the pod behind link {link}"), |record| format!("{}/{}", record.pod.namespace, record.pod.name))
+}
+
 /// What is said of pods that have all the notes that one may have.
 fn too_many_notes(found: &NotedFlows, records: &[Record]) -> Option<Finding> {
-    let names: Vec<_> = found
-        .at_their_share()
-        .map(|link| {
-            let of = records.iter().find(|record| record.host_ifindex == link.0);
-            of.map_or_else(|| format!("the pod behind link {link}"), |record| format!("{}/{}", record.pod.namespace, record.pod.name))
-        })
-        .collect();
+    let names: Vec<_> = found.at_their_share().map(|link| name_of(link, records)).collect();
     let message = format!("{} has as many connections by the host's stack as one pod may: new ones are dropped", names.join(", "));
     let remedy = "see what opens so many; barewire_flows_noted tells how many each pod has, and docs/fast-path.md what counts";
     (!names.is_empty()).then(|| Finding::new("ShareUsedUp", message, remedy))

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use datapath::fast_path::{FastPath, Traffic, TrafficOf};
+use datapath::fast_path::{FastPath, FastPathError, Traffic, TrafficOf};
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::{
     ApplyError, FoundLink, HostEnd, HostNetns, Ifindex, LinkRemover, Netns, NetnsError, NetnsId, NodeNetwork, PodLink, PodState,
@@ -164,6 +164,15 @@ impl Linux {
             Ok(mut socket) => network.keep(&mut socket, fast_path),
             Err(error) => vec![error.into()],
         }
+    }
+
+    /// Leaves pods to the stack on whose link another tool has a filter; tells these.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn heed_others(&self, links: &[Ifindex]) -> Result<Vec<(Ifindex, String)>, FastPathError> {
+        let Some(fast_path) = self.fast_path() else { return Ok(Vec::new()) };
+        self.with_socket(|socket| fast_path.heed_others(socket, links))
     }
 
     fn network(&self) -> RwLockReadGuard<'_, NodeNetwork> {

@@ -18,6 +18,7 @@ pub mod driver;
 mod failure;
 mod housekeeping;
 pub mod kernel;
+mod leftover;
 pub mod link_numbers;
 pub mod max_pods;
 pub mod metrics;

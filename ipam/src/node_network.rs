@@ -19,6 +19,7 @@ use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::{Config, ConfigFile};
 use crate::driver::Driver;
 use crate::kernel::Linux;
+use crate::leftover;
 use crate::pool::Use;
 use crate::slow_path::{HostView, SlowPath};
 use crate::store::Change;
@@ -40,6 +41,7 @@ pub(crate) fn describe(config: &Config) -> NodeNetwork {
         elsewhere: Vec::new(),
         carried: Families::default(),
         marks: config.marks,
+        were_carried: !config.fast_path && leftover::may_live(&config.run_dir),
     }
 }
 
@@ -136,6 +138,7 @@ impl Keeper {
             Finding::new("NotEthernet", not_ethernet.join("; "), remedy)
         });
         self.conditions.report(Kind::UplinkNotEthernet, refused);
+        self.withhold(&node_addresses);
         if uplinks.iter().any(|uplink| uplink.index == 0) {
             self.attachments.set_uplinks(&usable(&uplinks, known.is_some()));
         } else if known.is_some() {
@@ -173,6 +176,16 @@ impl Keeper {
             }
             cloud.driver.set_network(present, carried);
         }
+    }
+
+    /// No pod gets an address that the host has.
+    fn withhold(&self, node_addresses: &[IpAddr]) {
+        let found = self.attachments.with_pool(|pool, _| pool.set_host_addresses(node_addresses));
+        let told = found.iter().map(|(address, is_held)| format!("{address}{}", if *is_held { ", which a pod has as well" } else { "" }));
+        let told: Vec<_> = told.collect();
+        let remedy = "remove them from the node's interfaces (cloud-init, netplan), or exclude them from the pods' ranges";
+        let message = format!("the node itself has addresses of the pods' ranges, and no pod gets them: {}", told.join("; "));
+        self.conditions.report(Kind::AddressesOfHost, (!told.is_empty()).then(|| Finding::new("OnAnInterfaceOfTheNode", message, remedy)));
     }
 
     /// Applies the description, and tells what of it was refused.

@@ -8,7 +8,7 @@
 
 mod range_pool;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use node_api::BootMillis;
@@ -41,6 +41,9 @@ pub enum PoolError {
     /// An address was asked for that somebody has.
     #[error("address {0} is in use")]
     InUse(IpAddr),
+    /// An address was asked for that the host itself has.
+    #[error("address {0} is on an interface of the node itself; remove it there, or exclude it from the pods' ranges")]
+    OfHost(IpAddr),
     /// An address was asked for that cools down.
     #[error("address {address} was freed a moment ago and is free again in {:.1} s", *left as f64 / 1000.0)]
     Cooling {
@@ -101,6 +104,8 @@ struct FamilyPool {
     /// Freed addresses that are in no range, or not yet.
     strays: HashMap<IpAddr, BootMillis>,
     quarantined: BTreeMap<IpAddr, String>,
+    /// Those that the host itself has, in a range or not: nobody's (invariant I1).
+    of_host: BTreeSet<IpAddr>,
 }
 
 /// How many addresses are in which state.
@@ -142,6 +147,7 @@ impl Pool {
             held: HashSet::new(),
             strays: HashMap::new(),
             quarantined: BTreeMap::new(),
+            of_host: BTreeSet::new(),
         });
         let mut pool = Self { families, cooldown_millis };
         for range in ranges {
@@ -186,7 +192,7 @@ impl Pool {
         let mut part = RangePool::new(range, held);
         let mut freed: Vec<_> = pool.strays.extract_if(|address, _| range.contains(*address)).collect();
         freed.sort_unstable_by_key(|(_, at)| *at);
-        freed.into_iter().for_each(|(address, at)| part.free(address, at));
+        freed.into_iter().filter(|(address, _)| !pool.of_host.contains(address)).for_each(|(address, at)| part.free(address, at));
         pool.ranges.insert(range.first(), part);
         Ok(())
     }
@@ -198,7 +204,7 @@ impl Pool {
     pub fn remove_range(&mut self, range: &AddressRange, now: BootMillis) -> Result<(), RangeError> {
         let Counts { held, cooling, .. } = self.counts_of(range, now)?;
         let pool = self.of(range.family());
-        let quarantined = pool.quarantined.keys().filter(|address| range.contains(**address)).count() as u64;
+        let quarantined = pool.quarantined.keys().chain(&pool.of_host).filter(|address| range.contains(**address)).count() as u64;
         if held > 0 || cooling > 0 || quarantined > 0 {
             return Err(RangeError::Occupied { range: *range, held, cooling, quarantined });
         }
@@ -233,10 +239,10 @@ impl Pool {
     pub fn take(&mut self, family: Family, now: BootMillis) -> Result<IpAddr, PoolError> {
         let cooldown = self.cooldown_millis;
         let pool = self.of(family);
-        let FamilyPool { ranges, held, quarantined, .. } = pool;
+        let FamilyPool { ranges, held, quarantined, of_host, .. } = pool;
         for wanted in [Use::Open, Use::LastResort] {
             for part in ranges.values_mut().filter(|part| part.may_be_used == wanted) {
-                let taken = |address: &IpAddr| held.contains(address) || quarantined.contains_key(address);
+                let taken = |address: &IpAddr| held.contains(address) || quarantined.contains_key(address) || of_host.contains(address);
                 if let Some(address) = part.take(taken, now, cooldown) {
                     held.insert(address);
                     return Ok(address);
@@ -249,7 +255,7 @@ impl Pool {
     /// Takes one certain address.
     ///
     /// # Errors
-    /// [`PoolError::Foreign`], [`PoolError::Quarantined`], [`PoolError::InUse`] and [`PoolError::Cooling`]
+    /// [`PoolError::Foreign`], [`PoolError::Quarantined`], [`PoolError::InUse`], [`PoolError::OfHost`] and [`PoolError::Cooling`]
     pub fn take_this(&mut self, address: IpAddr, now: BootMillis) -> Result<(), PoolError> {
         let cooldown = self.cooldown_millis;
         let pool = self.of(Family::of(address));
@@ -258,6 +264,9 @@ impl Pool {
         }
         if pool.held.contains(&address) {
             return Err(PoolError::InUse(address));
+        }
+        if pool.of_host.contains(&address) {
+            return Err(PoolError::OfHost(address));
         }
         let part = pool.part_mut(address).ok_or(PoolError::Foreign(address))?;
         if let Use::Closed(why) = &part.may_be_used {
@@ -272,10 +281,13 @@ impl Pool {
     pub fn release(&mut self, address: IpAddr, now: BootMillis) {
         let pool = self.of(Family::of(address));
         if pool.held.remove(&address) {
+            let of_host = pool.of_host.contains(&address);
             match pool.part_mut(address) {
                 Some(part) => {
                     part.held -= 1;
-                    part.free(address, now);
+                    if !of_host {
+                        part.free(address, now);
+                    }
                 }
                 None => pool.stray(address, now),
             }
@@ -328,6 +340,32 @@ impl Pool {
         pool.quarantined.insert(address, why);
     }
 
+    /// Says which addresses the host itself has now. None of them is given to a pod; one that a pod has, it has. Tells those that are in a
+    /// range, and whether a pod has it.
+    pub fn set_host_addresses(&mut self, addresses: &[IpAddr]) -> Vec<(IpAddr, bool)> {
+        for pool in &mut self.families {
+            let now: BTreeSet<_> = addresses.iter().copied().filter(|address| Family::of(*address) == pool.family).collect();
+            for address in std::mem::take(&mut pool.of_host).difference(&now) {
+                let is_free = !pool.held.contains(address) && !pool.quarantined.contains_key(address);
+                if let Some(part) = pool.part_mut(*address).filter(|_| is_free) {
+                    part.free_at_once(*address);
+                }
+            }
+            for address in &now {
+                if let Some(part) = pool.part_mut(*address) {
+                    part.forget(*address);
+                }
+            }
+            pool.of_host = now;
+        }
+        let in_range = |pool: &FamilyPool, address: IpAddr| pool.ranges.values().any(|part| part.range.contains(address));
+        let conflicts = self.families.iter().flat_map(|pool| {
+            let of_host = pool.of_host.iter().copied().filter(move |address| in_range(pool, *address));
+            of_host.map(|address| (address, pool.held.contains(&address)))
+        });
+        conflicts.collect()
+    }
+
     /// The quarantined addresses with their reasons.
     pub fn quarantined(&self) -> impl Iterator<Item = (&IpAddr, &str)> {
         self.families.iter().flat_map(|pool| &pool.quarantined).map(|(address, why)| (address, why.as_str()))
@@ -377,7 +415,11 @@ impl FamilyPool {
         let quarantined = match part.may_be_used {
             // All that nobody has.
             Use::Closed(_) => size.saturating_sub((held + cooling) as u64),
-            Use::Open | Use::LastResort => self.quarantined.keys().filter(|address| part.range.contains(**address)).count() as u64,
+            Use::Open | Use::LastResort => {
+                let of_host =
+                    self.of_host.iter().filter(|address| !self.held.contains(*address) && !self.quarantined.contains_key(*address));
+                self.quarantined.keys().chain(of_host).filter(|address| part.range.contains(**address)).count() as u64
+            }
         };
         Counts { size, held, cooling, quarantined }
     }
@@ -405,6 +447,24 @@ mod tests {
     use super::*;
 
     const COOLDOWN: u64 = 30_000;
+
+    #[test]
+    fn an_address_that_the_host_has_is_nobodys() {
+        let mut pool = pool(&["10.0.0.0/30"]);
+        assert_eq!(pool.set_host_addresses(&[ip("10.0.0.1"), ip("192.0.2.1")]), [(ip("10.0.0.1"), false)]);
+        assert_eq!(pool.take_this(ip("10.0.0.1"), at(0)), Err(PoolError::OfHost(ip("10.0.0.1"))));
+        let taken: Vec<_> = std::iter::from_fn(|| pool.take(Family::V4, at(0)).ok()).collect();
+        assert_eq!(taken, ["10.0.0.0", "10.0.0.2", "10.0.0.3"].map(ip));
+        assert_eq!((pool.counts(Family::V4, at(0)).quarantined, pool.counts(Family::V4, at(0)).free()), (1, 0));
+        // The host takes one that a pod has: it stays the pod's, and is nobody's after it.
+        assert_eq!(pool.set_host_addresses(&[ip("10.0.0.2")]), [(ip("10.0.0.2"), true)]);
+        assert_eq!(pool.take(Family::V4, at(60)), Ok(ip("10.0.0.1")), "the host has it no more");
+        pool.release(ip("10.0.0.2"), at(60));
+        assert!(pool.take(Family::V4, at(120)).is_err());
+        assert!(matches!(pool.remove_range(&"10.0.0.0/30".parse().unwrap(), at(120)), Err(RangeError::Occupied { .. })));
+        assert_eq!(pool.set_host_addresses(&[]), []);
+        assert_eq!(pool.take(Family::V4, at(120)), Ok(ip("10.0.0.2")));
+    }
 
     fn pool(ranges: &[&str]) -> Pool {
         let ranges: Vec<_> = ranges.iter().map(|text| text.parse().unwrap()).collect();

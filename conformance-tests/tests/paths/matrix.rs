@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use conformance_tests::kube_proxy::Family;
@@ -23,6 +24,8 @@ const AT_ONCE: usize = 24;
 /// How often a cell that differs is asked again, with few others at the same time.
 const AGAIN: usize = 2;
 const FEW: usize = 6;
+/// Before that: the kernel sends one peer five times "unreachable" and then once a second (`net.ipv4.route.error_burst`).
+const PAUSE: Duration = Duration::from_secs(5);
 /// More cells than this do not differ by chance: they are asked again as they were, lest it take all day.
 const NOISE: usize = 48;
 
@@ -186,6 +189,7 @@ impl Matrix {
             }
             asked_again += differing.len();
             let at_once = if differing.len() > NOISE { AT_ONCE } else { FEW };
+            thread::sleep(PAUSE);
             let (auto, off) = self.ask(&differing.iter().map(|at| cells[*at]).collect::<Vec<_>>(), at_once);
             for (at, again) in differing.into_iter().zip(auto.into_iter().zip(off)) {
                 heard[at] = again;

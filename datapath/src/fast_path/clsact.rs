@@ -1,12 +1,12 @@
-//! Programs by a clsact qdisc with direct-action filters (tc-bpf(8)): on one interface, one filter each way, or on all pods' links,
-//! which share one filter block each way (tc(8), "SHARED BLOCKS").
+//! Programs by a clsact qdisc with direct-action filters (tc-bpf(8)), one each way.
 //!
-//! A filter is replaced in place, so that there is no moment without one; it needs no pin, and goes with its interface or with the
-//! last one that shares its block.
+//! A filter is replaced in place, so that there is no moment without one; it needs no pin, and goes with its interface.
 //!
-//! Pods share blocks because the kernel keeps all blocks of the host in a list and looks through it for each new one
-//! (`find_indir_dev`, net/core/flow_offload.c): with blocks of their own, the thousandth pod waits 0.3 ms for its qdisc.
+//! On an uplink ours comes first. On a pod's link it has a priority in the middle: another tool's filters can stand before it, and see
+//! all that the pod sends, or behind it, and see what the programs leave to the stack. Pods of earlier versions share one filter block
+//! each way (tc(8), "SHARED BLOCKS"), where nobody else can add a filter to one pod's link; a qdisc keeps its blocks as long as it is.
 
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::programs::ProgramFd;
@@ -20,11 +20,13 @@ use crate::Ifindex;
 use crate::netlink::{NetlinkError, Request, Socket};
 
 /// Before all others.
-const PRIORITY: u32 = 1;
-/// Ours on the pods' blocks, which nobody else has.
-const HANDLE_OF_PODS: u32 = 1;
-/// Ours on an uplink, among others of the same priority.
-const HANDLE_OF_UPLINKS: u32 = 0xb3;
+const FIRST: u32 = 1;
+/// On pods' links: behind whoever names a small priority or none (tc then takes the one before the first that is there).
+const AMONG_OTHERS: u32 = 0xb300;
+/// Ours, among others of the same priority.
+const HANDLE: u32 = 0xb3;
+/// Ours on the shared blocks of pods, and on uplinks, in earlier versions.
+const EARLIER_HANDLE: u32 = 1;
 /// What stands in a filter of ours, and of no other.
 const NAME: &str = "barewire";
 /// `ETH_P_ALL` in network order, where the kernel expects it.
@@ -34,7 +36,7 @@ const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 /// An index that says that the parent is a block (`TCM_IFINDEX_MAGIC_BLOCK`, linux/rtnetlink.h).
 const BLOCK: i32 = -1;
-/// The blocks of all pods' links: what comes in from pods, and what goes out to them.
+/// The shared blocks: what comes in from pods, and what goes out to them.
 const FROM_PODS: u32 = 0xb301;
 const TO_PODS: u32 = 0xb302;
 
@@ -43,15 +45,25 @@ const TO_PODS: u32 = 0xb302;
 struct Place {
     index: i32,
     parent: u32,
+    priority: u32,
     handle: u32,
 }
 
 impl Place {
-    const FROM_PODS: Self = Self { index: BLOCK, parent: FROM_PODS, handle: HANDLE_OF_PODS };
-    const TO_PODS: Self = Self { index: BLOCK, parent: TO_PODS, handle: HANDLE_OF_PODS };
+    const SHARED: [Self; 2] = [Self::shared(FROM_PODS), Self::shared(TO_PODS)];
 
+    const fn shared(parent: u32) -> Self {
+        Self { index: BLOCK, parent, priority: FIRST, handle: EARLIER_HANDLE }
+    }
+
+    /// Of an uplink.
     fn hooks(ifindex: Ifindex) -> [Self; 2] {
-        [INGRESS, EGRESS].map(|parent| Self { index: ifindex.0.cast_signed(), parent, handle: HANDLE_OF_UPLINKS })
+        [INGRESS, EGRESS].map(|parent| Self { index: ifindex.0.cast_signed(), parent, priority: FIRST, handle: HANDLE })
+    }
+
+    /// Of a pod's link.
+    fn hooks_of_pod(ifindex: Ifindex) -> [Self; 2] {
+        Self::hooks(ifindex).map(|place| Self { priority: AMONG_OTHERS, ..place })
     }
 }
 
@@ -63,6 +75,13 @@ struct Found {
     kind: String,
     name: Option<String>,
     program: Option<u32>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { priority, handle, kind, name, program: _ } = self;
+        write!(out, "the filter {} (priority {priority}, handle {handle:#x})", name.as_ref().unwrap_or(kind))
+    }
 }
 
 impl Found {
@@ -82,13 +101,13 @@ pub(super) fn attach(host: &mut Socket, ifindex: Ifindex, programs: [&ProgramFd;
         host.execute(vec![Request { flags, ..request }])?;
     }
     // Those of an earlier version had the handle that others like to have.
-    detach_handle(host, Place::hooks(ifindex).map(|place| Place { handle: HANDLE_OF_PODS, ..place }))
+    detach_handle(host, Place::hooks(ifindex).map(|place| Place { handle: EARLIER_HANDLE, ..place }))
 }
 
 /// Takes our programs off an uplink. The qdisc stays: it does nothing by itself, and somebody else may use it.
 /// An interface without programs, or none, is no error.
 pub(super) fn detach(host: &mut Socket, ifindex: Ifindex) -> Result<(), NetlinkError> {
-    for handle in [HANDLE_OF_UPLINKS, HANDLE_OF_PODS] {
+    for handle in [HANDLE, EARLIER_HANDLE] {
         detach_handle(host, Place::hooks(ifindex).map(|place| Place { handle, ..place }))?;
     }
     Ok(())
@@ -107,12 +126,12 @@ fn detach_handle(host: &mut Socket, places: [Place; 2]) -> Result<(), NetlinkErr
 pub(super) fn look(host: &mut Socket, ifindex: Ifindex, programs: Option<[u32; 2]>) -> Result<[Hook; 2], NetlinkError> {
     let [ingress, egress] = Place::hooks(ifindex);
     let wanted = programs.map_or([None; 2], |programs| programs.map(Some));
-    Ok([state(&filters(host, ingress)?, wanted[0]), state(&filters(host, egress)?, wanted[1])])
+    Ok([state(&filters(host, ingress)?, HANDLE, wanted[0]), state(&filters(host, egress)?, HANDLE, wanted[1])])
 }
 
 /// What the filters of a hook, in the order in which the kernel asks them, mean for ours. Pure.
-fn state(filters: &[Found], program: Option<u32>) -> Hook {
-    let Some(position) = filters.iter().position(|found| found.is_ours() && found.handle == HANDLE_OF_UPLINKS) else {
+fn state(filters: &[Found], handle: u32, program: Option<u32>) -> Hook {
+    let Some(position) = filters.iter().position(|found| found.is_ours() && found.handle == handle) else {
         return Hook::Gone("its filter is not there".to_owned());
     };
     if program.is_some() && filters[position].program != program {
@@ -120,10 +139,7 @@ fn state(filters: &[Found], program: Option<u32>) -> Hook {
     }
     match filters[..position].iter().find(|found| !found.is_ours()) {
         None => Hook::Stands,
-        Some(other) => {
-            let name = other.name.as_deref().unwrap_or(&other.kind);
-            Hook::Behind(format!("the filter {name} (priority {}, handle {:#x})", other.priority, other.handle))
-        }
+        Some(other) => Hook::Behind(other.to_string()),
     }
 }
 
@@ -165,38 +181,41 @@ fn found(filter: &TcMessage) -> Found {
     found
 }
 
-/// The requests that make a new link share the pods' programs. The filters are set again each time: the first pod's link makes the
-/// blocks.
+/// The requests that make a new link carry the programs.
 pub(super) fn pod_requests(ifindex: Ifindex, from_pod: &ProgramFd, to_pod: &ProgramFd) -> Vec<Request> {
-    let mut message = clsact(ifindex);
-    message.attributes.extend(blocks());
-    vec![new_qdisc(message), filter(Place::FROM_PODS, from_pod), filter(Place::TO_PODS, to_pod)]
+    let [ingress, egress] = Place::hooks_of_pod(ifindex);
+    vec![new_qdisc(clsact(ifindex)), filter(ingress, from_pod), filter(egress, to_pod)]
 }
 
-/// Attaches to a pod's link that may share programs of ours already: with it, all that do have these from now on.
+/// Attaches to a pod's link that may have programs of ours already: these take their place.
 pub(super) fn attach_pod(host: &mut Socket, ifindex: Ifindex, from_pod: &ProgramFd, to_pod: &ProgramFd) -> Result<(), NetlinkError> {
-    unless(&[Errno::EEXIST], host.execute_each(pod_requests(ifindex, from_pod, to_pod))?)
+    let requests = if shares_blocks(host, ifindex)? {
+        Place::SHARED.into_iter().zip([from_pod, to_pod]).map(|(place, program)| filter(place, program)).collect()
+    } else {
+        pod_requests(ifindex, from_pod, to_pod)
+    };
+    unless(&[Errno::EEXIST], host.execute_each(requests)?)
 }
 
-/// Whether a pod's link shares the pods' programs, and these are there.
-pub(super) fn is_attached_to_pod(host: &mut Socket, ifindex: Ifindex) -> Result<bool, NetlinkError> {
-    let qdisc = host.ask("ask for a qdisc", RouteNetlinkMessage::GetQueueDiscipline(clsact(ifindex)));
-    let shares = match qdisc {
-        Ok(RouteNetlinkMessage::NewQueueDiscipline(qdisc)) => blocks().iter().all(|block| qdisc.attributes.contains(block)),
-        Err(error) if !is_nothing(&error) => return Err(error),
-        _ => false,
-    };
-    if !shares {
-        return Ok(false);
+/// How ours stand on a pod's link, what comes from the pod first; and another's filter, wherever it stands.
+pub(super) fn look_at_pod(host: &mut Socket, ifindex: Ifindex) -> Result<([Hook; 2], Option<String>), NetlinkError> {
+    let [ingress, egress] = Place::hooks_of_pod(ifindex);
+    let (mut filters_in, mut filters_out, mut handle) = (filters(host, ingress)?, filters(host, egress)?, HANDLE);
+    if filters_in.is_empty() && filters_out.is_empty() && shares_blocks(host, ifindex)? {
+        let [from, to] = Place::SHARED;
+        (filters_in, filters_out, handle) = (filters(host, from)?, filters(host, to)?, EARLIER_HANDLE);
     }
-    for place in [Place::FROM_PODS, Place::TO_PODS] {
-        match host.ask("ask for a program", RouteNetlinkMessage::GetTrafficFilter(filter_at(place))) {
-            Ok(_) => {}
-            Err(error) if is_nothing(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        }
+    let other = filters_in.iter().chain(&filters_out).find(|found| !found.is_ours()).map(Found::to_string);
+    Ok(([state(&filters_in, handle, None), state(&filters_out, handle, None)], other))
+}
+
+/// Whether a pod's link was made by an earlier version.
+fn shares_blocks(host: &mut Socket, ifindex: Ifindex) -> Result<bool, NetlinkError> {
+    match host.ask("ask for a qdisc", RouteNetlinkMessage::GetQueueDiscipline(clsact(ifindex))) {
+        Ok(RouteNetlinkMessage::NewQueueDiscipline(qdisc)) => Ok(blocks().iter().all(|block| qdisc.attributes.contains(block))),
+        Err(error) if !is_nothing(&error) => Err(error),
+        _ => Ok(false),
     }
-    Ok(true)
 }
 
 /// The kernel's words for a qdisc, a block or a filter that is not there.
@@ -204,9 +223,10 @@ fn is_nothing(error: &NetlinkError) -> bool {
     error.is_absence() || error.is(Errno::EINVAL)
 }
 
-/// Takes our programs off all pods' links.
-pub(super) fn detach_pods(host: &mut Socket) -> Result<(), NetlinkError> {
-    remove(host, &[Place::FROM_PODS, Place::TO_PODS])
+/// Takes our programs off pods' links, and off the blocks that some of them may share.
+pub(super) fn detach_pods(host: &mut Socket, links: &[Ifindex]) -> Result<(), NetlinkError> {
+    remove(host, &Place::SHARED)?;
+    links.iter().try_for_each(|link| remove(host, &Place::hooks_of_pod(*link)))
 }
 
 /// What is not there need not be removed.
@@ -233,7 +253,7 @@ fn clsact(ifindex: Ifindex) -> TcMessage {
     message
 }
 
-/// The pods' blocks as a qdisc names them.
+/// The shared blocks as a qdisc names them.
 fn blocks() -> [TcAttribute; 2] {
     /// `TCA_INGRESS_BLOCK`, `TCA_EGRESS_BLOCK` (linux/rtnetlink.h).
     const BLOCKS: [(u16, u32); 2] = [(13, FROM_PODS), (14, TO_PODS)];
@@ -250,7 +270,7 @@ fn filter_at(place: Place) -> TcMessage {
     message.header.index = place.index;
     message.header.handle = TcHandle::from(place.handle);
     message.header.parent = TcHandle::from(place.parent);
-    message.header.info = PRIORITY << 16 | ALL_PROTOCOLS;
+    message.header.info = place.priority << 16 | ALL_PROTOCOLS;
     message.attributes = vec![TcAttribute::Kind("bpf".to_owned())];
     message
 }
@@ -286,12 +306,12 @@ mod tests {
 
     #[test]
     fn ours_is_known_by_its_name_and_handle_and_has_to_be_first() {
-        let (ours, other) = (filter(HANDLE_OF_UPLINKS, NAME, 7), filter(1, "theirs", 9));
-        assert_eq!(state(&[ours.clone(), other.clone()], Some(7)), Hook::Stands);
-        assert!(matches!(state(&[other.clone(), ours.clone()], Some(7)), Hook::Behind(who) if who.contains("theirs")));
-        assert!(matches!(state(std::slice::from_ref(&ours), Some(8)), Hook::Gone(_)), "another program");
-        assert_eq!(state(&[ours], None), Hook::Stands);
-        assert!(matches!(state(&[filter(HANDLE_OF_UPLINKS, "theirs", 7)], Some(7)), Hook::Gone(_)), "only our handle");
-        assert!(matches!(state(&[other], None), Hook::Gone(_)));
+        let (ours, other) = (filter(HANDLE, NAME, 7), filter(1, "theirs", 9));
+        assert_eq!(state(&[ours.clone(), other.clone()], HANDLE, Some(7)), Hook::Stands);
+        assert!(matches!(state(&[other.clone(), ours.clone()], HANDLE, Some(7)), Hook::Behind(who) if who.contains("theirs")));
+        assert!(matches!(state(std::slice::from_ref(&ours), HANDLE, Some(8)), Hook::Gone(_)), "another program");
+        assert_eq!(state(&[ours], HANDLE, None), Hook::Stands);
+        assert!(matches!(state(&[filter(HANDLE, "theirs", 7)], HANDLE, Some(7)), Hook::Gone(_)), "only our handle");
+        assert!(matches!(state(&[other], HANDLE, None), Hook::Gone(_)));
     }
 }

@@ -1,6 +1,7 @@
 //! Notes the flows that connection tracking has already: after a start with maps that do not know them.
 
 use std::net::IpAddr;
+use std::sync::PoisonError;
 
 use ebpf::flow::Noted;
 use ebpf::layout::Network;
@@ -20,7 +21,9 @@ impl FastPath {
     /// # Errors
     /// Where connection tracking cannot be read: the pods stay with the stack.
     pub fn heal(&self) -> Result<usize, FastPathError> {
-        let waiting = self.tables.for_the_stack_alone()?;
+        let mut waiting = self.tables.for_the_stack_alone()?;
+        let in_company = self.in_company.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        waiting.retain(|slot| !in_company.contains(slot));
         if waiting.is_empty() {
             return Ok(0);
         }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod clsact;
+mod company;
 mod import;
 mod notes;
 mod tables;
@@ -12,6 +13,7 @@ mod uplink_hooks;
 mod view;
 mod ways;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,8 +33,9 @@ pub use view::{ViewError, view};
 pub use ways::UplinkHooks;
 
 use crate::netlink::{NetlinkError, Request, Socket};
-use crate::{Ifindex, NodeNetwork, PodLink};
+use crate::{Ifindex, NodeNetwork, PodLink, inventory};
 use tables::Tables;
+use uplink_hooks::Hook;
 use ways::Ways;
 
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -116,6 +119,8 @@ pub struct FastPath {
     pins: PathBuf,
     /// The uplinks as they were seen last.
     ways: Mutex<Ways>,
+    /// Slots of pods that are left to the stack for others' filters on their links.
+    in_company: Mutex<HashSet<u32>>,
     /// Whether the maps were there before: endpoints and flows are then those of the daemon before this one.
     inherited: bool,
 }
@@ -144,7 +149,24 @@ impl FastPath {
         let [from_pod, to_pod, _, _] = [load(PROGRAMS[0])?, load(PROGRAMS[1])?, load(PROGRAMS[2])?, load(PROGRAMS[3])?];
         let tables = Tables::take(&mut programs)?;
         forget_other_layouts(&pins, &maps)?;
-        Ok(Self { from_pod, to_pod, programs: Mutex::new(programs), tables, pins, ways: Mutex::default(), inherited })
+        Ok(Self {
+            from_pod,
+            to_pod,
+            programs: Mutex::new(programs),
+            tables,
+            pins,
+            ways: Mutex::default(),
+            in_company: Mutex::default(),
+            inherited,
+        })
+    }
+
+    /// Whether a daemon has left programs and their maps.
+    ///
+    /// # Errors
+    /// Where there is no place for them.
+    pub fn is_in_place(state: &Path) -> Result<bool, FastPathError> {
+        Ok(pins(state)?.exists())
     }
 
     /// Takes the programs off every host end and every uplink, and removes the pins, and with them what the maps hold.
@@ -152,7 +174,8 @@ impl FastPath {
     /// # Errors
     /// Where file system or kernel refuse.
     pub fn remove(host: &mut Socket, state: &Path) -> Result<(), FastPathError> {
-        clsact::detach_pods(host)?;
+        let links: Vec<_> = inventory::pod_links(host)?.into_iter().map(|link| link.ifindex).collect();
+        clsact::detach_pods(host, &links)?;
         let path = pins(state)?;
         uplink_hooks::retain(host, &uplink_hooks::folder(&path), &[])?;
         match std::fs::remove_dir_all(&path) {
@@ -239,7 +262,8 @@ impl FastPath {
     pub fn lacks(&self, host: &mut Socket, link: &PodLink, network: &NodeNetwork) -> Result<Vec<&'static str>, FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(Vec::new()) };
         let mut lacks = Vec::new();
-        if !clsact::is_attached_to_pod(host, link.host_ifindex)? {
+        let (hooks, _) = clsact::look_at_pod(host, link.host_ifindex)?;
+        if hooks.iter().any(|hook| matches!(hook, Hook::Gone(_))) {
             lacks.push("the host end lacks the kernel programs");
         }
         let known = Endpoint { stack_only: 0, ..self.tables.endpoint(slot)? };

@@ -153,12 +153,21 @@ impl Tables {
 
     /// From now on the programs carry what is not noted. An endpoint that is gone stays so.
     pub(super) fn let_carry(&self, slot: u32) -> Result<(), FastPathError> {
+        self.set_stack_only(slot, 0)
+    }
+
+    /// From now on the programs carry nothing of an endpoint. One that is gone stays so.
+    pub(super) fn keep_to_the_stack(&self, slot: u32) -> Result<(), FastPathError> {
+        self.set_stack_only(slot, 1)
+    }
+
+    fn set_stack_only(&self, slot: u32, stack_only: u8) -> Result<(), FastPathError> {
         let mut table = lock(&self.endpoints);
         let endpoint = table.get(&slot, 0).map_err(map("ENDPOINTS"))?.0;
-        if endpoint.ifindex == 0 {
+        if endpoint.ifindex == 0 || endpoint.stack_only == stack_only {
             return Ok(());
         }
-        table.set(slot, Plain(Endpoint { stack_only: 0, ..endpoint }), 0).map_err(map("ENDPOINTS"))
+        table.set(slot, Plain(Endpoint { stack_only, ..endpoint }), 0).map_err(map("ENDPOINTS"))
     }
 
     /// All of them: those that are no more become none.

@@ -61,6 +61,11 @@ impl RangePool {
     /// Undoes a take.
     pub(super) fn untake(&mut self, address: IpAddr) {
         self.held -= 1;
+        self.free_at_once(address);
+    }
+
+    /// The address is free, and no pod has had it.
+    pub(super) fn free_at_once(&mut self, address: IpAddr) {
         self.freed_at.insert(address, BootMillis(0));
         self.freed.push_front((address, BootMillis(0)));
     }

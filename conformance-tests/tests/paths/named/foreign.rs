@@ -98,11 +98,13 @@ pub(super) fn filter(site: &mut Site) -> Result<()> {
         );
         let del = format!("tc filter del dev {link} {hook} prio 60 2>/dev/null; true");
         meanwhile(node, &[&add], &[&del], || {
-            in_families(|family| {
-                for (from, to) in [(End::A1, End::A2), (End::A1, End::B1), (End::B2, End::A1)] {
-                    is_silent(site, (from, Direct(to)), family, Probe::UdpSmall).with_context(|| hook.to_owned())?;
-                }
-                Ok(())
+            follows(&format!("packets to meet the filter at {hook}"), || {
+                in_families(|family| {
+                    for (from, to) in [(End::A1, End::A2), (End::A1, End::B1), (End::B2, End::A1)] {
+                        is_silent(site, (from, Direct(to)), family, Probe::UdpSmall).with_context(|| hook.to_owned())?;
+                    }
+                    Ok(())
+                })
             })
         })?;
     }
