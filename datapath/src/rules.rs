@@ -72,6 +72,10 @@ fn past_conntrack(network: &NodeNetwork) -> String {
     format!("  chain past_conntrack {{\n    type filter hook prerouting priority -450; policy accept;\n{rules}  }}\n")
 }
 
+/// The ports that kernels give (32768 to 60999), in parts, and the bits of each that are turned over. They become 16384 to 32767, 12288 to
+/// 13311 and 1024 to 11847.
+const OTHER_PORTS: [(u16, u16, u16); 3] = [(32_768, 49_151, 0xc000), (49_152, 50_175, 0xf000), (50_176, 60_999, 0xc000)];
+
 /// Connections that programs carried, before they were taken off, are in the middle when conntrack sees them first. It takes most up;
 /// what it takes for invalid (the end of an idle connection, or anything where `nf_conntrack_tcp_loose` is 0) passes it by, as it did,
 /// and is not dropped by those who drop what is invalid. A connection's first packet is never of these.
@@ -90,17 +94,21 @@ fn were_carried(network: &NodeNetwork) -> String {
 
 /// A flow through a service and one straight to its backend can have both ends in common, once the service's address is translated: a pod's
 /// kernel gives one port to connections with different destinations. conntrack, which keeps such two apart, sees only one of them where
-/// the programs carry the other. So what pods send through services has its source port translated as well, to one that no kernel gives
-/// of itself (`net.ipv4.ip_local_port_range`, 32768 to 60999); its source address stays.
+/// the programs carry the other. So what pods send through services has its source port translated as well, from those that a kernel
+/// gives of itself (`net.ipv4.ip_local_port_range`) to others; its source address stays. Each port becomes one of its own, always the
+/// same: a connection that conntrack has forgotten goes on as it was, and no two meet.
 fn apart_from_carried(network: &NodeNetwork) -> String {
     let rules = per_family(network, |network, family| {
         let ip = family.keyword();
-        let to = |destinations: String| {
-            format!(
-                "    iifname \"bw*\" ct status dnat {ip} saddr {} {ip} daddr {destinations} meta l4proto {{ tcp, udp }} \
-                 snat {ip} to {ip} saddr:1024-32767 fully-random\n",
+        let to = |destinations: String| -> String {
+            let flows = format!(
+                "    iifname \"bw*\" ct status dnat {ip} saddr {} {ip} daddr {destinations} meta l4proto {{ tcp, udp }}",
                 pods(network, family)
-            )
+            );
+            let rule = |(first, last, bits): &(u16, u16, u16)| {
+                format!("{flows} th sport {first}-{last} snat {ip} to {ip} saddr:th sport ^ {bits:#x}\n")
+            };
+            OTHER_PORTS.iter().map(rule).collect()
         };
         native(network, family).map_or_else(String::new, to) + &to(pods(network, family))
     });
@@ -283,9 +291,18 @@ mod tests {
 
     #[test]
     fn without_programs_there_is_nothing_to_keep_apart() {
-        assert!(chains(&network(), true).contains("snat ip to ip saddr:1024-32767 fully-random"));
+        assert!(chains(&network(), true).contains("th sport 49152-50175 snat ip to ip saddr:th sport ^ 0xf000"));
         let text = chains(&network(), false);
-        assert!(!text.contains("1024") && !text.contains("notrack"), "{text}");
+        assert!(!text.contains("sport") && !text.contains("notrack"), "{text}");
+    }
+
+    #[test]
+    fn each_port_that_a_kernel_gives_becomes_one_of_its_own_that_it_does_not_give() {
+        let parts = OTHER_PORTS.iter().flat_map(|(first, last, bits)| (*first..=*last).map(move |port| (port, port ^ bits)));
+        let (given, others): (Vec<_>, std::collections::BTreeSet<_>) = parts.unzip();
+        assert!(given.into_iter().eq(32_768..=60_999));
+        assert_eq!(others.len(), 60_999 - 32_768 + 1);
+        assert!(others.into_iter().all(|port| (1_024..32_768).contains(&port)));
     }
 
     #[test]

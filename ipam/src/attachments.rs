@@ -79,6 +79,8 @@ struct State {
     trouble: Option<String>,
     /// Attachments whose link is gone, and since when.
     dead_since: HashMap<AttachmentKey, BootMillis>,
+    /// MAC addresses that pods have now and had not before, and that are not followed yet.
+    changed_macs: HashMap<AttachmentKey, [u8; 6]>,
     /// Those that are there. None where the node's own is not, or is not known yet.
     uplinks: Vec<Uplink>,
     /// Why the node's own uplink is not there, once it was looked for.
@@ -133,6 +135,7 @@ impl<K: Kernel> Attachments<K> {
             waiting: 0,
             trouble: None,
             dead_since: HashMap::new(),
+            changed_macs: HashMap::new(),
             uplinks: Vec::new(),
             no_uplink: None,
             not_forwarding: None,
@@ -631,6 +634,7 @@ impl<K: Kernel> Attachments<K> {
         {
             let mut state = self.lock();
             state.records.remove(&record.key);
+            state.changed_macs.remove(&record.key);
             record.addresses.iter().for_each(|address| state.pool.release(*address, now));
         }
         if let Err(error) = self.commit(&Change::Detach(record, now)) {

@@ -19,6 +19,14 @@ use crate::store::Change;
 /// How long after an ADD plugins behind ours may still be at work.
 const FRESH_MILLIS: u64 = 15_000;
 
+/// When a changed MAC address is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    AtOnce,
+    /// One that is there at two looks in a row: whoever puts a pod's interface behind a bridge (KubeVirt) changes it too, a moment before.
+    SeenTwice,
+}
+
 impl<K: Kernel> Attachments<K> {
     /// Looks after pods that were attached a moment ago.
     pub fn look_after_fresh(&self, now: BootMillis) {
@@ -36,12 +44,17 @@ impl<K: Kernel> Attachments<K> {
             // Whoever is at work on it now leaves it as it should be, or gone.
             let Some(_turn) = self.turn_if_free(&key) else { continue };
             let record = self.lock().records.get(&key).cloned();
-            record.map(|record| self.looked_after(record));
+            record.map(|record| self.look_after(record, When::SeenTwice));
         }
     }
 
-    /// The record with the MAC address that the pod has, which the host goes by from now on. In the attachment's turn.
+    /// The record with the MAC address that the pod has, which the host goes by from now on. In the attachment's turn, for a runtime that
+    /// asks: its plugins are not at work on the pod now.
     pub(super) fn looked_after(&self, record: Record) -> Record {
+        self.look_after(record, When::AtOnce)
+    }
+
+    fn look_after(&self, record: Record, when: When) -> Record {
         let link = Ifindex(record.host_ifindex);
         if record.addresses.iter().any(IpAddr::is_ipv6)
             && let Err(error) = self.kernel.answer_solicitations(link)
@@ -49,8 +62,14 @@ impl<K: Kernel> Attachments<K> {
             tracing::warn!(attachment = %record.key, %error, "its neighbour solicitations are not answered");
         }
         match self.kernel.pod_mac(link, record.key.ifname.as_str()) {
-            Ok(Some(mac)) if record.mac != Some(mac) => self.follow_mac(record, mac),
-            Ok(_) => record,
+            Ok(Some(mac)) if record.mac != Some(mac) => {
+                let before = self.lock().changed_macs.insert(record.key.clone(), mac);
+                if when == When::AtOnce || before == Some(mac) { self.follow_mac(record, mac) } else { record }
+            }
+            Ok(_) => {
+                self.lock().changed_macs.remove(&record.key);
+                record
+            }
             Err(error) => {
                 tracing::warn!(attachment = %record.key, %error, "its MAC address cannot be read");
                 record
