@@ -72,9 +72,9 @@ fn past_conntrack(network: &NodeNetwork) -> String {
     format!("  chain past_conntrack {{\n    type filter hook prerouting priority -450; policy accept;\n{rules}  }}\n")
 }
 
-/// The ports that kernels give (32768 to 60999), in parts, and the bits of each that are turned over. They become 16384 to 32767, 12288 to
-/// 13311 and 1024 to 11847.
-const OTHER_PORTS: [(u16, u16, u16); 3] = [(32_768, 49_151, 0xc000), (49_152, 50_175, 0xf000), (50_176, 60_999, 0xc000)];
+/// Bits that are turned over, and in which ports. The ports that kernels give (32768 to 60999) and as many below them change places; a
+/// program that has chosen one of the latter for itself gets one of the former.
+const OTHER_PORTS: [(u16, &str); 2] = [(0xc000, "32768-49151, 16384-32767, 50176-60999, 1024-11847"), (0xf000, "49152-50175, 12288-13311")];
 
 /// Connections that programs carried, before they were taken off, are in the middle when conntrack sees them first. It takes most up;
 /// what it takes for invalid (the end of an idle connection, or anything where `nf_conntrack_tcp_loose` is 0) passes it by, as it did,
@@ -105,9 +105,8 @@ fn apart_from_carried(network: &NodeNetwork) -> String {
                 "    iifname \"bw*\" ct status dnat {ip} saddr {} {ip} daddr {destinations} meta l4proto {{ tcp, udp }}",
                 pods(network, family)
             );
-            let rule = |(first, last, bits): &(u16, u16, u16)| {
-                format!("{flows} th sport {first}-{last} snat {ip} to {ip} saddr:th sport ^ {bits:#x}\n")
-            };
+            let rule =
+                |(bits, ports): &(u16, &str)| format!("{flows} th sport {{ {ports} }} snat {ip} to {ip} saddr:th sport ^ {bits:#x}\n");
             OTHER_PORTS.iter().map(rule).collect()
         };
         native(network, family).map_or_else(String::new, to) + &to(pods(network, family))
@@ -291,18 +290,21 @@ mod tests {
 
     #[test]
     fn without_programs_there_is_nothing_to_keep_apart() {
-        assert!(chains(&network(), true).contains("th sport 49152-50175 snat ip to ip saddr:th sport ^ 0xf000"));
+        assert!(chains(&network(), true).contains("th sport { 49152-50175, 12288-13311 } snat ip to ip saddr:th sport ^ 0xf000"));
         let text = chains(&network(), false);
         assert!(!text.contains("sport") && !text.contains("notrack"), "{text}");
     }
 
     #[test]
-    fn each_port_that_a_kernel_gives_becomes_one_of_its_own_that_it_does_not_give() {
-        let parts = OTHER_PORTS.iter().flat_map(|(first, last, bits)| (*first..=*last).map(move |port| (port, port ^ bits)));
-        let (given, others): (Vec<_>, std::collections::BTreeSet<_>) = parts.unzip();
-        assert!(given.into_iter().eq(32_768..=60_999));
-        assert_eq!(others.len(), 60_999 - 32_768 + 1);
-        assert!(others.into_iter().all(|port| (1_024..32_768).contains(&port)));
+    fn ports_that_a_kernel_gives_change_places_with_others() {
+        let mut other = std::collections::BTreeMap::new();
+        for (bits, ports) in OTHER_PORTS {
+            for (first, last) in ports.split(", ").map(|range| range.split_once('-').unwrap()) {
+                other.extend((first.parse::<u16>().unwrap()..=last.parse().unwrap()).map(|port| (port, port ^ bits)));
+            }
+        }
+        assert!((32_768..=60_999).all(|port| (1_024..32_768).contains(&other[&port])));
+        assert!(other.iter().all(|(port, becomes)| other[becomes] == *port), "no two become one");
     }
 
     #[test]
