@@ -60,6 +60,9 @@ pub fn accounts() -> Result<Accounts, RulesError> {
 /// # Errors
 /// Where nft refuses.
 pub fn close_accounts(links: &[Ifindex]) -> Result<HashMap<Ifindex, Traffic>, RulesError> {
+    if links.is_empty() {
+        return Ok(HashMap::new());
+    }
     let mut closed = accounts()?.pods;
     closed.retain(|link, _| links.contains(link));
     let names = anonymous_set(links.iter().map(|link| format!("\"{}\"", crate::host_ifname(*link))));

@@ -68,7 +68,8 @@ pub(crate) fn replies_keep_it_noted(cluster: &mut Cluster) -> Result<()> {
     server.set_nonblocking(false)?;
     server.set_read_timeout(Some(ARRIVAL))?;
     let (_, peer) = server.recv_from(&mut bytes).context("the client's only datagram")?;
-    let flow = flow(backend, SINK + 20, client, socket.local_addr()?.port())?;
+    // As the pod sees it: the stack gives a flow through a service another port.
+    let flow = flow(backend, SINK + 20, client, peer.port())?;
     let first = seen(node, flow)?;
     let end = Instant::now() + STREAM;
     while Instant::now() < end {

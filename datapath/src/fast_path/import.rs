@@ -24,10 +24,12 @@ impl FastPath {
         let mut waiting = self.tables.for_the_stack_alone()?;
         let in_company = self.in_company.lock().unwrap_or_else(PoisonError::into_inner).clone();
         waiting.retain(|slot| !in_company.contains(slot));
-        if waiting.is_empty() {
+        let network = self.tables.network()?;
+        // Before the network is told, nobody knows which flows could be carried: all would be let go unnoted.
+        if waiting.is_empty() || (network.carry_v4 == 0 && network.carry_v6 == 0) {
             return Ok(0);
         }
-        self.note_tracked(&*self.tables.network()?)?;
+        self.note_tracked(&network)?;
         for slot in &waiting {
             self.tables.let_carry(*slot)?;
         }
@@ -43,7 +45,11 @@ impl FastPath {
                 tracing::warn!(%error, "connections to networks that are native from now on may break");
             }
         }
-        self.tables.set_network(wanted)
+        self.tables.set_network(wanted)?;
+        if let Err(error) = self.heal() {
+            tracing::warn!(%error, "pods keep to the host's stack; it is tried again every ten seconds");
+        }
+        Ok(())
     }
 
     fn note_tracked(&self, network: &Network) -> Result<(), FastPathError> {
