@@ -103,7 +103,8 @@ fn programs_that_are_gone_are_named() -> Result<()> {
         check(host, &pod, &result)?.refused(CHANGED, &["the host end lacks the kernel programs"])?;
         let (pod, result) = host.attached()?;
         check(host, &pod, &result)?.silence()?;
-        host.run(&["tc", "filter", "del", "block", "45825", "protocol", "all", "pref", "1"])?;
+        let end = host.host_ends()?.pop().context("a host end")?;
+        host.run(&["tc", "filter", "del", "dev", &end, "ingress", "protocol", "all", "pref", "45824"])?;
         let answer = check(host, &pod, &result)?;
         ensure!(answer.refused(CHANGED, &["the host end lacks the kernel programs"]).is_ok(), "{answer}");
         Ok(())

@@ -64,7 +64,9 @@ impl<K: Kernel> Attachments<K> {
         match self.kernel.pod_mac(link, record.key.ifname.as_str()) {
             Ok(Some(mac)) if record.mac != Some(mac) => {
                 let before = self.lock().changed_macs.insert(record.key.clone(), mac);
-                if when == When::AtOnce || before == Some(mac) { self.follow_mac(record, mac) } else { record }
+                // One that was rebuilt from its link has none on record.
+                let is_due = when == When::AtOnce || before == Some(mac) || record.mac.is_none();
+                if is_due { self.follow_mac(record, mac) } else { record }
             }
             Ok(_) => {
                 self.lock().changed_macs.remove(&record.key);
