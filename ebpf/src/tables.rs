@@ -100,13 +100,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn forget4(&self, flow: &Flow4) {
-        // One that is gone already is as good.
-        let _ = FLOWS4.remove(flow);
+        forget(&FLOWS4, flow);
     }
 
     #[inline(always)]
     fn forget6(&self, flow: &Flow6) {
-        let _ = FLOWS6.remove(flow);
+        forget(&FLOWS6, flow);
     }
 
     #[inline(always)]
@@ -193,10 +192,9 @@ fn take_in(found: *mut Noted, before: Noted, seen: Seen) {
 /// Puts a flow into the table at the expense of this slot; whether it is there now.
 #[inline(always)]
 fn note<K>(flows: &HashMap<K, Noted>, slot: u32, flow: &K, seen: Seen) -> bool {
-    if let Some(before) = noted(flows, flow, || seen)
-        && !before.is_over(seen)
-    {
-        return true;
+    if let Some(before) = noted(flows, flow, || seen) {
+        // A connection in the place of one that is over: what was counted for that is counted for this.
+        return !before.is_over(seen) || flows.insert(flow, Noted::first(before.slot, seen, seconds()), BPF_ANY.into()).is_ok();
     }
     let Some(notes) = NOTES.get_ptr_mut(slot) else { return false };
     let Some(share) = NOTES_SHARE.get(0) else { return false };
@@ -211,6 +209,25 @@ fn note<K>(flows: &HashMap<K, Noted>, slot: u32, flow: &K, seen: Seen) -> bool {
     // SAFETY: as above. Two CPUs may count one note for two: the sweep puts it right, and a share leaves room for that.
     unsafe { notes.write_volatile(before + 1) };
     true
+}
+
+/// Takes a flow out of the table, and off the count of whoever is charged with it.
+#[inline(always)]
+fn forget<K>(flows: &HashMap<K, Noted>, flow: &K) {
+    let Some(found) = flows.get_ptr(flow) else { return };
+    // SAFETY: as in `noted`.
+    let slot = unsafe { (*found).slot };
+    // One that is gone meanwhile was counted off by whoever took it.
+    if flows.remove(flow).is_err() {
+        return;
+    }
+    let Some(notes) = NOTES.get_ptr_mut(u32::from(slot)) else { return };
+    // SAFETY: as in `note`.
+    let before = unsafe { notes.read_volatile() };
+    if before > 0 {
+        // SAFETY: as in `note`.
+        unsafe { notes.write_volatile(before - 1) };
+    }
 }
 
 #[inline(always)]

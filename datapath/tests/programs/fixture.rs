@@ -57,15 +57,13 @@ pub(crate) struct Expected {
     pub(crate) counts: Vec<Count>,
     /// A new entry in a table of flows, and the slot that is charged with it.
     pub(crate) noted: Option<(u32, Flow)>,
-    /// This slot is charged, for a flow that was in the table already.
-    pub(crate) charged: Option<u32>,
     /// All flows go from the tables.
     pub(crate) forgotten: bool,
 }
 
 impl From<Verdict> for Expected {
     fn from(verdict: Verdict) -> Self {
-        Self { verdict, counts: Vec::new(), noted: None, charged: None, forgotten: false }
+        Self { verdict, counts: Vec::new(), noted: None, forgotten: false }
     }
 }
 
@@ -90,10 +88,6 @@ impl Expected {
     /// The flow goes into the table, and this slot is charged.
     pub(crate) fn noted(self, slot: u32, flow: Flow) -> Self {
         Self { noted: Some((slot, flow)), ..self }
-    }
-
-    pub(crate) fn charged(self, slot: u32) -> Self {
-        Self { charged: Some(slot), ..self }
     }
 
     pub(crate) fn forgotten(self) -> Self {
@@ -177,7 +171,7 @@ pub(crate) fn decide(program: Program, ifindex: u32, world: &World, bytes: &[u8]
 impl Fixture {
     /// In the kernel: the return code, and all maps before and after.
     pub(crate) fn judge(&self, loaded: &mut Loaded) -> Result<()> {
-        let Expected { counts, noted, charged, forgotten, .. } = &self.expected;
+        let Expected { counts, noted, forgotten, .. } = &self.expected;
         let bytes = self.packet.bytes();
         loaded.set(&self.world, self.has_notes)?;
         let code = loaded.run(self.program, self.ifindex, &bytes)?.code;
@@ -193,7 +187,7 @@ impl Fixture {
         let flows: Vec<_> = self.flows().filter(|_| !forgotten).chain(noted.map(|(_, flow)| flow)).collect();
         let same = flows.len() == after.flows.len() && flows.iter().all(|flow| after.flows.contains(flow));
         ensure!(same, "the tables of flows hold {:?}, not {flows:?}", after.flows);
-        let newly = noted.map(|(slot, _)| slot).or(*charged);
+        let newly = noted.map(|(slot, _)| slot);
         let charged: Vec<_> = newly.into_iter().chain(self.has_notes).map(|slot| (slot, 1)).collect();
         ensure!(after.charged == charged, "charged are {:?}, not {charged:?}", after.charged);
         Ok(())
