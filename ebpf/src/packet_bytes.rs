@@ -1,7 +1,7 @@
 //! The linear part of a socket buffer, read directly.
 
 use aya_ebpf::programs::TcContext;
-use ebpf::packet::Bytes;
+use ebpf::packet::{Bytes, TCP, UDP};
 
 /// Beyond this nothing is read: Ethernet, IPv6 with extension headers, an ICMP error and the packet that it quotes.
 const DEEP: u32 = 14 + 40 + 256 + 8 + 40 + 64;
@@ -36,8 +36,6 @@ impl Linear {
     /// Whether it is TCP or UDP behind a plain network header, and all there: nearly every packet is.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        const TCP: u8 = 6;
-        const UDP: u8 = 17;
         let Some(head) = self.read::<{ 14 + 20 }>(0) else { return false };
         let (protocol, network) = match [head[12], head[13], head[14]] {
             [0x08, 0x00, 0x45] => (head[23], 20),

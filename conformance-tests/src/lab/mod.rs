@@ -11,6 +11,7 @@ pub mod cloud;
 pub mod cni;
 pub mod command;
 pub mod echo;
+pub mod ends;
 mod error;
 pub mod init;
 pub mod kubernetes;

@@ -116,8 +116,7 @@ pub struct Backends<'a> {
 }
 
 /// All services, as the first or the second node's kube-proxy sees them.
-#[must_use]
-pub fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
+fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
     let on = |addresses: &[IpAddr], port, here| -> Vec<Backend> {
         addresses.iter().map(|address| Backend { target: SocketAddr::new(*address, port), here }).collect()
     };
@@ -139,8 +138,16 @@ pub fn services(backends: &Backends<'_>, on_first: bool) -> Vec<Service> {
     To::ALL.map(service).to_vec()
 }
 
-/// What a node's kube-proxy knows beside services.
-#[must_use]
-pub const fn proxy<'a>(node: &'a [IpAddr], pods: &'a [IpNetwork], services: &'a [Service]) -> KubeProxy<'a> {
-    KubeProxy { node, pods, services }
+/// A node on which the rules of services are written: with its addresses, and those of its pods.
+pub type Proxied<'a> = (&'a Node, &'a [IpAddr], &'a [IpNetwork]);
+
+/// Writes the rules of all services on the first and the second node, as their kube-proxies would.
+///
+/// # Errors
+/// Where a node refuses them.
+pub fn install(form: Form, backends: &Backends<'_>, nodes: [Proxied<'_>; 2]) -> Result<()> {
+    for ((node, addresses, pods), on_first) in nodes.into_iter().zip([true, false]) {
+        form.apply(node, &KubeProxy { node: addresses, pods, services: &services(backends, on_first) })?;
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::cni::{self, Daemon, FastPath, NodeCni, Plan};
 use conformance_tests::lab::echo::{Conversation, Server};
+use conformance_tests::lab::ends::Ends;
 use conformance_tests::lab::network::Network;
 use conformance_tests::lab::node::{Node, tail};
 use conformance_tests::lab::topology::Topology;
@@ -72,7 +73,7 @@ pub(crate) struct Cluster {
     pub(crate) fast_path: FastPath,
     pub(crate) form: Form,
     pub(crate) sides: [Side; 2],
-    ends: Vec<(End, Network, Vec<IpAddr>)>,
+    ends: Ends<End>,
     /// Dropped with the cluster: they listen.
     _servers: Vec<Server>,
     _sinks: Vec<UdpSocket>,
@@ -91,7 +92,7 @@ impl Cluster {
             Ok(Side { plan: Plan::of(&node)?, daemon, node })
         };
         let sides = [side("node1")?, side("node2")?];
-        let mut ends = Vec::new();
+        let mut ends = Ends::new();
         for (end, side, host_ports) in [
             (End::A1, &sides[0], &[][..]),
             (End::A2, &sides[0], &[]),
@@ -101,7 +102,7 @@ impl Cluster {
             (End::B2, &sides[1], &[]),
         ] {
             let pod = BarePod::start(&side.node, end.name(), host_ports)?;
-            ends.push((end, pod.network.clone(), pod.addresses));
+            ends.push(end, pod.network.clone(), pod.addresses);
         }
         for (end, addresses) in [
             (End::Node1, ["10.0.0.11", "fd00:10::11"]),
@@ -109,9 +110,9 @@ impl Cluster {
             (End::Internet, ["203.0.113.10", "2001:db8:113::10"]),
         ] {
             let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
-            ends.push((end, Network::of(lab.node(end.name())?)?, addresses));
+            ends.push(end, Network::of(lab.node(end.name())?)?, addresses);
         }
-        let servers = ends.iter().map(|(_, network, _)| Server::start(network, SERVED)).collect::<Result<_>>()?;
+        let servers = ends.serve(SERVED)?;
         let mut cluster = Self { lab, fast_path, form, sides, ends, _servers: servers, _sinks: Vec::new(), kept: Vec::new() };
         cluster._sinks = [End::A2, End::B1].map(|end| cluster.sink(end, SINK)).into_iter().collect::<Result<_>>()?;
         Ok(cluster)
@@ -123,19 +124,12 @@ impl Cluster {
         Ok(self.lab.down()?)
     }
 
-    fn of(&self, end: End) -> &(End, Network, Vec<IpAddr>) {
-        let found = self.ends.iter().find(|(known, _, _)| *known == end);
-        found.unwrap_or_else(|| unreachable!("{} is made with the cluster", end.name()))
-    }
-
     pub(crate) fn network(&self, end: End) -> &Network {
-        &self.of(end).1
+        self.ends.network(end)
     }
 
     pub(crate) fn address(&self, end: End, family: Family) -> Result<IpAddr> {
-        let addresses = &self.of(end).2;
-        let found = addresses.iter().copied().find(|address| family.has(address));
-        found.with_context(|| format!("{} has no {family:?} address: {addresses:?}", end.name()))
+        self.ends.address(end, family)
     }
 
     /// A socket that takes datagrams and answers none.
@@ -147,13 +141,10 @@ impl Cluster {
 
     /// Writes the rules of all services on both nodes.
     pub(crate) fn apply_rules(&self) -> Result<()> {
-        let (client, first, second) = (&self.of(End::A1).2, &self.of(End::A2).2, &self.of(End::B1).2);
+        let [client, first, second] = [End::A1, End::A2, End::B1].map(|end| self.ends.addresses(end));
         let backends = Backends { client, first, second, port: SERVED, sink_port: SINK };
-        for (side, end) in self.sides.iter().zip([End::Node1, End::Node2]) {
-            let services = services::services(&backends, end == End::Node1);
-            self.form.apply(&side.node, &services::proxy(&self.of(end).2, &side.plan.pods, &services))?;
-        }
-        Ok(())
+        let node = |side: usize, end| (&self.sides[side].node, self.ends.addresses(end), &*self.sides[side].plan.pods);
+        services::install(self.form, &backends, [node(0, End::Node1), node(1, End::Node2)])
     }
 
     /// That every conversation goes on.

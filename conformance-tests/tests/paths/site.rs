@@ -8,6 +8,7 @@ use conformance_tests::kube_proxy::Family;
 use conformance_tests::lab::bare::BarePod;
 use conformance_tests::lab::cni::{self, Daemon, FastPath, NodeCni, Plan};
 use conformance_tests::lab::echo::Server;
+use conformance_tests::lab::ends::Ends;
 use conformance_tests::lab::network::Network;
 use conformance_tests::lab::node::{Node, tail};
 use conformance_tests::lab::services::{self, Backends, Form, SERVICE_CIDRS};
@@ -99,7 +100,7 @@ pub(crate) struct Site {
     pub(crate) fast_path: FastPath,
     pub(crate) sides: [Side; 2],
     pub(crate) pods: Vec<(End, BarePod)>,
-    ends: Vec<(End, Network, Vec<IpAddr>)>,
+    ends: Ends<End>,
     /// Dropped with the site: they listen.
     servers: Vec<Server>,
 }
@@ -116,20 +117,21 @@ impl Site {
             Ok(Side { plan: Plan::of(&node)?, daemon, node })
         };
         let mut site =
-            Self { sides: [side("node1")?, side("node2")?], lab, fast_path, pods: Vec::new(), ends: Vec::new(), servers: Vec::new() };
+            Self { sides: [side("node1")?, side("node2")?], lab, fast_path, pods: Vec::new(), ends: Ends::new(), servers: Vec::new() };
         for (end, side, addresses) in PODS {
             let pod = BarePod::start_with(&site.sides[side].node, end.name(), &addresses)?;
-            site.ends.push((end, pod.network.clone(), pod.addresses.clone()));
+            site.ends.push(end, pod.network.clone(), pod.addresses.clone());
             site.pods.push((end, pod));
         }
         for (end, addresses) in OTHERS {
             let addresses = addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
-            site.ends.push((end, Network::of(site.lab.node(end.name())?)?, addresses));
+            let network = Network::of(site.lab.node(end.name())?)?;
+            site.ends.push(end, network, addresses);
         }
-        for (_, network, _) in &site.ends {
+        for network in site.ends.networks() {
             network.run(speak_freely).with_context(|| network.name().to_owned())?;
         }
-        site.servers = site.ends.iter().map(|(_, network, _)| Server::start(network, SERVED)).collect::<Result<_>>()?;
+        site.servers = site.ends.serve(SERVED)?;
         if let Some(form) = form {
             site.apply_rules(form)?;
         }
@@ -142,30 +144,20 @@ impl Site {
         Ok(self.lab.down()?)
     }
 
-    fn of(&self, end: End) -> &(End, Network, Vec<IpAddr>) {
-        let found = self.ends.iter().find(|(known, _, _)| *known == end);
-        found.unwrap_or_else(|| unreachable!("{} is made with the site", end.name()))
-    }
-
     pub(crate) fn network(&self, end: End) -> &Network {
-        &self.of(end).1
+        self.ends.network(end)
     }
 
     pub(crate) fn address(&self, end: End, family: Family) -> Result<IpAddr> {
-        let addresses = &self.of(end).2;
-        let found = addresses.iter().copied().find(|address| family.has(address));
-        found.with_context(|| format!("{} has no {family:?} address: {addresses:?}", end.name()))
+        self.ends.address(end, family)
     }
 
     /// Writes the rules of all services on both nodes.
     fn apply_rules(&self, form: Form) -> Result<()> {
-        let (client, first, second) = (&self.of(A1).2, &self.of(A2).2, &self.of(B1).2);
+        let [client, first, second] = [A1, A2, B1].map(|end| self.ends.addresses(end));
         let backends = Backends { client, first, second, port: SERVED, sink_port: CLOSED };
-        for (side, end) in self.sides.iter().zip([Node1, Node2]) {
-            let services = services::services(&backends, end == Node1);
-            form.apply(&side.node, &services::proxy(&self.of(end).2, &side.plan.pods, &services))?;
-        }
-        Ok(())
+        let node = |side: usize, end| (&self.sides[side].node, self.ends.addresses(end), &*self.sides[side].plan.pods);
+        services::install(form, &backends, [node(0, Node1), node(1, Node2)])
     }
 
     /// Ends both daemons as a service manager does, lets `meanwhile` happen, and starts them again.

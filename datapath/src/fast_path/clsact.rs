@@ -3,13 +3,17 @@
 //! A filter is replaced in place, so that there is no moment without one; it needs no pin, and goes with its interface.
 //!
 //! On an uplink ours comes first. On a pod's link it has a priority in the middle: another tool's filters can stand before it, and see
-//! all that the pod sends, or behind it, and see what the programs leave to the stack. Pods of earlier versions share one filter block
-//! each way (tc(8), "SHARED BLOCKS"), where nobody else can add a filter to one pod's link; a qdisc keeps its blocks as long as it is.
+//! all that the pod sends, or behind it, and see what the programs leave to the stack.
+//!
+//! That holds for [`OWN_BLOCKS_MAX`] pods. The kernel keeps all filter blocks of the host in a list and looks through it for each new one
+//! (`find_indir_dev`, net/core/flow_offload.c): with blocks of their own, the thousandth pod waits 0.3 ms for its qdisc. So further pods,
+//! and those of earlier versions, share one block each way (tc(8), "SHARED BLOCKS"), where nobody else can add a filter to one pod's link.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::programs::ProgramFd;
+use ebpf::layout::FIRST_IFINDEX;
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
@@ -23,6 +27,8 @@ use crate::netlink::{NetlinkError, Request, Socket};
 const FIRST: u32 = 1;
 /// On pods' links: behind whoever names a small priority or none (tc then takes the one before the first that is there).
 const AMONG_OTHERS: u32 = 0xb300;
+/// More than kubelet runs on a node by default (110), fewer than anybody would wait for.
+const OWN_BLOCKS_MAX: u32 = 256;
 /// Ours, among others of the same priority.
 const HANDLE: u32 = 0xb3;
 /// Ours on the shared blocks of pods, and on uplinks, in earlier versions.
@@ -181,10 +187,16 @@ fn found(filter: &TcMessage) -> Found {
     found
 }
 
-/// The requests that make a new link carry the programs.
+/// The requests that make a new link carry the programs. Numbers of links are dense, and the lowest is taken first: by them it is told who
+/// has blocks of its own. Shared filters are set again each time: the first link that shares them makes the blocks.
 pub(super) fn pod_requests(ifindex: Ifindex, from_pod: &ProgramFd, to_pod: &ProgramFd) -> Vec<Request> {
-    let [ingress, egress] = Place::hooks_of_pod(ifindex);
-    vec![new_qdisc(clsact(ifindex)), filter(ingress, from_pod), filter(egress, to_pod)]
+    let has_own = ifindex.0.wrapping_sub(FIRST_IFINDEX) < OWN_BLOCKS_MAX;
+    let mut qdisc = clsact(ifindex);
+    if !has_own {
+        qdisc.attributes.extend(blocks());
+    }
+    let [ingress, egress] = if has_own { Place::hooks_of_pod(ifindex) } else { Place::SHARED };
+    vec![new_qdisc(qdisc), filter(ingress, from_pod), filter(egress, to_pod)]
 }
 
 /// Attaches to a pod's link that may have programs of ours already: these take their place.
@@ -200,11 +212,10 @@ pub(super) fn attach_pod(host: &mut Socket, ifindex: Ifindex, from_pod: &Program
 /// How ours stand on a pod's link, what comes from the pod first; and another's filter, wherever it stands.
 pub(super) fn look_at_pod(host: &mut Socket, ifindex: Ifindex) -> Result<([Hook; 2], Option<String>), NetlinkError> {
     let [ingress, egress] = Place::hooks_of_pod(ifindex);
-    let (mut filters_in, mut filters_out, mut handle) = (filters(host, ingress)?, filters(host, egress)?, HANDLE);
-    if filters_in.is_empty() && filters_out.is_empty() && shares_blocks(host, ifindex)? {
-        let [from, to] = Place::SHARED;
-        (filters_in, filters_out, handle) = (filters(host, from)?, filters(host, to)?, EARLIER_HANDLE);
-    }
+    // Of a link that shares its blocks the kernel tells the filters of these.
+    let (filters_in, filters_out) = (filters(host, ingress)?, filters(host, egress)?);
+    let is_shared = filters_in.iter().chain(&filters_out).any(|found| found.is_ours() && found.handle == EARLIER_HANDLE);
+    let handle = if is_shared { EARLIER_HANDLE } else { HANDLE };
     let other = filters_in.iter().chain(&filters_out).find(|found| !found.is_ours()).map(Found::to_string);
     Ok(([state(&filters_in, handle, None), state(&filters_out, handle, None)], other))
 }

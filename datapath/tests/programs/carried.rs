@@ -111,6 +111,25 @@ fn pieces_of_a_carried_flow_pass_conntrack_by() -> Result<()> {
     })
 }
 
+/// Links with blocks of their own and links that share them are looked at alike, and nobody else's filter is seen where there is none.
+#[test]
+fn pods_links_have_what_they_need_whosever_blocks_they_have() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        let links = [pod_link(0)?, pod_link(1)?];
+        for link in &links {
+            let lacks = node.fast_path.lacks(&mut host, link, &network()?)?;
+            ensure!(lacks.is_empty(), "{}: {lacks:?}", link.host_ifname);
+        }
+        let others = node.fast_path.heed_others(&mut host, &links.map(|link| link.host_ifindex))?;
+        ensure!(others.is_empty(), "others: {others:?}");
+        let [a, b, ..] = FAMILIES[0];
+        exchange(&node.pods[0], a.parse()?, &node.pods[1], b.parse()?)
+    })
+}
+
 /// A node with two pods, and what stands for the rest of the cloud network.
 pub(crate) struct Node {
     pub(crate) fast_path: FastPath,
@@ -249,11 +268,13 @@ pub(crate) fn network() -> Result<NodeNetwork> {
     })
 }
 
+/// The first pod has filter blocks of its own, the second is one of many and shares them.
 fn pod_link(number: usize) -> Result<PodLink> {
+    const MANY: u32 = 300;
     let slot = u8::try_from(number)?;
     Ok(PodLink {
         host_ifname: format!("bwtest{number}"),
-        host_ifindex: Ifindex(FIRST_IFINDEX + u32::from(slot)),
+        host_ifindex: Ifindex(FIRST_IFINDEX + u32::from(slot) * MANY),
         pod_ifname: "eth0".to_owned(),
         pod_mac: [2, 0, 0, 0, 0, slot],
         mtu: 1500,

@@ -5,10 +5,14 @@ use super::{Bytes, ETHERNET};
 use crate::flow::{Noted, Seen};
 use crate::scope::halves;
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+/// Protocol numbers (IANA).
+pub const ICMP: u8 = 1;
+/// As [`ICMP`].
+pub const TCP: u8 = 6;
+/// As [`ICMP`].
+pub const UDP: u8 = 17;
+/// As [`ICMP`].
+pub const ICMPV6: u8 = 58;
 
 /// Type, code, checksum, and four bytes that depend on the type.
 const ICMP_HEADER: usize = 8;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ebpf::flow::Stage;
+use ebpf::packet::{ICMP, ICMPV6, TCP};
 
 /// Longer than the time between two sweeps, and than a clock of whole seconds is off.
 const MARGIN: u32 = 20;
@@ -10,10 +11,6 @@ const MARGIN: u32 = 20;
 const CLOSING: u32 = 20;
 /// IPVS keeps UDP for so long, whatever conntrack's settings (`net/netfilter/ipvs/ip_vs_proto_udp.c`).
 const IPVS_UDP: u32 = 300;
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const ICMPV6: u8 = 58;
 
 /// In seconds, with the margin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
