@@ -74,7 +74,7 @@ enum What {
     ///
     /// Without a file, from the run that is kept beside the page: then the page changes only if this program has.
     Report {
-        /// What `datapath --json` printed [default: <OUT>/benchmarks/datapath.json]
+        /// What `datapath --json` printed [default: benchmarks/datapath.json in that folder]
         #[arg(long)]
         datapath: Option<PathBuf>,
         /// What `add --json` printed

@@ -475,7 +475,7 @@ impl<K: Kernel> Attachments<K> {
         }
     }
 
-    /// Finds what nobody told us: pods whose link has been gone for [`DEAD_AFTER_MILLIS`] are detached, links that belong to no
+    /// Finds what nobody told us: pods whose link has been gone for five minutes are detached, links that belong to no
     /// attachment are removed; and all pods are looked after. containerd never sends GC; this is the daemon's own.
     pub fn sweep(&self, now: BootMillis) {
         self.look_after_all();

@@ -158,7 +158,7 @@ impl Plugins {
     }
 
     /// What each of these answers, in their order. Costs a look at each file; those that are new, have changed or did not answer are
-    /// executed, side by side, within [`ANSWER_LIMIT`].
+    /// executed, side by side, within a time limit.
     pub fn ask(&mut self, names: &[&str]) -> Vec<PluginAnswer> {
         let names_once: std::collections::BTreeSet<_> = names.iter().copied().collect();
         self.known.retain(|name, _| names_once.contains(name.as_str()));

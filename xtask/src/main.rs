@@ -41,7 +41,7 @@ struct Cli {
 enum Task {
     /// Install what building, testing and the lab need; does nothing where nothing is missing
     Bootstrap,
-    /// Build all binaries and collect them in <target directory>/dist
+    /// Build all binaries and collect them in the folder `dist` of the target directory
     Build,
     /// Format, lints, licences and every tier of tests; the last line is `N passed, N failed`
     Test {

@@ -23,7 +23,7 @@ const REQUIRE_ALL: (&str, &str) = ("BAREWIRE_REQUIRE_ALL", "1");
 /// A group of stages that can be asked for by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
-    /// Formatting, clippy and the policy on dependencies
+    /// Formatting, clippy, documentation and the policy on dependencies
     Lint,
     /// Unit tests, property tests and documentation examples
     Unit,
@@ -119,10 +119,13 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], json: bool) -> Result<(
     Ok(())
 }
 
-fn lints(workspace: &Workspace) -> [Stage; 3] {
+fn lints(workspace: &Workspace) -> [Stage; 4] {
+    let mut documentation = workspace.cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
     [
         Stage::new("format", Ok(workspace.cargo(&["fmt", "--all", "--check"]))),
         Stage::new("clippy", Ok(workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"]))),
+        Stage::new("documentation", Ok(documentation)),
         Stage::new("deny", deny::command(workspace, &[])),
     ]
 }

@@ -63,7 +63,7 @@ pub fn ratio(cluster: &Cluster, service: IpAddr, slot: Duration) -> Result<f64> 
     Ok(busy / idle)
 }
 
-/// Makes and closes [`CONNECTIONS`] through the service, and looks what is left of them after a minute.
+/// Makes and closes 100,000 connections through the service, and looks what is left of them after a minute.
 ///
 /// # Errors
 /// When a load fails, or the daemon's maps cannot be read.

@@ -1,7 +1,7 @@
 //! The instance-metadata services of AWS, Azure and Google Cloud, as functions from request to reply.
 //!
 //! Each instance asks a service of its own: which instance it is, is not in the request. What a service shows may be late or have gaps, see
-//! [`MetadataFaults`]; the state itself is [`Cloud`]'s.
+//! [`crate::faults::MetadataFaults`]; the state itself is [`Cloud`]'s.
 
 mod aws;
 mod azure;

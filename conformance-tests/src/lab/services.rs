@@ -64,7 +64,7 @@ impl Form {
     }
 }
 
-/// A service by its place in [`services`].
+/// A service by its place among all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum To {
     /// One backend on the first node, and node port [`NODE_PORT`].
