@@ -54,8 +54,6 @@ pub struct Contender {
     pub adds_after_del: Rounds,
     /// DEL and the ADD straight after it.
     pub churns: Rounds,
-    /// ADDs at once.
-    pub bursts: Rounds,
     /// Why ADDs of bursts failed.
     pub burst_failures: Vec<String>,
 }
@@ -74,7 +72,6 @@ impl Contender {
             settled: Rounds::default(),
             adds_after_del: Rounds::default(),
             churns: Rounds::default(),
-            bursts: Rounds::default(),
             burst_failures: Vec::new(),
         }
     }
@@ -175,13 +172,13 @@ impl Contender {
         self.detach_all(node)
     }
 
-    /// Attaches `count` pods at once.
+    /// Attaches pods, all at once. What fails is kept.
     ///
     /// # Errors
-    /// When all of the ADDs fail, or links stay.
-    pub fn burst(&mut self, node: &Node, pods: &mut Pods, count: usize) -> Result<()> {
+    /// When the thread of a call panics.
+    pub fn burst(&mut self, pods: Vec<Pod>) -> Result<Samples> {
         let mut round = Samples::default();
-        for outcome in self.plugin.add_at_once(pods.make_many(count)?)? {
+        for outcome in self.plugin.add_at_once(pods)? {
             match outcome {
                 Ok((took, attached)) => {
                     round.push(took);
@@ -190,7 +187,6 @@ impl Contender {
                 Err(error) => self.burst_failures.push(format!("{error:#}")),
             }
         }
-        self.bursts.push(round);
-        self.detach_all(node)
+        Ok(round)
     }
 }

@@ -18,6 +18,7 @@ pub mod findings;
 pub mod load;
 pub mod loaded;
 pub mod measures;
+mod peers;
 pub mod programs;
 pub mod rules;
 
@@ -25,7 +26,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::contender::Pods;
 use crate::daemon::Daemon;
@@ -70,7 +71,12 @@ const PAIRS: usize = 3;
 ///
 /// # Errors
 /// When anything that is measured fails. A fast path that does not come to work is left out, with the reason.
-pub fn run(binaries: &Path, options: Options) -> Result<Findings> {
+pub fn run(binaries: &Path, options: Options, only: &[String]) -> Result<Findings> {
+    let unknown = only.iter().find(|key| !Contender::all().any(|contender| contender.key() == **key));
+    if let Some(unknown) = unknown {
+        let known = Contender::all().map(Contender::key).collect::<Vec<_>>().join(", ");
+        bail!("--only {unknown}: there is no such contender; there are {known}");
+    }
     let measured = MEASURES.iter().map(|measure| Contender::all().filter(|contender| measure.is_of(*contender)).count());
     let slots = u32::try_from(options.rounds * (measured.sum::<usize>() + IN_PAIRS.len() * PAIRS * 2 + SLOTS_OF_ACCOUNT + SLOTS_OF_CHURN))?;
     ensure!(options.rounds > 0 && options.slot >= WARM_UP, "measure at least one round of at least {WARM_UP:?} a slot");
@@ -78,7 +84,7 @@ pub fn run(binaries: &Path, options: Options) -> Result<Findings> {
 
     let noise_percent = noise::percent()?;
     let node = Node::become_one()?;
-    let mut bench = Bench::set_up(binaries, &node)?;
+    let mut bench = Bench::set_up(binaries, &node, only)?;
     for round in 0..options.rounds {
         bench.round(round, options)?;
         eprintln!("round {} of {}", round + 1, options.rounds);
@@ -104,14 +110,18 @@ struct Bench {
 }
 
 impl Bench {
-    fn set_up(binaries: &Path, node: &Node) -> Result<Self> {
+    fn set_up(binaries: &Path, node: &Node, only: &[String]) -> Result<Self> {
         let refusal = Daemon::refusal_of_fast_path(binaries, &node.folder("check")?)?;
         let site = Site { binaries, node, fast_path_is_known: refusal.is_none() };
         let mut absent = refusal.map(|told| format!("this barewired does not know network.fast_path: {told}"));
+        if !only.is_empty() {
+            absent = Some(format!("only {} were measured", only.join(", ")));
+        }
+        let is_wanted = |contender: &Contender| only.is_empty() || only.contains(&contender.key());
         let mut names = Pods::default();
         let mut clusters = Vec::new();
-        for contender in Contender::all() {
-            if matches!(contender, Contender::FastPath | Contender::Loaded) && absent.is_some() {
+        for contender in Contender::all().filter(is_wanted) {
+            if matches!(contender, Contender::FastPath | Contender::Loaded) && absent.is_some() && only.is_empty() {
                 continue;
             }
             let mut cluster = Cluster::build(contender, &site, &mut names).with_context(|| format!("cannot set up {}", contender.key()))?;

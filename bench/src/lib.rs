@@ -9,6 +9,7 @@
 #![expect(clippy::print_stderr, reason = "a measurement of a minute shows its progress; stdout belongs to the figures")]
 
 pub mod add;
+pub mod burst;
 pub mod contender;
 pub mod daemon;
 pub mod datapath;

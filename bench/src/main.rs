@@ -10,12 +10,13 @@ use std::{env, io};
 
 use anyhow::{Context, Result};
 use bench::add::{self, Options};
+use bench::burst;
 use bench::datapath::{self, load, load::Load};
 use bench::machine;
 use bench::page::{self, Sources};
 use bench::pods;
 use clap::{Args, Parser, Subcommand};
-use conformance_tests::lab::init;
+use lab::init;
 use nix::unistd::alarm;
 use serde_json::Value;
 
@@ -40,6 +41,17 @@ enum What {
         #[arg(long, default_value_t = 1_000)]
         crowd: usize,
     },
+    /// Many ADDs at once, on a calm node and on a busy one: Barewire and the reference plugin in turns
+    ///
+    /// Some fifteen seconds a round.
+    Burst {
+        /// Rounds; a figure is the median over them
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// One line of JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// What this machine's kernel and the reference plugin take, without Barewire
     Machine {
         #[command(flatten)]
@@ -55,6 +67,9 @@ enum What {
         /// Seconds that one figure of one contender is measured in one round
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
+        /// Only these contenders, by the keys of the JSON, and only the rows that all of them have: to try something out
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
         /// One line of JSON instead of tables
         #[arg(long)]
         json: bool,
@@ -80,6 +95,9 @@ enum What {
         /// What `add --json` printed
         #[arg(long)]
         add: Option<PathBuf>,
+        /// What `burst --json` printed
+        #[arg(long)]
+        burst: Option<PathBuf>,
         /// The folder of documents
         #[arg(long, default_value = "docs")]
         out: PathBuf,
@@ -90,6 +108,9 @@ enum What {
         #[command(subcommand)]
         end: End,
     },
+    /// One of the processes that keep a processor busy, as `burst` starts them
+    #[command(hide = true)]
+    Spin,
 }
 
 #[derive(Subcommand)]
@@ -144,13 +165,17 @@ fn main() -> Result<()> {
             let report = add::run(&begin()?, Options { pods: size.pods, rounds: size.rounds, crowd })?;
             show(size.json, &report.to_json(), &report);
         }
+        What::Burst { rounds, json } => {
+            let report = burst::run(&begin()?, rounds)?;
+            show(json, &report.to_json(), &report);
+        }
         What::Machine { size } => {
             let report = machine::run(&begin()?, size.pods, size.rounds)?;
             show(size.json, &report.to_json(), &report);
         }
-        What::Datapath { rounds, seconds, json } => {
+        What::Datapath { rounds, seconds, only, json } => {
             let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
-            let findings = datapath::run(&begin()?, datapath::Options { rounds, slot })?;
+            let findings = datapath::run(&begin()?, datapath::Options { rounds, slot }, &only)?;
             show(json, &findings.to_json(), &findings);
         }
         What::Pods { rounds, json } => {
@@ -158,12 +183,13 @@ fn main() -> Result<()> {
             let report = pods::run(pods::Options { rounds })?;
             show(json, &report.to_json(), &report);
         }
-        What::Report { datapath, add, out } => {
-            for path in page::write(&Sources { datapath, add }, &out)? {
+        What::Report { datapath, add, burst, out } => {
+            for path in page::write(&Sources { datapath, add, burst }, &out)? {
                 println!("{}", path.display());
             }
         }
         What::Load { end } => run_load(end)?,
+        What::Spin => burst::spin(),
     }
     Ok(())
 }

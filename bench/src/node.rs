@@ -114,6 +114,8 @@ pub(crate) fn feed(program: &str, arguments: &[&str], package: &str, input: &str
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
+        // What this process prints is a report.
+        .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot run {program}: install the Debian package {package}"))?;
     let mut stdin = child.stdin.take().context("a piped child has no stdin")?;

@@ -26,6 +26,8 @@ pub struct Sources {
     pub datapath: Option<PathBuf>,
     /// What `add --json` printed.
     pub add: Option<PathBuf>,
+    /// What `burst --json` printed.
+    pub burst: Option<PathBuf>,
 }
 
 /// The runs that a page is written from.
@@ -35,6 +37,8 @@ pub struct Runs {
     pub datapath: Run,
     /// ADD and DEL.
     pub add: Option<Run>,
+    /// ADDs at once.
+    pub burst: Option<Run>,
 }
 
 impl Runs {
@@ -43,7 +47,7 @@ impl Runs {
     /// # Errors
     /// When one that was given cannot be read, or the one of pod traffic is missing.
     pub fn read(sources: &Sources, out: &Path) -> Result<Self> {
-        let Sources { datapath, add } = sources;
+        let Sources { datapath, add, burst } = sources;
         let kept = |name: &str| out.join(FOLDER).join(name);
         let optional = |given: &Option<PathBuf>, name: &str| -> Result<Option<Run>> {
             let path = given.clone().or_else(|| Some(kept(name)).filter(|path| path.exists()));
@@ -53,6 +57,7 @@ impl Runs {
             datapath: Run::read(&datapath.clone().unwrap_or_else(|| kept("datapath.json")))
                 .context("measure first: cargo xtask bench datapath --json > FILE, then report --datapath FILE")?,
             add: optional(add, "add.json")?,
+            burst: optional(burst, "burst.json")?,
         })
     }
 
@@ -61,13 +66,13 @@ impl Runs {
     /// # Errors
     /// When the run of pod traffic lacks what every such run has.
     pub fn render(&self) -> Result<Vec<(PathBuf, String)>> {
-        let Self { datapath, add } = self;
+        let Self { datapath, add, burst } = self;
         let inside = |name: &str| Path::new(FOLDER).join(name);
         let mut files = vec![(PathBuf::from(PAGE), text::page(self)?)];
         for (name, chart) in text::charts(datapath) {
             files.push((inside(name), chart.to_svg()));
         }
-        let runs = [("datapath.json", Some(datapath)), ("add.json", add.as_ref())];
+        let runs = [("datapath.json", Some(datapath)), ("add.json", add.as_ref()), ("burst.json", burst.as_ref())];
         files.extend(runs.into_iter().filter_map(|(name, run)| Some((inside(name), run?.as_printed()))));
         Ok(files)
     }

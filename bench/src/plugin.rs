@@ -1,6 +1,7 @@
 //! Calls CNI plugins as a container runtime does, and takes the time.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,10 @@ impl Attached {
 pub struct Plugin {
     binary: PathBuf,
     config: Value,
+    /// A variable that only this plugin reads.
+    variable: Option<(&'static str, PathBuf)>,
+    /// Whether it is told whose pod it is; one that then asks an API server would ask for pods that do not exist.
+    names_pods: bool,
 }
 
 impl Plugin {
@@ -85,7 +90,7 @@ impl Plugin {
     #[must_use]
     pub fn barewire(binaries: &Path, socket: &Path) -> Self {
         let config = json!({"cniVersion": CNI_VERSION, "name": "bench", "type": "barewire-cni", "socket": socket});
-        Self { binary: binaries.join("barewire-cni"), config }
+        Self::of(binaries.join("barewire-cni"), config)
     }
 
     /// The reference: `ptp` with `host-local`, IPv4 only, no masquerade. `state` is where host-local keeps its addresses.
@@ -103,7 +108,7 @@ impl Plugin {
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
         });
-        Self { binary: Path::new(REFERENCE_PLUGINS).join("ptp"), config }
+        Self::of(Path::new(REFERENCE_PLUGINS).join("ptp"), config)
     }
 
     /// The reference for traffic: `bridge` with `host-local`, which gives addresses of `range`.
@@ -121,14 +126,26 @@ impl Plugin {
             "mtu": mtu,
             "ipam": {"type": "host-local", "dataDir": state, "ranges": [[{"subnet": range}]]},
         });
-        Self { binary: Path::new(REFERENCE_PLUGINS).join("bridge"), config }
+        Self::of(Path::new(REFERENCE_PLUGINS).join("bridge"), config)
+    }
+
+    /// Cilium's plugin, which talks to the agent on `socket`.
+    #[must_use]
+    pub fn cilium(binary: PathBuf, socket: &Path) -> Self {
+        let log = socket.with_extension("log");
+        let config = json!({"cniVersion": CNI_VERSION, "name": "cilium", "type": "cilium-cni", "log-file": log});
+        Self { variable: Some(("CILIUM_SOCK", socket.to_owned())), names_pods: false, ..Self::of(binary, config) }
+    }
+
+    fn of(binary: PathBuf, config: Value) -> Self {
+        Self { binary, config, variable: None, names_pods: true }
     }
 
     /// A program called with all that a plugin is called with, which does nothing with it.
     #[must_use]
     pub fn exec_floor(binaries: &Path) -> Self {
         let config = json!({"cniVersion": CNI_VERSION, "name": "bench", "type": "exec-floor"});
-        Self { binary: binaries.join("exec-floor"), config }
+        Self::of(binaries.join("exec-floor"), config)
     }
 
     /// ADD: from before the program is spawned until its exit has been collected.
@@ -165,6 +182,32 @@ impl Plugin {
         Ok(took)
     }
 
+    /// The start and the end of the program alone: VERSION, from before it is spawned until its exit has been collected, with nothing
+    /// that anybody waits for in between.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub fn exec_alone(&self) -> Result<Duration> {
+        let mut command = Command::new(&self.binary);
+        command.env_clear().env("CNI_COMMAND", "VERSION").stdin(Stdio::null()).stdout(Stdio::null());
+        let started = Instant::now();
+        let status = command.status().with_context(|| format!("cannot execute {}", self.binary.display()))?;
+        let took = started.elapsed();
+        if !status.success() {
+            bail!("{} VERSION failed ({status})", self.binary.display());
+        }
+        Ok(took)
+    }
+
+    /// How large the program is, in bytes.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn size(&self) -> Result<u64> {
+        let metadata = fs::metadata(&self.binary).with_context(|| format!("cannot look at {}", self.binary.display()))?;
+        Ok(metadata.len())
+    }
+
     /// One ADD for each pod, all at once. Each took as long as it ended after the common start, and each may fail.
     ///
     /// # Errors
@@ -199,7 +242,8 @@ impl Plugin {
             .env("CNI_CONTAINERID", &pod.container_id)
             .env("CNI_NETNS", pod.namespace.path())
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_ARGS", &pod.cni_args)
+            .env("CNI_ARGS", if self.names_pods { &pod.cni_args } else { "" })
+            .envs(self.variable.as_ref().map(|(name, value)| (name, value)))
             .env("CNI_PATH", OsString::from(REFERENCE_PLUGINS))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());

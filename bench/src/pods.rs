@@ -9,13 +9,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use conformance_tests::image;
-use conformance_tests::lab::Options as LabOptions;
-use conformance_tests::lab::cni::{NodeCni, ReferencePlugin};
-use conformance_tests::lab::kubernetes::{Cluster, NodePlan, Plan, ProxyMode};
-use conformance_tests::lab::network::Network;
-use conformance_tests::lab::runtime::Release;
-use conformance_tests::lab::telemetry;
+use lab::Options as LabOptions;
+use lab::cni::{NodeCni, ReferencePlugin};
+use lab::image;
+use lab::kubernetes::{Cluster, NodePlan, Plan, ProxyMode};
+use lab::network::Network;
+use lab::runtime::Release;
+use lab::telemetry;
 use serde_json::{Value, json};
 
 use crate::noise;

@@ -92,15 +92,9 @@ fn a_refused_request_is_an_error_that_says_which() {
 
 #[test]
 fn a_measurement_gives_figures_and_touches_nothing() {
-    if cannot_run() {
-        return;
-    }
+    let Some(built) = built().filter(|_| !cannot_run()) else { return };
     let before = links().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_barewire-bench"))
-        .args(["machine", "--json", "--pods", "3", "--rounds", "2"])
-        .env("BAREWIRE_BIN_DIR", Path::new(env!("CARGO_BIN_EXE_exec-floor")).parent().unwrap())
-        .output()
-        .unwrap();
+    let output = bench(&built).args(["machine", "--json", "--pods", "3", "--rounds", "2"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(stdout.lines().count(), 1, "{stdout}");
@@ -158,6 +152,18 @@ fn adds_are_measured_with_the_real_daemon() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(figures["add_p50_ms"].as_f64().is_some_and(|figure| figure > 0.0), "{figures}");
+}
+
+#[test]
+fn bursts_are_measured_on_a_calm_and_on_a_busy_node() {
+    let Some(built) = built().filter(|_| !cannot_run()) else { return };
+    let output = bench(&built).args(["burst", "--json", "--rounds", "1"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for key in ["burst100_p99_ms", "reference_burst100_p99_ms", "busy_add_p99_ms", "reference_busy_add_p99_ms"] {
+        assert!(figures[key].as_f64().is_some_and(|figure| figure > 0.0), "{key} in {figures}");
+    }
+    assert_eq!(figures["failures"], 0, "{figures}");
 }
 
 /// Namespaces, mounts and daemons end with the process, so there is nothing that a signal could keep it from doing.

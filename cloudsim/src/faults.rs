@@ -162,6 +162,8 @@ pub struct MetadataFaults {
     pub removals_late: Millis,
     /// An answer leaves one of an interface's addresses or prefixes out.
     pub omissions: f64,
+    /// Azure's lists begin with an interface's further ipConfigurations and end with its primary one.
+    pub primary_last: bool,
     /// How many hops the caller is away; replies with a token go [`hop_limit`](crate::cloud::LaunchSpec) hops. 0 counts as 1.
     pub hops: u8,
 }

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use node_api::{ClientError, Reply, Request, call};
+use node_api::{ClientError, Receipt, Reply, Request, call, call_for_receipt};
 
 const SENDER: &str = concat!("barewire-cni ", env!("CARGO_PKG_VERSION"));
 
@@ -33,24 +33,28 @@ pub(crate) fn ask(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>
 /// Asks, and waits for a daemon that does not listen yet. One that took the request and broke off is not asked again: what
 /// crashed it would crash it again.
 pub(crate) fn ask_through_restart(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>) -> Result<Reply, ClientError> {
-    patiently(socket, request, netns, ANSWER, ClientError::nobody_listens)
+    patiently(ANSWER, ClientError::nobody_listens, |limit| call(socket, SENDER, request, netns, limit))
+}
+
+/// Likewise, for a reply that the daemon takes back where it does not arrive.
+pub(crate) fn ask_for_receipt(socket: &Path, request: &Request, netns: BorrowedFd<'_>) -> Result<(Reply, Receipt), ClientError> {
+    patiently(ANSWER, ClientError::nobody_listens, |limit| call_for_receipt(socket, SENDER, request, Some(netns), limit))
 }
 
 /// Asks for the status: within [`RESTART`] in all, and again where the daemon ended with the question in its hands.
 pub(crate) fn ask_status(socket: &Path) -> Result<Reply, ClientError> {
-    patiently(socket, &Request::Status, None, RESTART, |error| error.nobody_listens() || error.hung_up())
+    let passes = |error: &ClientError| error.nobody_listens() || error.hung_up();
+    patiently(RESTART, passes, |limit| call(socket, SENDER, &Request::Status, None, limit))
 }
 
-fn patiently(
-    socket: &Path,
-    request: &Request,
-    netns: Option<BorrowedFd<'_>>,
+fn patiently<T>(
     limit: Duration,
     passes: impl Fn(&ClientError) -> bool,
-) -> Result<Reply, ClientError> {
+    attempt: impl Fn(Duration) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let begun = Instant::now();
     loop {
-        match call(socket, SENDER, request, netns, limit.saturating_sub(begun.elapsed())) {
+        match attempt(limit.saturating_sub(begun.elapsed())) {
             Err(away) if passes(&away) && begun.elapsed() + PAUSE < RESTART => std::thread::sleep(PAUSE),
             outcome => return outcome,
         }

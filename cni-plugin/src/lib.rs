@@ -9,25 +9,44 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use cni_spec::{AddConfig, AddResult, Attachment, CheckConfig, Code, Error, GcConfig, Invocation, PodIdentity, VersionInfo};
-use node_api::{AddRequest, CheckRequest, ClientError, DelRequest, GcRequest, Reply, Request, queue};
+use node_api::{AddRequest, CheckRequest, ClientError, DelRequest, GcRequest, Receipt, Reply, Request, queue};
 
 pub use crate::stdin::Stdin;
 
-/// Executes one CNI operation. The value is what goes to standard output; it may be empty.
+/// What an operation came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What goes to standard output; it may be empty.
+    pub text: String,
+    /// For the daemon, once the text is there. Without it the daemon takes an attachment back.
+    receipt: Option<Receipt>,
+}
+
+impl Outcome {
+    /// The text has been told.
+    pub fn is_told(self) {
+        if let Some(receipt) = self.receipt {
+            receipt.give();
+        }
+    }
+}
+
+/// Executes one CNI operation.
 ///
 /// # Errors
 /// What goes to standard output as an error result.
-pub fn execute(environment: impl IntoIterator<Item = (String, String)>, stdin: &Stdin) -> Result<String, Error> {
-    match Invocation::from_environment(environment)? {
+pub fn execute(environment: impl IntoIterator<Item = (String, String)>, stdin: &Stdin) -> Result<Outcome, Error> {
+    let text = match Invocation::from_environment(environment)? {
         Invocation::Version => json(&VersionInfo::answering(cni_spec::version_asked(stdin.as_it_came()).as_deref())),
-        Invocation::Add { attachment, netns, pod } => add(attachment, &netns, pod, AddConfig::from_json(stdin.whole()?)?),
+        Invocation::Add { attachment, netns, pod } => return add(attachment, &netns, pod, AddConfig::from_json(stdin.whole()?)?),
         Invocation::Check { attachment, netns } => check(attachment, &netns, CheckConfig::from_json(stdin.whole()?)?),
         Invocation::Gc => gc(GcConfig::from_json(stdin.whole()?)?),
         // The socket is all that these need. Where what came does not tell it, it is where it is by default: a node has one
         // daemon, and a pod that could not be deleted for a damaged configuration would stay for ever.
         Invocation::Del(attachment) => del(attachment, at(cni_spec::socket(stdin.as_it_came()))),
         Invocation::Status => status(at(cni_spec::socket(stdin.as_it_came()))),
-    }
+    }?;
+    Ok(Outcome { text, receipt: None })
 }
 
 /// Where the daemon listens.
@@ -35,7 +54,7 @@ fn at(configured: Option<PathBuf>) -> PathBuf {
     configured.unwrap_or_else(|| PathBuf::from(node_api::DEFAULT_SOCKET))
 }
 
-fn add(attachment: Attachment, netns: &str, pod: PodIdentity, config: AddConfig) -> Result<String, Error> {
+fn add(attachment: Attachment, netns: &str, pod: PodIdentity, config: AddConfig) -> Result<Outcome, Error> {
     let netns_fd = netns::open(netns)?;
     let request = AddRequest {
         network: config.name,
@@ -46,11 +65,9 @@ fn add(attachment: Attachment, netns: &str, pod: PodIdentity, config: AddConfig)
         ips: config.runtime.ips,
         mac: config.runtime.mac,
     };
-    let reply = daemon::ask_through_restart(&at(config.socket), &Request::Add(request), Some(netns_fd.as_fd()));
-    match reply.map_err(refusal)? {
-        Reply::Attached(result) => Ok(result.to_json(config.version, config.prev_result)),
-        Reply::Done => Err(unexpected()),
-    }
+    let answer = daemon::ask_for_receipt(&at(config.socket), &Request::Add(request), netns_fd.as_fd());
+    let (Reply::Attached(result), receipt) = answer.map_err(refusal)? else { return Err(unexpected()) };
+    Ok(Outcome { text: result.to_json(config.version, config.prev_result), receipt: Some(receipt) })
 }
 
 /// A DEL succeeds whatever state the daemon is in: a pod must be deletable while it is being upgraded.

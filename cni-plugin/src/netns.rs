@@ -8,7 +8,7 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::{FsType, fstatfs};
 
 /// `NSFS_MAGIC`, linux/magic.h
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 const OWN: &str = "/proc/self/ns/net";
 
 /// Opens `CNI_NETNS` and refuses what cannot be a container's: a path that is not there, a file that is no namespace, and
@@ -22,7 +22,7 @@ pub(crate) fn open(path: &str) -> Result<File, Error> {
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|why| refuse(&format!("cannot be opened: {why}")))?;
     let kind = fstatfs(&file).map_err(|errno| refuse(&format!("cannot be looked at: {errno}")))?.filesystem_type();
-    if kind != FsType(NSFS_MAGIC) {
+    if kind != NSFS_MAGIC {
         return Err(refuse("is not a network namespace"));
     }
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());

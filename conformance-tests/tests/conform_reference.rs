@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use conformance_tests::conform::{
+use conformance_tests::{
     invocation::Plugin,
     known::Known,
     netns::Netns,
@@ -333,7 +333,7 @@ fn the_plugin_runs_in_the_namespace_that_it_is_given() -> Result<()> {
         ..bench.suite()
     };
     ensure!(suite.run(|_| {})?.is_success());
-    let links = conformance_tests::conform::kernel::Kernel::of(&host)?.links()?;
+    let links = conformance_tests::kernel::Kernel::of(&host)?.links()?;
     assert!(links.iter().any(|link| link.name == "cni0"), "the bridge stays in the host namespace: {links:?}");
     Ok(())
 }

@@ -11,6 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::Ifindex;
 use crate::netlink::{NetlinkError, Socket};
 use crate::pod_link::{ALIAS_PREFIX, GROUP, ROUTE_PROTOCOL};
+use crate::raw_netlink::{attributes, number};
 
 /// A host end of ours as the kernel tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,16 @@ pub(crate) fn all_links() -> RouteNetlinkMessage {
     let mut request = LinkMessage::default();
     request.attributes = vec![without_counters()];
     RouteNetlinkMessage::GetLink(request)
+}
+
+/// Whether a row of links is a pod's, by its bytes: a full node has a thousand of them.
+pub(crate) fn is_pods_link(row: &[u8]) -> bool {
+    /// `struct ifinfomsg`
+    const HEADER: usize = 16;
+    /// `IFLA_GROUP`
+    const OF_GROUP: u16 = 27;
+    let mut attributes = attributes(row.get(HEADER..).unwrap_or_default());
+    attributes.any(|(kind, value)| kind == OF_GROUP && number(value) == GROUP)
 }
 
 /// Asks for links without their counters, which are most of a row.
@@ -85,12 +96,34 @@ fn routed_addresses(host: &mut Socket) -> Result<HashMap<u32, Vec<IpAddr>>, Netl
     Ok(routed)
 }
 
-pub(crate) fn routes<T>(socket: &mut Socket, mut pick: impl FnMut(RouteMessage) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
+/// Other people's routes, of which those that the kernel makes of each pod's link by itself are left out as well: local and link-local ones.
+pub(crate) fn routes_of_others<T>(socket: &mut Socket, pick: impl FnMut(RouteMessage) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
+    /// `struct rtmsg`, and its protocol; then the destination's own head.
+    const PROTOCOL: usize = 5;
+    const DESTINATION: usize = 12 + 8 + 4;
+    routes_where(
+        socket,
+        |row| {
+            row.get(PROTOCOL) != Some(&u8::from(ROUTE_PROTOCOL)) && !row.get(DESTINATION..).is_some_and(|to| to.starts_with(&[0xfe, 0x80]))
+        },
+        pick,
+    )
+}
+
+fn routes<T>(socket: &mut Socket, pick: impl FnMut(RouteMessage) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
+    routes_where(socket, |_| true, pick)
+}
+
+fn routes_where<T>(
+    socket: &mut Socket,
+    is_wanted: impl Fn(&[u8]) -> bool,
+    mut pick: impl FnMut(RouteMessage) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
-        found.extend(socket.dump("read the routes", &RouteNetlinkMessage::GetRoute(request), |row| match row {
+        found.extend(socket.dump_where("read the routes", &RouteNetlinkMessage::GetRoute(request), &is_wanted, |row| match row {
             RouteNetlinkMessage::NewRoute(route) => pick(route),
             _ => None,
         })?);

@@ -2,37 +2,47 @@
 //!
 //! Everything here speaks to the kernel; what is to be done is decided above. Costs that shaped it are in docs/adr/0003.
 
+pub mod calls;
 mod conntrack;
 pub mod elsewhere;
 pub mod fast_path;
 pub mod forwarding;
 mod gateway;
+mod host_ends;
 mod inspection;
 mod inventory;
+pub mod local_routes;
 mod marks;
 pub mod netlink;
 mod netns;
 mod nft;
+mod nft_kept;
 mod node_network;
+mod ours;
 mod own_addresses;
 mod pod_link;
 mod policy_routes;
 mod prefixes;
 mod raw_netlink;
 mod removal;
+pub mod repairs;
 mod rules;
+pub mod scheduling;
 pub mod stack;
 mod sysctl;
 mod unreachable;
 mod uplink;
 
+pub use host_ends::{Difference, HostEnds};
 pub use inspection::{HostEnd, PodState, WayOut, inspect_host_end, inspect_pod, pod_mac};
 pub use inventory::{FoundLink, pod_links};
 pub use marks::Marks;
 pub use netns::{HostNetns, Netns, NetnsError, NetnsId};
 pub use nft::RulesError;
-pub use node_network::{ApplyError, Families, NodeNetwork, PodRange};
-pub use pod_link::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, answer_solicitations, attach, refresh_host_end};
+pub use node_network::{ApplyError, Families, Kept, NodeNetwork, PodRange};
+pub use pod_link::{
+    GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, answer_solicitations, attach, refresh_host_end, restore_host_end,
+};
 pub use removal::{LinkRemover, remove_links};
 pub use sysctl::SysctlError;
 pub use uplink::{

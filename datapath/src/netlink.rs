@@ -8,18 +8,31 @@ use std::io;
 use std::os::fd::AsFd;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// RTNL can be held for tens of milliseconds by somebody who removes links; seconds mean that something is broken.
+use crate::calls::{Call, HeldUp};
+
+/// For answers that do not come. The kernel executes a request while it is sent, and that nothing bounds: see [`crate::calls`].
 const ANSWER_TIMEOUT_SECONDS: i64 = 10;
 /// A dump is begun again when the table changed under it; ten times in a row is a storm, not an accident.
 const DUMP_ATTEMPTS: u32 = 10;
-const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Types below are netlink's own (`NLMSG_MIN_TYPE`).
+const FIRST_ROW: u16 = 16;
+/// What was being done where nothing was, because somebody holds the kernel's lock.
+const HELD_UP: &str = "wait for the kernel's lock of network configuration (RTNL)";
+/// `struct nlmsghdr`
+const HEADER: usize = 16;
+/// The kernel fills as much of a table into one datagram.
+const TABLE: usize = 64 * 1024;
+/// An acknowledgement is a datagram of its own, some hundred bytes; an object that is told of has a few kilobytes. A pod's socket lives
+/// for one batch, so its memory should come cheap.
+const ANSWERS: usize = 16 * 1024;
 
 /// A request that the kernel refused, or a socket that failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +52,12 @@ impl NetlinkError {
         Self { step, source: source.into(), kernel_says: String::new() }
     }
 
+    /// Whether nothing was done, because somebody has held the kernel's lock for long.
+    #[must_use]
+    pub fn is_held_up(&self) -> bool {
+        self.step == HELD_UP
+    }
+
     /// Whether the kernel answered with this errno.
     #[must_use]
     pub fn is(&self, errno: nix::errno::Errno) -> bool {
@@ -50,6 +69,13 @@ impl NetlinkError {
     pub fn is_absence(&self) -> bool {
         use nix::errno::Errno;
         [Errno::ENODEV, Errno::ENOENT, Errno::ESRCH].iter().any(|errno| self.is(*errno))
+    }
+}
+
+impl From<HeldUp> for NetlinkError {
+    fn from(HeldUp(lasts): HeldUp) -> Self {
+        let kernel_says = format!("somebody has held it for {} s", lasts.as_secs());
+        Self { step: HELD_UP, source: io::ErrorKind::TimedOut.into(), kernel_says }
     }
 }
 
@@ -119,7 +145,7 @@ impl Socket {
         self.send(steps[0])?;
         let mut refused = Vec::new();
         loop {
-            for message in self.receive(steps[last])? {
+            for message in self.receive(steps[last], ANSWERS, |kind, _| kind == NLMSG_ERROR)? {
                 let position = message.header.sequence_number.wrapping_sub(first_sequence) as usize;
                 let (NetlinkPayload::Error(answer), Some(step)) = (message.payload, steps.get(position)) else { continue };
                 if answer.code.is_some() {
@@ -144,7 +170,7 @@ impl Socket {
         self.send(step)?;
         let mut told = None;
         loop {
-            for message in self.receive(step)? {
+            for message in self.receive(step, TABLE, |_, _| true)? {
                 match message.payload {
                     _ if message.header.sequence_number != self.sequence => {}
                     NetlinkPayload::InnerMessage(answer) => told = Some(answer),
@@ -168,10 +194,24 @@ impl Socket {
         &mut self,
         step: &'static str,
         request: &RouteNetlinkMessage,
+        pick: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.dump_where(step, request, |_| true, pick)
+    }
+
+    /// Likewise, but rows of which `is_wanted` says no, by their bytes behind the message's header, are not even decoded.
+    ///
+    /// # Errors
+    /// As [`Socket::dump`].
+    pub(crate) fn dump_where<T>(
+        &mut self,
+        step: &'static str,
+        request: &RouteNetlinkMessage,
+        is_wanted: impl Fn(&[u8]) -> bool,
         mut pick: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(picked) = self.dump_once(step, request, &mut pick)? {
+            if let Some(picked) = self.dump_once(step, request, &is_wanted, &mut pick)? {
                 return Ok(picked);
             }
         }
@@ -183,6 +223,7 @@ impl Socket {
         &mut self,
         step: &'static str,
         request: &RouteNetlinkMessage,
+        is_wanted: &impl Fn(&[u8]) -> bool,
         pick: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Option<Vec<T>>, NetlinkError> {
         self.outgoing.clear();
@@ -190,7 +231,8 @@ impl Socket {
         self.send(step)?;
         let (mut picked, mut interrupted) = (Vec::new(), false);
         loop {
-            for message in self.receive(step)? {
+            // A table's end and an error are no rows.
+            for message in self.receive(step, TABLE, |kind, row| kind < FIRST_ROW || is_wanted(row))? {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -219,26 +261,37 @@ impl Socket {
     }
 
     fn send(&self, step: &'static str) -> Result<(), NetlinkError> {
+        let _call = Call::begin();
         self.raw.send(&self.outgoing, 0).map(drop).map_err(|error| NetlinkError::new(step, error))
     }
 
-    fn receive(&mut self, step: &'static str) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, NetlinkError> {
+    /// What has come, of the messages that are wanted by type and payload; others are not even decoded.
+    fn receive(
+        &mut self,
+        step: &'static str,
+        room: usize,
+        is_wanted: impl Fn(u16, &[u8]) -> bool,
+    ) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, NetlinkError> {
         self.incoming.clear();
-        self.incoming.reserve(RECEIVE_BUFFER);
+        self.incoming.reserve(room);
+        let call = Call::begin();
         let length = loop {
             match self.raw.recv(&mut self.incoming, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => break outcome.map_err(|error| NetlinkError::new(step, error))?,
             }
         };
+        drop(call);
         let mut messages = Vec::new();
         let mut rest = &self.incoming[..length];
+        let unreadable = |why: &dyn std::fmt::Display| NetlinkError::new(step, io::Error::new(io::ErrorKind::InvalidData, why.to_string()));
         while !rest.is_empty() {
-            let message = NetlinkMessage::deserialize(rest)
-                .map_err(|why| NetlinkError::new(step, io::Error::new(io::ErrorKind::InvalidData, why.to_string())))?;
-            let taken = (message.header.length as usize).next_multiple_of(4).min(rest.len());
+            let header = NetlinkBuffer::new_checked(rest).map_err(|why| unreadable(&why))?;
+            let taken = (header.length() as usize).next_multiple_of(4).min(rest.len());
+            if is_wanted(header.message_type(), rest.get(HEADER..header.length() as usize).unwrap_or_default()) {
+                messages.push(NetlinkMessage::deserialize(rest).map_err(|why| unreadable(&why))?);
+            }
             rest = &rest[taken.max(1)..];
-            messages.push(message);
         }
         Ok(messages)
     }

@@ -147,7 +147,7 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if let Err(errno) = setns(self.home, CloneFlags::CLONE_NEWNET) {
             // A thread that is lost in a pod would wire the next pod into this one. A restart is harmless beside that.
-            tracing::error!(%errno, "cannot return to the host's network namespace; aborting");
+            tracing::error!(%errno, "return to the host's network namespace failed; aborting");
             std::process::abort();
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::netlink::NetlinkError;
+
 /// Why rules could not be set or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
@@ -25,6 +27,9 @@ pub enum RulesError {
         /// Its own words.
         why: String,
     },
+    /// The kernel does not tell which rules it has.
+    #[error("{0}")]
+    Unread(#[from] NetlinkError),
     /// Its answer has another form than expected.
     #[error("nft's list of {what} is not understood: {why}")]
     Unreadable {

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
 
 use crate::fast_path::{Destination, FastPath, FastPathError, Scope};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::RulesError;
+use crate::nft_kept::KeptTable;
+use crate::ours::{Ours, carry_out};
 use crate::sysctl::{self, SysctlError};
 use crate::{Marks, Uplink, forwarding, gateway, policy_routes, prefixes, rules, stack, unreachable};
 
@@ -35,6 +38,8 @@ pub struct NodeNetwork {
     pub marks: Marks,
     /// Programs were here a while ago, and connections may live that they carried.
     pub were_carried: bool,
+    /// Bytes a second that each pod may send to the internet, where the programs are in use; 0 for no limit.
+    pub internet_egress: u64,
 }
 
 /// A choice by family.
@@ -105,35 +110,51 @@ pub enum ApplyError {
     Accepts(String),
 }
 
+/// The tables of ours, and how the kernel had them when they were installed: for [`NodeNetwork::apply`], from one call to the next.
+#[derive(Debug)]
+pub struct Kept {
+    rules: KeptTable,
+    accounts: KeptTable,
+}
+
+impl Default for Kept {
+    /// Nothing is known of them.
+    fn default() -> Self {
+        Self { rules: rules::table(), accounts: stack::table() }
+    }
+}
+
 impl NodeNetwork {
-    /// Sets everything as described: forwarding, rules, the ways out of further uplinks, the pods' gateway, and what the programs
-    /// know. Without programs, the stack keeps the accounts. What is refused does not keep the rest from being set; it is all told.
+    /// Compares the kernel with the description and sets what differs: forwarding, rules, the ways out of further uplinks, the pods'
+    /// gateway, and what the programs know. Without programs, the stack keeps the accounts. What is refused does not keep the rest from
+    /// being set; it is all told. To be called at start, on news and now and then: where nothing differs, nothing is set.
     #[must_use]
-    pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>) -> Vec<ApplyError> {
+    pub fn apply(&self, host: &mut Socket, fast_path: Option<&FastPath>, kept: &mut Kept) -> Vec<ApplyError> {
         let mut refused: Vec<ApplyError> = sysctl::enable_forwarding(self).into_iter().map(ApplyError::Forwarding).collect();
         refused.extend(sysctl::settle_uplinks(self).into_iter().map(ApplyError::Sysctl));
-        refused.extend(rules::install(self, fast_path.is_some()).err().map(ApplyError::Rules));
-        refused.extend(policy_routes::apply(host, &self.uplinks, self.marks).err().map(ApplyError::Netlink));
-        refused.extend(gateway::apply(host, self).err().map(ApplyError::Netlink));
-        refused.extend(unreachable::apply(host, &self.pods).err().map(ApplyError::Netlink));
+        refused.extend(rules::keep(&mut kept.rules, self, fast_path.is_some()).err().map(ApplyError::Rules));
+        refused.extend(self.set_routes(host).err().map(ApplyError::Netlink));
         match fast_path {
             Some(fast_path) => {
                 refused.extend(fast_path.set_network(self).err().map(ApplyError::FastPath));
                 refused.extend(fast_path.attach_uplinks(host, &self.uplinks).err().map(ApplyError::Hooks));
-                stack::uninstall();
+                if let Err(error) = kept.accounts.remove() {
+                    tracing::debug!(%error, "slow-path counters not removed");
+                }
             }
-            None => refused.extend(stack::install(self).err().map(ApplyError::Rules)),
+            None => refused.extend(stack::keep(&mut kept.accounts, self).err().map(ApplyError::Rules)),
         }
         refused
     }
 
-    /// Looks whether the programs still have what [`NodeNetwork::apply`] has given them, and gives it again. Cheap where nothing is missing.
-    #[must_use]
-    pub fn keep(&self, host: &mut Socket, fast_path: &FastPath) -> Vec<ApplyError> {
-        let told = if fast_path.knows_a_network() { Ok(()) } else { fast_path.set_network(self) };
-        let mut refused: Vec<_> = told.err().map(ApplyError::FastPath).into_iter().collect();
-        refused.extend(fast_path.attach_uplinks(host, &self.uplinks).err().map(ApplyError::Hooks));
-        refused
+    fn set_routes(&self, host: &mut Socket) -> Result<(), NetlinkError> {
+        // Somebody may have done the same since it was read; and an uplink that is down, or gone, takes no route.
+        const EXPECTED: [Errno; 5] = [Errno::ESRCH, Errno::EEXIST, Errno::ENOENT, Errno::ENETDOWN, Errno::ENODEV];
+        let found = Ours::read(host)?;
+        let ways = policy_routes::plan(&found, &self.uplinks, self.marks);
+        let ways = carry_out(host, ways.into_iter().chain(unreachable::plan(&found, &self.pods)).collect(), &EXPECTED);
+        let gateway = carry_out(host, gateway::plan(&found, self), &[&EXPECTED[..], &[Errno::EINVAL]].concat());
+        ways.and(gateway)
     }
 
     /// Takes away what [`NodeNetwork::apply`] has set, programs and forwarding excepted: others may rely on that by now.
@@ -141,12 +162,11 @@ impl NodeNetwork {
     /// # Errors
     /// Where the kernel refuses.
     pub fn remove(host: &mut Socket) -> Result<(), ApplyError> {
-        stack::uninstall();
-        policy_routes::apply(host, &[], Marks::default())?;
-        gateway::remove(host)?;
-        unreachable::apply(host, &[])?;
+        let mut kept = Kept::default();
+        kept.accounts.remove()?;
+        Self::default().set_routes(host)?;
         forwarding::remove_accepts().map_err(ApplyError::Accepts)?;
-        Ok(rules::uninstall()?)
+        Ok(kept.rules.remove()?)
     }
 
     /// Index of the uplink that owns an address; 0, the node's own, where no range has it.

@@ -21,12 +21,12 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
 use netlink_packet_route::route::RouteProtocol;
 
 use crate::fast_path::{FastPath, FastPathError};
 use crate::netlink::{NetlinkError, Request, Socket};
-use crate::{Ifindex, Netns, NetnsError, SysctlError};
+use crate::{Difference, Ifindex, Netns, NetnsError, SysctlError};
 pub(crate) use messages::{family, link_route};
 
 /// The IPv4 gateway of every pod (RFC 3927 link-local). Nobody has the address; the host answers for it.
@@ -111,7 +111,7 @@ pub fn attach(host: &mut Socket, netns: &Netns, link: &PodLink, fast_path: Optio
     if wired.is_err()
         && let Err(error) = crate::removal::remove_links(host, &[link.host_ifindex])
     {
-        tracing::error!(link = link.host_ifname, %error, "a link that could not be wired could not be removed either");
+        tracing::error!(link = link.host_ifname, %error, "link left behind by failed wiring not removed");
     }
     wired
 }
@@ -122,6 +122,14 @@ pub fn attach(host: &mut Socket, netns: &Netns, link: &PodLink, fast_path: Optio
 /// The first request that was refused.
 pub fn refresh_host_end(host: &mut Socket, link: &PodLink) -> Result<(), WiringError> {
     host_end::refresh(host, link)
+}
+
+/// Sets again what of a host end is not as it was made, and nothing else: packets that find their way meanwhile go on finding it.
+///
+/// # Errors
+/// The first request that was refused.
+pub fn restore_host_end(host: &mut Socket, link: &PodLink, differences: &[Difference]) -> Result<(), WiringError> {
+    host_end::restore(host, link, differences)
 }
 
 /// Has neighbour solicitations of a pod for its IPv6 gateway answered. Not part of wiring: an ordinary pod makes none.
@@ -218,5 +226,7 @@ fn create_request(netns: &Netns, link: &PodLink, pod_ifindex: Ifindex) -> Reques
 fn settle(ifindex: Ifindex) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = ifindex.0;
+    // Counters of each kind are half of the answer.
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     Request { step: "settle the host end's carrier", message: RouteNetlinkMessage::GetLink(message), flags: 0 }
 }

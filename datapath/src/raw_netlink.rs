@@ -4,10 +4,12 @@ use std::io;
 use std::os::fd::AsFd;
 
 use netlink_sys::Socket as RawSocket;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::calls::Call;
 use crate::netlink::NetlinkError;
 
 const ANSWER_TIMEOUT_SECONDS: i64 = 10;
@@ -53,6 +55,15 @@ impl Dumps {
         Ok(Some(Self { raw, sequence: 0, incoming: Vec::with_capacity(RECEIVE_BUFFER) }))
     }
 
+    /// Opens a route-netlink socket whose dumps the kernel filters by what their requests say (`NETLINK_GET_STRICT_CHK`, Linux 4.20). An
+    /// older kernel tells all, so that who asks has to look all the same.
+    pub(crate) fn open_strict(step: &'static str) -> Result<Self, NetlinkError> {
+        let dumps = Self::open(step, NETLINK_ROUTE)?.ok_or_else(|| failed(step, Errno::EPROTONOSUPPORT))?;
+        // In vain on an older kernel.
+        let _ = dumps.raw.set_netlink_get_strict_chk(true);
+        Ok(dumps)
+    }
+
     /// Asks for a whole table, and keeps what `pick` makes of each message: its type and its payload.
     pub(crate) fn dump<T>(
         &mut self,
@@ -94,14 +105,18 @@ impl Dumps {
         let mut request = length.to_ne_bytes().to_vec();
         request.extend(kind.to_ne_bytes().into_iter().chain(flags.to_ne_bytes()).chain(self.sequence.to_ne_bytes()).chain([0; 4]));
         request.extend(payload);
+        let call = Call::begin();
         self.raw.send(&request, 0).map_err(|error| failed(step, error))?;
+        drop(call);
         let (mut picked, mut interrupted, is_dump) = (Vec::new(), false, flags & DUMP == DUMP);
         loop {
             self.incoming.clear();
+            let call = Call::begin();
             let length = match self.raw.recv(&mut self.incoming, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome.map_err(|error| failed(step, error))?,
             };
+            drop(call);
             for message in messages(&self.incoming[..length.min(self.incoming.len())]) {
                 if message.sequence != self.sequence {
                     continue;

@@ -5,13 +5,14 @@
 //! what falls due together. It is off the path of DEL: a pod's deletion does not wait for it.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
 use crate::Ifindex;
+use crate::calls;
 use crate::netlink::{NetlinkError, Request, Socket};
 
 /// The link group of links about to go.
@@ -20,7 +21,10 @@ const DOOMED_GROUP: u32 = 0xB3DE;
 const GATHER: Duration = Duration::from_millis(20);
 /// A netlink send must fit the socket's buffer; 256 requests are about 10 kB.
 const BATCH_MAX: usize = 256;
-const RETRY: Duration = Duration::from_millis(500);
+/// Between attempts, doubled each time.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long the end waits for what is still due: the next start removes links that nobody has.
+const LAST: Duration = Duration::from_secs(3);
 
 /// Removes links by number; one that is gone already counts as removed.
 ///
@@ -53,6 +57,8 @@ fn refusals_but_absence(refused: Vec<NetlinkError>) -> Result<(), NetlinkError> 
 
 enum Order {
     Remove(Ifindex),
+    /// Nothing more comes.
+    End,
     /// Remove all that was ordered before, then answer.
     Flush(Sender<()>),
 }
@@ -60,85 +66,121 @@ enum Order {
 /// The thread that removes links in batches.
 #[derive(Debug)]
 pub struct LinkRemover {
-    orders: Option<Sender<Order>>,
-    thread: Option<JoinHandle<()>>,
+    orders: Sender<Order>,
+    /// Disconnected when the thread has ended.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl LinkRemover {
-    /// Starts the thread in the caller's network namespace. `removed` is told each link that is gone for good.
+    /// Starts the thread in the caller's network namespace; `begin` is what it does first. `removed` is told each link that is gone for good.
     ///
     /// # Errors
     /// Where the system has no thread or socket left.
-    pub fn start(removed: impl Fn(&[Ifindex]) + Send + 'static) -> Result<Self, NetlinkError> {
+    pub fn start(begin: impl FnOnce() + Send + 'static, removed: impl Fn(&[Ifindex]) + Send + 'static) -> Result<Self, NetlinkError> {
         let socket = Socket::open()?;
         let (orders, inbox) = channel();
-        let thread = std::thread::Builder::new()
+        let (ends, ended) = channel();
+        std::thread::Builder::new()
             .name("link-remover".into())
-            .spawn(move || work(&inbox, socket, removed))
+            .spawn(move || {
+                begin();
+                work(&inbox, socket, removed);
+                drop::<Sender<()>>(ends);
+            })
             .map_err(|source| NetlinkError { step: "start the link remover", source, kernel_says: String::new() })?;
-        Ok(Self { orders: Some(orders), thread: Some(thread) })
+        Ok(Self { orders, ended: Mutex::new(ended) })
     }
 
     /// Has a link removed soon.
     pub fn remove(&self, link: Ifindex) {
-        if let Some(orders) = &self.orders {
-            // The thread ends only when this sender is dropped.
-            let _ = orders.send(Order::Remove(link));
-        }
+        // The thread ends only when it is told to.
+        let _ = self.orders.send(Order::Remove(link));
     }
 
     /// Waits until all links ordered so far are gone, at most `limit`. Tells whether they are.
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         let (done, wait) = channel();
-        let Some(orders) = &self.orders else { return false };
-        orders.send(Order::Flush(done)).is_ok() && wait.recv_timeout(limit).is_ok()
+        self.orders.send(Order::Flush(done)).is_ok() && wait.recv_timeout(limit).is_ok()
     }
 }
 
 impl Drop for LinkRemover {
-    /// Removes what is still due, then ends the thread.
+    /// Removes what is still due, then ends the thread; not for ever, where somebody holds the kernel's lock.
     fn drop(&mut self) {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = self.orders.send(Order::End);
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(LAST);
     }
 }
 
 fn work(inbox: &Receiver<Order>, mut socket: Socket, removed: impl Fn(&[Ifindex])) {
     while let Ok(first) = inbox.recv() {
-        let (batch, waiting) = gather(inbox, first);
-        if let Err(error) = remove_links(&mut socket, &batch) {
-            tracing::warn!(%error, links = batch.len(), "links could not be removed; trying once more");
-            std::thread::sleep(RETRY);
-            if let Err(error) = remove_links(&mut socket, &batch) {
-                // The sweep finds links without an owner and orders their removal again.
-                tracing::error!(%error, links = batch.len(), "links could not be removed; leaving them to the next sweep");
-                continue;
-            }
+        let Batch { links, waiting, is_last } = gather(inbox, first);
+        if !remove_in_the_end(&mut socket, &links, is_last) {
+            return;
         }
-        removed(&batch);
+        removed(&links);
         for done in waiting {
             let _ = done.send(());
+        }
+        if is_last {
+            return;
         }
     }
 }
 
+/// Removes links, however often that takes: their numbers are nobody's until they are gone. Tells whether they are; not, where nothing more
+/// comes and they cannot be removed now.
+fn remove_in_the_end(socket: &mut Socket, links: &[Ifindex], is_last: bool) -> bool {
+    let (mut pause, longest) = RETRY;
+    let mut is_told = false;
+    while !links.is_empty() {
+        // Nobody waits for this, so it does not wait in the kernel where others do.
+        let error = match calls::wait_for_others().map_err(NetlinkError::from).and_then(|()| remove_links(socket, links)) {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        if !is_told {
+            is_told = true;
+            tracing::warn!(%error, links = links.len(), "links could not be removed; trying again until they are gone");
+        }
+        if is_last {
+            return false;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
+        // An answer to what failed could still be on its way.
+        if let Ok(another) = Socket::open() {
+            *socket = another;
+        }
+    }
+    true
+}
+
+/// What is done at once.
+#[derive(Default)]
+struct Batch {
+    links: Vec<Ifindex>,
+    waiting: Vec<Sender<()>>,
+    is_last: bool,
+}
+
 /// Collects orders until the gathering time is over, the batch is full, or somebody waits.
-fn gather(inbox: &Receiver<Order>, first: Order) -> (Vec<Ifindex>, Vec<Sender<()>>) {
-    let (mut batch, mut waiting) = (Vec::new(), Vec::new());
+fn gather(inbox: &Receiver<Order>, first: Order) -> Batch {
+    let mut batch = Batch::default();
     let deadline = Instant::now() + GATHER;
     let mut next = Some(first);
     while let Some(order) = next {
         match order {
-            Order::Remove(link) => batch.push(link),
-            Order::Flush(done) => waiting.push(done),
+            Order::Remove(link) => batch.links.push(link),
+            Order::Flush(done) => batch.waiting.push(done),
+            Order::End => batch.is_last = true,
         }
-        if batch.len() >= BATCH_MAX || !waiting.is_empty() {
+        if batch.links.len() >= BATCH_MAX || !batch.waiting.is_empty() || batch.is_last {
             break;
         }
         next = inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
     }
-    (batch, waiting)
+    batch
 }

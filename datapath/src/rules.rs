@@ -5,30 +5,28 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::nft::{self, RulesError, anonymous_set};
+use crate::nft::{RulesError, anonymous_set};
+use crate::nft_kept::KeptTable;
 use crate::own_addresses::is_link_local;
 use crate::{Marks, NodeNetwork, Uplink, prefixes};
 
-const TABLE: &str = "inet barewire";
+const TABLE: &str = "barewire";
 const WHAT: &str = "the rules for pods";
 
-/// Installs the table in place of an earlier one, in one transaction. `programs` tells whether kernel programs may carry packets.
-pub(crate) fn install(network: &NodeNetwork, programs: bool) -> Result<(), RulesError> {
-    let chains = chains(network, programs);
-    if chains.is_empty() {
-        // Without anything to say, nobody needs the program.
-        return match uninstall() {
-            Err(RulesError::Missing) => Ok(()),
-            outcome => outcome,
-        };
-    }
-    // Declared before it is deleted, the table may or may not have been there.
-    nft::run(WHAT, &format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n{chains}}}\n"))
+/// The table, to be kept.
+pub(crate) const fn table() -> KeptTable {
+    KeptTable::new(WHAT, TABLE)
 }
 
-/// Removes the table.
-pub(crate) fn uninstall() -> Result<(), RulesError> {
-    nft::remove_table(WHAT, TABLE)
+/// Keeps the table as described. `programs` tells whether kernel programs may carry packets. Where there is nothing to say there is no
+/// table, and nobody needs the program.
+pub(crate) fn keep(table: &mut KeptTable, network: &NodeNetwork, programs: bool) -> Result<(), RulesError> {
+    let chains = chains(network, programs);
+    if chains.is_empty() {
+        return table.remove();
+    }
+    // Declared before it is deleted, the table may or may not have been there.
+    table.keep(&format!("table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{chains}}}\n"))
 }
 
 fn chains(network: &NodeNetwork, programs: bool) -> String {

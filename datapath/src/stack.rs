@@ -11,9 +11,11 @@ use serde::Deserialize;
 
 use crate::fast_path::{Counter, Destination, Scope, Traffic};
 use crate::nft::{self, RulesError, anonymous_set};
+use crate::nft_kept::KeptTable;
 use crate::rules::Family;
 use crate::{Ifindex, NodeNetwork};
 
+const NAME: &str = "barewire_stack";
 const TABLE: &str = "inet barewire_stack";
 const WHAT: &str = "the accounts of the stack";
 const SPOOFED: &str = "spoofed_address";
@@ -36,15 +38,14 @@ pub struct Accounts {
     pub spoofed: u64,
 }
 
-pub(crate) fn install(network: &NodeNetwork) -> Result<(), RulesError> {
-    nft::run(WHAT, &script(network))
+/// The table, to be kept.
+pub(crate) const fn table() -> KeptTable {
+    KeptTable::new(WHAT, NAME)
 }
 
-/// Removes the table. Where there is no nft there is no table either.
-pub(crate) fn uninstall() {
-    if let Err(error) = nft::remove_table(WHAT, TABLE) {
-        tracing::debug!(%error, "no accounts of the stack to remove");
-    }
+/// Keeps the table as described.
+pub(crate) fn keep(table: &mut KeptTable, network: &NodeNetwork) -> Result<(), RulesError> {
+    table.keep(&script(network))
 }
 
 /// Reads every account.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::NodeNetwork;
+use crate::repairs::{self, Kind};
 
 /// A setting that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Vec<SysctlError> {
     let mut refused = Vec::new();
     if network.pods_of(true).next().is_some() {
         refused.extend(set("net/ipv4/ip_forward", "1").err());
+        // Each interface has its own, which counts for what comes in by it. Pods' links have theirs from the ADD on.
+        refused
+            .extend(network.uplinks.iter().filter_map(|uplink| set_if_there(&format!("net/ipv4/conf/{}/forwarding", uplink.ifname), "1")));
     }
     if network.pods_of(false).next().is_some() {
         let advertised = network.uplinks.iter().try_for_each(|uplink| keep_advertisements(&uplink.ifname));
@@ -33,7 +37,12 @@ pub(crate) fn enable_forwarding(network: &NodeNetwork) -> Vec<SysctlError> {
 
 fn keep_advertisements(ifname: &str) -> Result<(), SysctlError> {
     let accept_ra = format!("net/ipv6/conf/{ifname}/accept_ra");
-    if get(&accept_ra)? == "1" { set(&accept_ra, "2") } else { Ok(()) }
+    match get(&accept_ra) {
+        Ok(value) if value == "1" => set(&accept_ra, "2"),
+        // It may have gone since it was looked for.
+        Err(error) if error.source.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A further uplink carries packets whose way back by the main table is another, so a strict `rp_filter` becomes a loose one; what was
@@ -43,7 +52,7 @@ pub(crate) fn settle_uplinks(network: &NodeNetwork) -> Vec<SysctlError> {
         return Vec::new();
     }
     let further = network.uplinks.iter().filter(|uplink| uplink.index != 0);
-    further.filter_map(|uplink| set(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2").err()).collect()
+    further.filter_map(|uplink| set_if_there(&format!("net/ipv4/conf/{}/rp_filter", uplink.ifname), "2")).collect()
 }
 
 /// Lets an interface take router advertisements though the kernel forwards, from its first one on, and places the default routes
@@ -75,12 +84,18 @@ fn get(name: &str) -> Result<String, SysctlError> {
     }
 }
 
+/// The same of an interface that may have gone since it was looked for.
+fn set_if_there(name: &str, value: &str) -> Option<SysctlError> {
+    set(name, value).err().filter(|error| error.source.kind() != io::ErrorKind::NotFound)
+}
+
 /// Writes only what differs: `/proc/sys` may be read-only where somebody else has set it right.
 fn set(name: &str, value: &str) -> Result<(), SysctlError> {
     if get(name)? == value {
         return Ok(());
     }
     let path = PathBuf::from("/proc/sys").join(name);
-    tracing::info!(sysctl = name, value, "set");
-    std::fs::write(&path, value).map_err(|source| SysctlError { path, source })
+    std::fs::write(&path, value).map_err(|source| SysctlError { path, source })?;
+    repairs::note(Kind::Sysctl, &format!("{name} = {value}"));
+    Ok(())
 }

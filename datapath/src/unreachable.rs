@@ -4,44 +4,36 @@
 //! no pod has would else follow the default route, come back from the network, and go round until its hop limit ends it. With the route
 //! whoever sends it hears at once that there is nobody (ICMP "host unreachable", "no route to host").
 
-use std::net::IpAddr;
+use std::collections::HashSet;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
-use nix::errno::Errno;
 
-use crate::inventory::{destination, routes};
-use crate::netlink::{NetlinkError, Request, Socket};
+use crate::PodRange;
+use crate::netlink::Request;
+use crate::ours::Ours;
 use crate::pod_link::{ROUTE_PROTOCOL, family};
-use crate::{PodRange, prefixes};
 
 /// Behind any route that somebody means (Documentation/networking/vrf.rst uses the same).
 const METRIC: u32 = 4_278_198_272;
-/// A netlink send must fit the socket's buffer.
-const BATCH_MAX: usize = 256;
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-/// Sets the routes of these ranges, and removes those of others.
-pub(crate) fn apply(host: &mut Socket, ranges: &[PodRange]) -> Result<(), NetlinkError> {
-    let found = routes(host, ours)?;
-    let wanted: Vec<_> = ranges.iter().flat_map(PodRange::prefixes).collect();
+/// What is to be done so that there are routes of these ranges, and of no others. Pure.
+pub(crate) fn plan(found: &Ours, ranges: &[PodRange]) -> Vec<Request> {
+    let found: HashSet<_> = found.routes.iter().filter(|route| route.is_unreachable && route.table == MAIN).map(|route| route.to).collect();
+    let wanted: HashSet<_> = ranges.iter().flat_map(PodRange::prefixes).collect();
     let mut requests = Vec::new();
-    for prefix in found.iter().filter(|prefix| !wanted.contains(prefix)) {
+    for prefix in found.difference(&wanted) {
         let message = RouteNetlinkMessage::DelRoute(route(prefix));
         requests.push(Request { step: "remove the unreachable route of a pod range that is gone", message, flags: 0 });
     }
-    for prefix in wanted.iter().filter(|prefix| !found.contains(prefix)) {
+    for prefix in wanted.difference(&found) {
         let message = RouteNetlinkMessage::NewRoute(route(prefix));
         requests.push(Request { step: "make a pod range unreachable beside its pods", message, flags: NLM_F_CREATE | NLM_F_EXCL });
     }
-    let mut refused = Vec::new();
-    while !requests.is_empty() {
-        let rest = requests.split_off(requests.len().min(BATCH_MAX));
-        refused.extend(host.execute_each(std::mem::replace(&mut requests, rest))?);
-    }
-    // Somebody may have done the same since they were read.
-    refused.into_iter().find(|error| !error.is(Errno::ESRCH) && !error.is(Errno::EEXIST)).map_or(Ok(()), Err)
+    requests
 }
 
 fn route(prefix: &IpNetwork) -> RouteMessage {
@@ -56,9 +48,24 @@ fn route(prefix: &IpNetwork) -> RouteMessage {
     message
 }
 
-/// The prefix of a route that [`route`] has made.
-fn ours(route: RouteMessage) -> Option<IpNetwork> {
-    let is_ours = route.header.protocol == ROUTE_PROTOCOL && route.header.kind == RouteType::Unreachable;
-    let address: IpAddr = destination(&route).filter(|_| is_ours)?;
-    Some(prefixes::prefix(address.is_ipv4(), prefixes::number(address), route.header.destination_prefix_length))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ours::Route;
+
+    #[test]
+    fn each_range_has_its_route_and_no_other() {
+        let range = PodRange { first: "10.0.1.16".parse().unwrap(), last: "10.0.1.31".parse().unwrap(), uplink: 0 };
+        let unreachable =
+            |to: &str| Route { table: MAIN, to: to.parse().unwrap(), is_unreachable: true, oif: None, gateway: None, is_dead: false };
+        let plan = |routes: Vec<Route>| {
+            let plan = plan(&Ours { routes, ..Ours::default() }, &[range]);
+            plan.iter().map(|request| matches!(request.message, RouteNetlinkMessage::NewRoute(_))).collect::<Vec<_>>()
+        };
+        assert_eq!(plan(Vec::new()), [true]);
+        assert_eq!(plan(vec![unreachable("10.0.1.16/28")]), [true; 0]);
+        assert_eq!(plan(vec![unreachable("10.0.1.16/28"), unreachable("10.0.2.0/28")]), [false]);
+        let pods = Route { is_unreachable: false, ..unreachable("10.0.1.17/32") };
+        assert_eq!(plan(vec![pods, unreachable("10.0.1.16/28")]), [true; 0]);
+    }
 }

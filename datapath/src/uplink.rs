@@ -9,7 +9,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::Ifindex;
-use crate::inventory::{all_links, gateway, ip};
+use crate::inventory::{all_links, gateway, ip, is_pods_link};
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::own_addresses::{self, OwnAddress};
 use crate::pod_link::{GROUP, ROUTE_PROTOCOL};
@@ -96,12 +96,13 @@ pub const SERVICE_INTERFACES: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
 /// # Errors
 /// See [`UplinkError`].
 pub fn find_uplinks(host: &mut Socket, choices: &[UplinkChoice]) -> Result<FoundUplinks, UplinkError> {
-    let links = host.dump("read the host's links", &all_links(), not_a_pods)?;
+    let links = host.dump_where("read the host's links", &all_links(), |row| !is_pods_link(row), not_a_pods)?;
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
-        let mut of_family = host.dump("read the routes", &RouteNetlinkMessage::GetRoute(request), |row| default_route(&row))?;
+        let request = RouteNetlinkMessage::GetRoute(request);
+        let mut of_family = host.dump_where("read the routes", &request, |row| row.get(1) == Some(&0), |row| default_route(&row))?;
         // What is in the main table decides before what is in others.
         of_family.sort_by_key(|route| (!route.in_main_table, route.metric));
         routes.extend(of_family);

@@ -101,11 +101,13 @@ pub enum Reason {
     NoSuchPod = 18,
     /// To the stack: the endpoint's uplink is not open, or its gateway is not known.
     NoUplink = 19,
+    /// Dropped: beyond what the pod may send to the internet.
+    InternetEgressLimit = 20,
 }
 
 impl Reason {
     /// Every reason, in order of its number, with its name in metrics.
-    pub const ALL: [(Self, &'static str); 20] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::NoEndpoint, "no_endpoint"),
         (Self::SpoofedAddress, "spoofed_address"),
         (Self::SpoofedMac, "spoofed_mac"),
@@ -119,13 +121,14 @@ impl Reason {
         (Self::HopLimit, "hop_limit"),
         (Self::TooLarge, "too_large"),
         (Self::Unusual, "unusual"),
-        (Self::NotedFlow, "noted_flow"),
-        (Self::StackOnly, "stack_only"),
-        (Self::FamilyNotCarried, "family_not_carried"),
+        (Self::NotedFlow, "pinned_flow"),
+        (Self::StackOnly, "slow_path_only"),
+        (Self::FamilyNotCarried, "family_on_slow_path"),
         (Self::NotNative, "not_native"),
         (Self::LinkLocal, "link_local"),
         (Self::NoSuchPod, "no_such_pod"),
         (Self::NoUplink, "no_uplink"),
+        (Self::InternetEgressLimit, "internet_egress_limit"),
     ];
 }
 

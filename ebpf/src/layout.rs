@@ -3,8 +3,8 @@
 //!
 //! [`LAYOUT_VERSION`] is part of the pins' path. A daemon that finds pins of another version does not read them.
 
-/// Raised by any change in this file, or of a key or value in [`crate::flow`].
-pub const LAYOUT_VERSION: u32 = 4;
+/// Raised by any change in this file, of a key or value in [`crate::flow`], or of [`crate::filter`].
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// The interface number of the first host end. Those behind it follow, so that a table by host end is an array.
 pub const FIRST_IFINDEX: u32 = 1 << 20;
@@ -20,6 +20,12 @@ pub const UPLINKS_MAX: u32 = 16;
 pub const INTERVALS_MAX: usize = 1024;
 /// The most flows noted as going through the host's stack, of one family.
 pub const FLOWS_MAX: u32 = 1 << 18;
+/// Bytes of the filter in front of the notes, of both families together. A power of two.
+pub const NOTE_MARKS_MAX: usize = 1 << 18;
+/// Bytes of it in one value of the map: the values lie one behind the other. A power of two.
+pub const NOTE_MARKS_PAGE: usize = 1 << 12;
+/// Words of the filter in front of the slots, of both families together. A power of two.
+pub const SLOT_WORDS_MAX: u32 = 1 << 10;
 /// The most packets in pieces that are remembered at a time.
 pub const PIECES_MAX: u32 = 4096;
 
@@ -101,6 +107,8 @@ pub struct Network {
     pub untracked_mark: u32,
     /// Zero.
     pub padding: u32,
+    /// Bytes a second that each pod may send to the internet; 0 for no limit.
+    pub internet_egress: u64,
     /// What IPv4 addresses mean.
     pub intervals4: [Interval4; INTERVALS_MAX],
     /// What IPv6 addresses mean.
@@ -110,10 +118,21 @@ pub struct Network {
 impl core::fmt::Debug for Network {
     /// Without the intervals that are not in use.
     fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self { intervals4_len, intervals6_len, carry_v4, carry_v6, untracked_mark, padding: _, intervals4, intervals6 } = self;
+        let Self {
+            intervals4_len,
+            intervals6_len,
+            carry_v4,
+            carry_v6,
+            untracked_mark,
+            padding: _,
+            internet_egress,
+            intervals4,
+            intervals6,
+        } = self;
         out.debug_struct("Network")
             .field("carry", &[carry_v4, carry_v6])
             .field("untracked_mark", untracked_mark)
+            .field("internet_egress", internet_egress)
             .field("lengths", &[intervals4_len, intervals6_len])
             .field("intervals4", &intervals4.get(..*intervals4_len as usize))
             .field("intervals6", &intervals6.get(..*intervals6_len as usize))
@@ -131,6 +150,7 @@ impl Default for Network {
             carry_v6: 0,
             untracked_mark: 0,
             padding: 0,
+            internet_egress: 0,
             intervals4: [Interval4::default(); INTERVALS_MAX],
             intervals6: [Interval6::default(); INTERVALS_MAX],
         }
@@ -141,6 +161,6 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 40);
     assert!(size_of::<Uplink>() == 28);
     assert!(size_of::<Interval6>() == 24);
-    assert!(INTERVALS_MAX.is_power_of_two());
-    assert!(size_of::<Network>() == 24 + (8 + 24) * INTERVALS_MAX);
+    assert!(INTERVALS_MAX.is_power_of_two() && NOTE_MARKS_MAX.is_power_of_two() && SLOT_WORDS_MAX.is_power_of_two());
+    assert!(size_of::<Network>() == 32 + (8 + 24) * INTERVALS_MAX);
 };

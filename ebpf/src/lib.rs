@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod filter;
 pub mod flow;
 pub mod layout;
 pub mod packet;
 pub mod scope;
+pub mod shape;
 pub mod verdict;

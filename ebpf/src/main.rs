@@ -8,17 +8,20 @@
 //! | `to_uplink` | uplink, egress | what leaves, the fast path's own packets included |
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, unreachable_pub, reason = "entry points are public for the macro; the table above says what each is")]
 
 mod packet_bytes;
 mod tables;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
-use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_ecn_set_ce};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ebpf::account::{Direction, Reason};
 use ebpf::layout::FIRST_IFINDEX;
+use ebpf::scope::Scope;
+use ebpf::shape::Judgement;
 use ebpf::verdict::{self, Decision, Tables as _, Verdict};
 
 use packet_bytes::Linear;
@@ -42,6 +45,15 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let decision = verdict::from_pod(&bytes, &Maps, slot);
+    if decision.sent == Some(Scope::Internet) {
+        match tables::within_limit(slot, ctx.len()) {
+            Judgement::Pass => {}
+            // Of what is no IP packet, or whose ends do not understand it, nothing is changed.
+            // SAFETY: the context is valid for as long as the program runs.
+            Judgement::Mark => drop(unsafe { bpf_skb_ecn_set_ce(ctx.skb.skb) }),
+            Judgement::Drop => return because(Reason::InternetEgressLimit, DROP),
+        }
+    }
     if let Some(scope) = decision.sent {
         tables::count(Some(slot), Direction::Sent, scope, ctx.len());
     }

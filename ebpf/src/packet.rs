@@ -27,6 +27,12 @@ pub trait Bytes {
 
     /// How many bytes of payload each packet has that this one will be cut into; 0 where it stays one.
     fn segment(&self) -> u32;
+
+    /// The same header, of which a verifier knows no more than its types: it would follow each way in which extension headers were walked
+    /// through all that comes after. `None` never, but the verifier must be told.
+    fn settled(&self, header: Header) -> Option<Header> {
+        Some(header)
+    }
 }
 
 /// A frame in memory.

@@ -1,10 +1,19 @@
 //! The linear part of a socket buffer, read directly.
 
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
-use ebpf::packet::{Bytes, TCP, UDP};
+use ebpf::packet::{Bytes, Fragment, Header, TCP, UDP};
 
 /// Beyond this nothing is read: Ethernet, IPv6 with extension headers, an ICMP error and the packet that it quotes.
 const DEEP: u32 = 14 + 40 + 256 + 8 + 40 + 64;
+
+/// All bits of where a transport header can begin: four extension headers of the greatest length end before.
+const FURTHEST: u32 = (1 << 14) - 1;
+
+/// See [`Bytes::settled`].
+#[map]
+static SETTLED: PerCpuArray<[u32; 6]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The bytes between `data` and `data_end`.
 pub(crate) struct Linear {
@@ -74,5 +83,26 @@ impl Bytes for Linear {
     #[inline(always)]
     fn segment(&self) -> u32 {
         self.segment
+    }
+
+    /// By way of a map: what is read from one may be anything. Where the transport header begins is masked and not compared: the
+    /// verifier of Linux 6.1 does not learn from a register's comparison what it says of the same number spilled to the stack.
+    #[inline(always)]
+    fn settled(&self, header: Header) -> Option<Header> {
+        let place = SETTLED.get_ptr_mut(0)?;
+        let Header { protocol, hop_limit, options, fragment, id, transport } = header;
+        let words = [protocol.into(), hop_limit.into(), options.into(), fragment as u32, id, transport as u32];
+        // SAFETY: the value is this CPU's alone, and a classifier is not interrupted by another on the same CPU.
+        unsafe { place.write_volatile(words) };
+        // SAFETY: as above.
+        let [protocol, hop_limit, options, fragment, id, transport] = unsafe { place.read_volatile() };
+        Some(Header {
+            protocol: protocol as u8,
+            hop_limit: hop_limit as u8,
+            options: options != 0,
+            fragment: Fragment::from_number(fragment),
+            id,
+            transport: (transport & FURTHEST) as usize,
+        })
     }
 }

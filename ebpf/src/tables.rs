@@ -1,15 +1,21 @@
 //! The maps. Their names are the names of their pins.
 
+use core::arch::asm;
 use core::hint::black_box;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use ebpf::account::{Direction, Reason, Traffic};
+use ebpf::filter::{self, Generations, SlotBit};
 use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
-use ebpf::layout::{ENDPOINTS_MAX, Endpoint, FLOWS_MAX, Network, PIECES_MAX, SLOTS_MAX, UPLINKS_MAX, Uplink};
+use ebpf::layout::{
+    ENDPOINTS_MAX, Endpoint, FLOWS_MAX, NOTE_MARKS_MAX, NOTE_MARKS_PAGE, Network, PIECES_MAX, SLOT_WORDS_MAX, SLOTS_MAX, UPLINKS_MAX,
+    Uplink,
+};
 use ebpf::scope::{Scope, halves};
+use ebpf::shape::{self, Judgement};
 use ebpf::verdict::Tables;
 
 /// Two, so that one can be written while the other is read.
@@ -27,10 +33,19 @@ static UPLINKS: Array<Uplink> = Array::pinned(UPLINKS_MAX, 0);
 static SLOTS4: HashMap<u32, u32> = HashMap::pinned(SLOTS_MAX, 0);
 #[map]
 static SLOTS6: HashMap<[u64; 2], u32> = HashMap::pinned(SLOTS_MAX, 0);
+/// See [`ebpf::filter`].
+#[map]
+static SLOT_BITS: Array<u64> = Array::pinned(SLOT_WORDS_MAX, 0);
 #[map]
 static FLOWS4: HashMap<Flow4, Noted> = HashMap::pinned(FLOWS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 static FLOWS6: HashMap<Flow6, Noted> = HashMap::pinned(FLOWS_MAX, BPF_F_NO_PREALLOC);
+/// See [`ebpf::filter`]. The daemon writes single bytes of it, which it cannot by a system call.
+#[map]
+static NOTE_MARKS: Array<[u8; NOTE_MARKS_PAGE]> = Array::pinned((NOTE_MARKS_MAX / NOTE_MARKS_PAGE) as u32, BPF_F_MMAPABLE);
+/// A [`Generations`].
+#[map]
+static NOTE_GENERATIONS: Array<u32> = Array::pinned(1, 0);
 /// How many notes, of both families, are at an endpoint's expense: counted up here, corrected by the daemon's sweep.
 #[map]
 static NOTES: Array<u32> = Array::pinned(ENDPOINTS_MAX, 0);
@@ -39,6 +54,9 @@ static NOTES: Array<u32> = Array::pinned(ENDPOINTS_MAX, 0);
 static NOTES_SHARE: Array<u32> = Array::pinned(1, 0);
 #[map]
 static PIECES: LruHashMap<Pieces, u32> = LruHashMap::pinned(PIECES_MAX, 0);
+/// By endpoint: the time up to which what it sent to the internet has paid ([`ebpf::shape`]).
+#[map]
+static INTERNET_PAID: Array<u64> = Array::pinned(ENDPOINTS_MAX, 0);
 #[map]
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(ENDPOINTS_MAX, 0);
 #[map]
@@ -67,6 +85,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn slot4(&self, address: [u8; 4]) -> Option<u32> {
+        if !may_lead(SlotBit::of4(address)) {
+            return None;
+        }
         // SAFETY: the value is a number; one that was freed and reused is at worst another endpoint's, which is then
         // written to the endpoint's own table before its address is.
         unsafe { SLOTS4.get(u32::from_ne_bytes(address)) }.copied()
@@ -74,28 +95,31 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn slot6(&self, address: [u8; 16]) -> Option<u32> {
+        if !may_lead(SlotBit::of6(halves(address))) {
+            return None;
+        }
         // SAFETY: as in `slot4`.
         unsafe { SLOTS6.get(halves(address).map(u64::to_be)) }.copied()
     }
 
     #[inline(always)]
     fn noted4(&self, flow: &Flow4, seen: impl FnOnce() -> Seen) -> Option<Noted> {
-        noted(&FLOWS4, flow, seen)
+        if may_be_noted(filter::place4(flow)) { noted(&FLOWS4, flow, seen) } else { None }
     }
 
     #[inline(always)]
     fn noted6(&self, flow: &Flow6, seen: impl FnOnce() -> Seen) -> Option<Noted> {
-        noted(&FLOWS6, flow, seen)
+        if may_be_noted(filter::place6(flow)) { noted(&FLOWS6, flow, seen) } else { None }
     }
 
     #[inline(always)]
     fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> bool {
-        note(&FLOWS4, slot, flow, seen)
+        note(&FLOWS4, filter::place4(flow), slot, flow, seen)
     }
 
     #[inline(always)]
     fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> bool {
-        note(&FLOWS6, slot, flow, seen)
+        note(&FLOWS6, filter::place6(flow), slot, flow, seen)
     }
 
     #[inline(always)]
@@ -126,6 +150,35 @@ impl Tables for Maps {
     }
 }
 
+/// Whether an address may lead to a slot.
+#[inline(always)]
+fn may_lead(at: SlotBit) -> bool {
+    SLOT_BITS.get(at.word).is_some_and(|bits| bits & at.bit != 0)
+}
+
+/// Whether a flow may be noted.
+#[inline(always)]
+fn may_be_noted(place: usize) -> bool {
+    let (Some(generations), Some(mark)) = (NOTE_GENERATIONS.get(0), mark_at(place)) else { return true };
+    // SAFETY: a byte within the value of a map, which lives as long as the program.
+    Generations(*generations).count(unsafe { mark.read_volatile() })
+}
+
+/// Before a flow is noted: who finds the note has found this.
+#[inline(always)]
+fn mark(place: usize) {
+    let (Some(generations), Some(mark)) = (NOTE_GENERATIONS.get(0), mark_at(place)) else { return };
+    // SAFETY: as in `may_be_noted`. Whoever writes it as well writes the same, or what counts as much.
+    unsafe { mark.write_volatile(Generations(*generations).current()) };
+}
+
+#[inline(always)]
+fn mark_at(place: usize) -> Option<*mut u8> {
+    let page = NOTE_MARKS.get_ptr_mut((place / NOTE_MARKS_PAGE) as u32)?.cast::<u8>();
+    // SAFETY: within the page.
+    Some(unsafe { page.add(place % NOTE_MARKS_PAGE) })
+}
+
 /// Counts a packet for an endpoint, or for the host.
 #[inline(always)]
 pub(crate) fn count(slot: Option<u32>, direction: Direction, scope: Scope, bytes: u32) {
@@ -139,6 +192,35 @@ pub(crate) fn count(slot: Option<u32>, direction: Direction, scope: Scope, bytes
         // SAFETY: the value is this CPU's alone, and a classifier is not interrupted by another on the same CPU.
         unsafe { (*traffic).count(direction, scope, bytes) };
     }
+}
+
+/// Adds to what all CPUs add to. The compiler knows atomic operations of this target only as instructions: it is told to have no
+/// compare-and-swap, and offers no others then.
+#[inline(always)]
+fn add(to: *mut u64, number: u64) {
+    // SAFETY: `BPF_ATOMIC | BPF_ADD` on a value of a map, which is aligned; every kernel knows it (`BPF_XADD` before Linux 5.12).
+    unsafe { asm!("lock *(u64 *)({to} + 0) += {number}", to = in(reg) to, number = in(reg) number, options(nostack)) };
+}
+
+/// Whether a packet for the internet is within what its pod may send there.
+#[inline(always)]
+pub(crate) fn within_limit(slot: u32, bytes: u32) -> Judgement {
+    let Some(rate) = Maps.network().map(|network| network.internet_egress).filter(|rate| *rate != 0) else { return Judgement::Pass };
+    let Some(paid) = INTERNET_PAID.get_ptr_mut(slot) else { return Judgement::Pass };
+    // SAFETY: the helper takes nothing and reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a number in the value of an array, aligned, which stays where it is for as long as the program lives.
+    let before = unsafe { paid.read_volatile() };
+    let judged = shape::judge(now, bytes, rate, before);
+    if judged.judgement != Judgement::Drop {
+        // What was not sent in time is not saved up. Of CPUs that find this at once, one's packet may go unpaid.
+        if before < now {
+            // SAFETY: as above.
+            unsafe { paid.write_volatile(now) };
+        }
+        add(paid, judged.cost);
+    }
+    judged.judgement
 }
 
 /// Counts a packet that the programs did not carry.
@@ -191,10 +273,14 @@ fn take_in(found: *mut Noted, before: Noted, seen: Seen) {
 
 /// Puts a flow into the table at the expense of this slot; whether it is there now.
 #[inline(always)]
-fn note<K>(flows: &HashMap<K, Noted>, slot: u32, flow: &K, seen: Seen) -> bool {
+fn note<K>(flows: &HashMap<K, Noted>, place: usize, slot: u32, flow: &K, seen: Seen) -> bool {
     if let Some(before) = noted(flows, flow, || seen) {
         // A connection in the place of one that is over: what was counted for that is counted for this.
-        return !before.is_over(seen) || flows.insert(flow, Noted::first(before.slot, seen, seconds()), BPF_ANY.into()).is_ok();
+        if !before.is_over(seen) {
+            return true;
+        }
+        mark(place);
+        return flows.insert(flow, Noted::first(before.slot, seen, seconds()), BPF_ANY.into()).is_ok();
     }
     let Some(notes) = NOTES.get_ptr_mut(slot) else { return false };
     let Some(share) = NOTES_SHARE.get(0) else { return false };
@@ -203,6 +289,7 @@ fn note<K>(flows: &HashMap<K, Noted>, slot: u32, flow: &K, seen: Seen) -> bool {
     if before >= *share {
         return false;
     }
+    mark(place);
     if flows.insert(flow, Noted::first(slot as u16, seen, seconds()), BPF_ANY.into()).is_err() {
         return false;
     }

@@ -5,7 +5,8 @@ use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, sendmsg};
 use serde::Serialize;
 
 /// The largest frame, in bytes. A GC that lists 1,000 containers takes a tenth of it.
@@ -31,14 +32,9 @@ pub enum FrameError {
 /// # Errors
 /// See [`FrameError`].
 pub fn write_frame(stream: &mut UnixStream, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> Result<(), FrameError> {
-    let mut bytes = vec![0; HEADER];
-    serde_json::to_writer(&mut bytes, message)?;
-    let length = bytes.len() - HEADER;
-    if length > FRAME_MAX {
-        return Err(FrameError::TooLarge(length));
-    }
-    let header = u32::try_from(length).map_err(|_| FrameError::TooLarge(length))?;
-    bytes[..HEADER].copy_from_slice(&header.to_be_bytes());
+    let body = serde_json::to_vec(message)?;
+    let header = u32::try_from(body.len()).ok().filter(|_| body.len() <= FRAME_MAX).ok_or(FrameError::TooLarge(body.len()))?;
+    let bytes = [&header.to_be_bytes()[..], &body].concat();
     let sent = match fd {
         None => 0,
         Some(fd) => {
@@ -60,6 +56,29 @@ pub fn read_frame<T: for<'de> serde::Deserialize<'de>>(stream: &mut UnixStream) 
     Ok(serde_json::from_slice(&read_body(stream, header)?)?)
 }
 
+/// Reads one frame and leaves its last byte in the socket: a peer learns from what is unread when the socket is closed that what it sent
+/// was lost (`unix_release_sock`, net/unix/af_unix.c: `ECONNRESET`).
+pub(crate) fn read_frame_but_a_byte<T: for<'de> serde::Deserialize<'de>>(stream: &mut UnixStream) -> Result<T, FrameError> {
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header)?;
+    let mut body = body_of(header)?;
+    if let Some((last, rest)) = body.split_last_mut() {
+        stream.read_exact(rest)?;
+        peek(stream, last)?;
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
+
+fn peek(stream: &UnixStream, byte: &mut u8) -> std::io::Result<()> {
+    loop {
+        match recv(stream.as_raw_fd(), std::slice::from_mut(byte), MsgFlags::MSG_PEEK) {
+            Err(Errno::EINTR) => {}
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            outcome => return outcome.map(drop).map_err(Into::into),
+        }
+    }
+}
+
 /// Reads one frame as bytes, and the file descriptor that came with it, if one did.
 ///
 /// # Errors
@@ -75,13 +94,14 @@ pub fn read_frame_with_fd(stream: &mut UnixStream) -> Result<(Vec<u8>, Option<Ow
 }
 
 fn read_body(stream: &mut UnixStream, header: [u8; HEADER]) -> Result<Vec<u8>, FrameError> {
-    let length = u32::from_be_bytes(header) as usize;
-    if length > FRAME_MAX {
-        return Err(FrameError::TooLarge(length));
-    }
-    let mut body = vec![0; length];
+    let mut body = body_of(header)?;
     stream.read_exact(&mut body)?;
     Ok(body)
+}
+
+fn body_of(header: [u8; HEADER]) -> Result<Vec<u8>, FrameError> {
+    let length = u32::from_be_bytes(header) as usize;
+    if length > FRAME_MAX { Err(FrameError::TooLarge(length)) } else { Ok(vec![0; length]) }
 }
 
 fn receive(stream: &UnixStream, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), FrameError> {
@@ -121,6 +141,21 @@ mod tests {
         assert_eq!(bytes, b"\"hello\"");
         let same = |a: nix::libc::stat, b: nix::libc::stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
         assert!(same(nix::sys::stat::fstat(&file).unwrap(), nix::sys::stat::fstat(fd.unwrap()).unwrap()));
+    }
+
+    #[test]
+    fn whoever_sent_it_learns_whether_a_frame_was_taken() {
+        for is_taken in [true, false] {
+            let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+            write_frame(&mut ours, &"hello", None).unwrap();
+            assert_eq!(read_frame_but_a_byte::<String>(&mut theirs).unwrap(), "hello");
+            if is_taken {
+                assert_eq!(theirs.read(&mut [0; 8]).unwrap(), 1, "one byte is left");
+            }
+            drop(theirs);
+            let told = ours.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(told, if is_taken { Ok(0) } else { Err(std::io::ErrorKind::ConnectionReset) });
+        }
     }
 
     #[test]

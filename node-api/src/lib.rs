@@ -12,7 +12,7 @@ mod frame;
 mod message;
 pub mod queue;
 
-pub use client::{ClientError, call};
+pub use client::{ClientError, Receipt, call, call_for_receipt};
 pub use clock::{BootMillis, boot_id};
 pub use frame::{FRAME_MAX, FrameError, read_frame, read_frame_with_fd, write_frame};
 pub use message::{

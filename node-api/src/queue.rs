@@ -74,7 +74,7 @@ pub fn enqueue(directory: &Path, del: DelRequest) -> io::Result<()> {
     let draft = directory.join(format!(".{name}.{}", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     let written =
-        serde_json::to_vec(&queued).map_err(io::Error::from).and_then(|bytes| file.write_all(&bytes)).and_then(|()| file.sync_all());
+        serde_json::to_vec(&queued).map_err(io::Error::other).and_then(|bytes| file.write_all(&bytes)).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| std::fs::rename(&draft, directory.join(name + SUFFIX))) {
         // Best effort: the DEL is reported as failed, and the runtime will ask again.
         let _ = std::fs::remove_file(&draft);

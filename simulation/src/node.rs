@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cloudsim::cloud::InstanceId;
-use ipam::cloud_record::Known;
-use ipam::pool::Pool;
-use ipam::range::Family;
-use ipam::sources::Source;
-use ipam::supply::sizing::Sizing;
-use ipam::supply::{Interface, Outcome, Report, Request, Settings, Supply};
+use ipam_clouds::Source;
+use ipam_pool::range::Family;
+use ipam_pool::{AttachmentKey, Pool};
+use ipam_supply::memory::Known;
+use ipam_supply::sizing::Sizing;
+use ipam_supply::{Interface, Outcome, Report, Request, Settings, Supply};
 use ipnetwork::IpNetwork;
 use node_api::BootMillis;
 use tokio::task::AbortHandle;
@@ -50,6 +50,13 @@ impl Default for NodeSettings {
 /// A pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodId(pub(crate) u64);
+
+impl PodId {
+    /// What its attachment is known by.
+    fn owner(self) -> AttachmentKey {
+        format!("pod-{}/eth0", self.0).parse().expect("letters, digits and a hyphen are a name")
+    }
+}
 
 /// How long pods have waited for addresses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,7 +110,7 @@ pub struct Node {
     daemon: Option<Daemon>,
     pods: BTreeMap<PodId, IpAddr>,
     freed: VecDeque<(IpAddr, BootMillis)>,
-    given_back: BTreeMap<IpNetwork, BootMillis>,
+    released: BTreeMap<IpNetwork, BootMillis>,
     remembered: Known,
     waiting: VecDeque<(PodId, BootMillis)>,
     waits: Waits,
@@ -122,7 +129,7 @@ impl Node {
             daemon: None,
             pods: BTreeMap::new(),
             freed: VecDeque::new(),
-            given_back: BTreeMap::new(),
+            released: BTreeMap::new(),
             remembered: Known::default(),
             waiting: VecDeque::new(),
             waits: Waits::default(),
@@ -205,12 +212,14 @@ impl Node {
         self.started_at.get_or_insert(now);
         let mut pool = Pool::new(&[], COOLDOWN);
         pool.want(Family::V4);
-        self.pods.values().for_each(|address| pool.restore_held(*address));
+        for (pod, address) in &self.pods {
+            pool.restore_held(*address, &pod.owner());
+        }
         pool.restore_freed(self.freed.iter().copied().collect());
         let NodeSettings { api, cluster_nodes, .. } = self.settings;
-        let mut supply = Supply::new(supply_settings(&self.name, api, cluster_nodes), self.given_back.clone(), now);
+        let mut supply = Supply::new(supply_settings(&self.name, api, cluster_nodes), self.released.clone(), now);
         let blocks = self.remembered.blocks.iter().map(|(block, interface)| (block, interface.as_str()));
-        let reports = supply.restore(&self.remembered.interfaces, blocks, &mut pool, now);
+        let reports = supply.restore(&self.remembered.interfaces, blocks, &self.remembered.assigned_here, &mut pool, now);
         self.reports.extend(reports.into_iter().map(|report| (now, report)));
         let source = Rc::new(Services { shared: self.shared.clone(), instance: self.instance }.source(api));
         self.daemon = Some(Daemon { pool, supply, source, present: BTreeSet::new(), calling: None });
@@ -225,6 +234,7 @@ impl Node {
             interfaces: supply.interfaces().iter().map(Interface::lasting).collect(),
             blocks: supply.blocks().map(|(block, interface)| (*block, interface.to_owned())).collect(),
             native: Vec::new(),
+            assigned_here: supply.assigned_here().copied().collect(),
         };
     }
 
@@ -245,7 +255,7 @@ impl Node {
         }
         self.freed.push_back((address, now));
         if let Some(daemon) = &mut self.daemon {
-            daemon.pool.release(address, now);
+            daemon.pool.release(address, &pod.owner(), now);
         }
     }
 
@@ -257,7 +267,7 @@ impl Node {
             self.ready_at = Some(now);
         }
         while let Some((pod, since)) = self.waiting.front() {
-            let Ok(address) = pool.take(Family::V4, now) else { return };
+            let Ok(address) = pool.take(Family::V4, &pod.owner(), now) else { return };
             self.pods.insert(*pod, address);
             self.waits.note(now.since(*since));
             let crate::services::State { cloud, ledger } = &mut *self.shared.lock();
@@ -287,16 +297,16 @@ impl Node {
         let now = self.now();
         let Daemon { pool, supply, source, .. } = self.daemon.as_mut()?;
         let request = supply.next(pool, self.waiting.len() as u64, now)?;
-        if let Request::Unassign { block, .. } = &request {
-            self.given_back.insert(*block, now);
+        if let Request::Unassign { blocks, .. } = &request {
+            self.released.extend(blocks.iter().map(|block| (*block, now)));
         }
         Some((Rc::clone(source), request))
     }
 
     fn done(&mut self, request: &Request, outcome: Outcome) {
         let now = self.now();
-        if let (Request::Unassign { block, .. }, Outcome::Refused(_)) = (request, &outcome) {
-            self.given_back.remove(block);
+        if let (Request::Unassign { blocks, .. }, Outcome::Refused(_)) = (request, &outcome) {
+            self.released.retain(|block, _| !blocks.contains(block));
         }
         let Some(Daemon { pool, supply, .. }) = &mut self.daemon else { return };
         let reports = supply.done(outcome, pool, now);
@@ -308,7 +318,7 @@ impl Node {
 
 pub(crate) fn supply_settings(node: &str, api: bool, cluster_nodes: u64) -> Settings {
     let sizing = [Some(Sizing::of_blocks(16)), None];
-    Settings { node: node.to_owned(), api, sizing, cluster_nodes, account_calls_per_second: 5 }
+    Settings { node: node.to_owned(), api, sizing, exclude: Vec::new(), cluster_nodes, account_calls_per_second: 5 }
 }
 
 /// The daemon looks at what is due, and makes the calls that are.

@@ -11,8 +11,8 @@ use cloudsim::exchange::Exchange;
 use cloudsim::metadata::{self, Service};
 use cloudsim::{ec2, time::Millis};
 use http::Request;
-use ipam::sources::aws::{ApiSettings, Aws, AwsSettings};
-use ipam::sources::{Answer, InProcess, Source};
+use ipam_clouds::aws::{ApiSettings, Aws, AwsSettings};
+use ipam_clouds::{Answer, InProcess, Source};
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cloudsim::cloud::{Cloud, InstanceId, InterfaceId, InterfaceSpec, LaunchSpec, Settings, SubnetId, SubnetSpec};
 use cloudsim::time::Millis;
-use ipam::range::AddressRange;
-use ipam::sources::Source;
+use ipam_clouds::Source;
+use ipam_pool::range::AddressRange;
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::clock::Clock;

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::bpf;
+use crate::plugin;
 use crate::workspace::{Target, TargetKind, Workspace};
 
 /// Tells tests, the lab and the benchmarks where the built binaries are.
@@ -16,8 +17,7 @@ pub(crate) const BIN_DIR: &str = "BAREWIRE_BIN_DIR";
 /// How a binary is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// What a runtime executes for every pod: profile `plugin`, static and not position-independent, because an
-    /// exec of it then costs 1.05 ms where a dynamically linked one costs 1.5 ms.
+    /// What a runtime executes for every pod. See [`plugin`].
     Plugin,
     /// The yardstick of the benchmarks: an empty program built exactly as the plugin is.
     Floor,
@@ -28,32 +28,33 @@ pub(crate) enum Kind {
     /// The simulation: profile `release` in a build of its own, because its tokio has a clock that can be paused, and what runs on nodes
     /// is not to have it.
     Simulation,
+    /// The leader's decisions, simulated: profile `release`, of a few small crates.
+    Leader,
 }
 
 impl Kind {
-    /// All but the simulation, which nothing else needs.
+    /// All but the simulations, which nothing else needs.
     pub(crate) const ALL: [Kind; 4] = [Kind::Plugin, Kind::Floor, Kind::Kernel, Kind::Node];
     /// What nodes run, and the lab that runs them.
     pub(crate) const OF_NODES: [Kind; 3] = [Kind::Plugin, Kind::Kernel, Kind::Node];
 
     /// The kind of a workspace binary; `None` for this program itself.
-    fn of(target: &Target) -> Option<Self> {
+    pub(crate) fn of(target: &Target) -> Option<Self> {
         match (target.package.as_str(), target.name.as_str()) {
             ("xtask", _) => None,
             ("ebpf", _) => Some(Kind::Kernel),
+            ("cni-plugin", "exec-floor") => Some(Kind::Floor),
             ("cni-plugin", _) => Some(Kind::Plugin),
-            ("bench", "exec-floor") => Some(Kind::Floor),
             ("simulation", _) => Some(Kind::Simulation),
+            ("fleet-simulation", _) => Some(Kind::Leader),
             _ => Some(Kind::Node),
         }
     }
 
-    fn is_static(self) -> bool {
+    fn is_executed_for_pods(self) -> bool {
         matches!(self, Kind::Plugin | Kind::Floor)
     }
 }
-
-const STATIC_RUSTFLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// Builds the binaries of `kinds` and returns the folder they are in.
 pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
@@ -62,18 +63,23 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
         .filter_map(|target| Some((Kind::of(target)?, target)))
         .filter(|(kind, _)| kinds.contains(kind))
         .collect();
+    for kind in kinds {
+        // Else what an earlier build has left in `dist` would be taken for this one's.
+        ensure!(binaries.iter().any(|(found, _)| found == kind), "the workspace has no binary of the kind {kind:?}");
+    }
     let of =
         |wanted: fn(Kind) -> bool| -> Vec<_> { binaries.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, target)| *target).collect() };
-    let fixed = of(Kind::is_static);
+    let for_pods = of(Kind::is_executed_for_pods);
     let kernel = of(|kind| kind == Kind::Kernel);
-    let released = [of(|kind| kind == Kind::Node), of(|kind| kind == Kind::Simulation)];
+    let released = [of(|kind| kind == Kind::Node), of(|kind| kind == Kind::Simulation), of(|kind| kind == Kind::Leader)];
 
     let dist = workspace.dist();
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
-    if !fixed.is_empty() {
-        // With --target, RUSTFLAGS holds for the binary but not for build scripts and procedural macros.
-        let mut command = cargo_build(workspace, &["--profile", "plugin", "--target", &workspace.host], &fixed);
-        crate::process::run(command.env("RUSTFLAGS", STATIC_RUSTFLAGS).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    if !for_pods.is_empty() {
+        let built = plugin::build(workspace, &for_pods)?;
+        for target in for_pods {
+            collect(&built.join(&target.name), &dist, &target.name)?;
+        }
     }
     for released in released.iter().filter(|targets| !targets.is_empty()) {
         crate::process::run(&mut cargo_build(workspace, &["--release"], released))?;
@@ -83,9 +89,6 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
         for target in kernel {
             collect(&built.join(&target.name), &dist, &format!("{}.o", target.name))?;
         }
-    }
-    for target in fixed {
-        collect(&workspace.target_dir.join(&workspace.host).join("plugin").join(&target.name), &dist, &target.name)?;
     }
     for target in released.into_iter().flatten() {
         collect(&workspace.target_dir.join("release").join(&target.name), &dist, &target.name)?;
@@ -125,13 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_runtime_executes_and_its_yardstick_are_static() {
-        let is_static = |package, name| Kind::of(&binary(package, name)).map(Kind::is_static);
-        assert_eq!(is_static("cni-plugin", "barewire-cni"), Some(true));
-        assert_eq!(is_static("bench", "exec-floor"), Some(true));
-        assert_eq!(is_static("bench", "barewire-bench"), Some(false));
-        assert_eq!(is_static("ipam", "barewired"), Some(false));
-        assert_eq!(is_static("xtask", "xtask"), None);
+    fn what_a_runtime_executes_and_its_yardstick_are_built_alike() {
+        let for_pods = |package, name| Kind::of(&binary(package, name)).map(Kind::is_executed_for_pods);
+        assert_eq!(for_pods("cni-plugin", "barewire-cni"), Some(true));
+        assert_eq!(for_pods("cni-plugin", "exec-floor"), Some(true));
+        assert_eq!(for_pods("bench", "barewire-bench"), Some(false));
+        assert_eq!(for_pods("barewired", "barewired"), Some(false));
+        assert_eq!(for_pods("xtask", "xtask"), None);
+        assert!(!Kind::OF_NODES.contains(&Kind::of(&binary("cni-plugin", "exec-floor")).unwrap()), "nodes run no yardstick");
     }
 
     #[test]

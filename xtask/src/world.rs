@@ -1,5 +1,5 @@
 //! Other people's programs, which the tests run against, built from their published Go modules: each module once per version, into the
-//! cache. What is built, in which version and why, stands in `conformance-tests/world.toml`.
+//! cache. What is built, in which version and why, stands in `lab/world.toml`.
 //!
 //! A published main module cannot be built in place, because its `replace` lines count only there. So each is built as a dependency of a
 //! small module of ours that repeats them. Versions of everything below follow from the module's own `go.mod`, so that a version names
@@ -19,12 +19,12 @@ use crate::process;
 use crate::workspace;
 
 /// The pins, seen from the workspace's root.
-const PINS: &str = "conformance-tests/world.toml";
+const PINS: &str = "lab/world.toml";
 
 /// The oldest Go that builds all modules.
 const GO_VERSION: (u32, u32) = (1, 26);
 
-/// `conformance-tests/world.toml`.
+/// `lab/world.toml`.
 #[derive(Debug, Deserialize)]
 struct Pins {
     #[serde(rename = "module")]
@@ -53,6 +53,18 @@ pub(crate) struct Module {
     /// Test programs by name, with their packages relative to the module.
     #[serde(default)]
     tests: BTreeMap<String, String>,
+    /// Whether only benchmarks run it.
+    #[serde(default)]
+    contender: bool,
+    /// Folders of the module that its programs read, kept beside them.
+    #[serde(default)]
+    keep: Vec<String>,
+    /// Whether it has parts in C.
+    #[serde(default)]
+    cgo: bool,
+    /// Versions of modules instead of those that it asks for.
+    #[serde(default)]
+    replace: BTreeMap<String, String>,
     /// Build tags.
     #[serde(default)]
     tags: String,
@@ -61,15 +73,16 @@ pub(crate) struct Module {
     stamp: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// The modules that are not built yet.
+/// The modules that are not built yet; those of contenders only `with_contenders`.
 ///
 /// # Errors
 /// Where the pins cannot be read.
-pub(crate) fn missing(workspace_root: &Path) -> Result<Vec<Module>> {
+pub(crate) fn missing(workspace_root: &Path, with_contenders: bool) -> Result<Vec<Module>> {
     let text = fs::read_to_string(workspace_root.join(PINS)).with_context(|| format!("cannot read {PINS}"))?;
     let pins: Pins = toml::from_str(&text).with_context(|| format!("cannot understand {PINS}"))?;
     let world = directory()?;
-    Ok(pins.modules.into_iter().filter(|module| !module.directory(&world).is_dir()).collect())
+    let wanted = pins.modules.into_iter().filter(|module| with_contenders || !module.contender);
+    Ok(wanted.filter(|module| !module.directory(&world).is_dir()).collect())
 }
 
 /// Builds `modules` with `go`.
@@ -89,7 +102,7 @@ fn directory() -> Result<PathBuf> {
 }
 
 impl Module {
-    /// Where its programs are once it is built. `conformance_tests::world` forms the same name.
+    /// Where its programs are once it is built. `lab::world` forms the same name.
     fn directory(&self, world: &Path) -> PathBuf {
         world.join(format!("{}-{}", self.name, self.version))
     }
@@ -107,8 +120,9 @@ impl Module {
 
         let command = |arguments: &[&str]| {
             let mut command = Command::new(go);
-            // Static programs: they run in images that hold nothing else.
-            command.args(arguments).current_dir(&draft).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false");
+            // Static programs, unless C is needed: they run in images that hold nothing else.
+            let cgo = if self.cgo { "1" } else { "0" };
+            command.args(arguments).current_dir(&draft).env("CGO_ENABLED", cgo).env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false");
             command
         };
         let at_version = format!("{}@{}", self.path, self.version);
@@ -140,6 +154,10 @@ impl Module {
             let (output, package) = (format!("bin/{program}"), format!("{}/{package}", self.path));
             process::run(&mut command(&["test", "-c", "-vet=off", "-ldflags", &link, "-o", &output, &package]))?;
         }
+        for folder in &self.keep {
+            let from = Path::new(&downloaded.dir).join(folder);
+            process::run(Command::new("cp").args(["--recursive", "--no-preserve=mode"]).arg(&from).arg(draft.join(folder)))?;
+        }
         fs::rename(&draft, &directory).with_context(|| format!("cannot rename {} to {}", draft.display(), directory.display()))?;
         eprintln!("bootstrap: {} built in {} s", self.name, started.elapsed().as_secs());
         Ok(())
@@ -164,6 +182,9 @@ impl Module {
                 (None, None) => {}
             }
         }
+        for (module, version) in &self.replace {
+            let _ = writeln!(text, "replace {module} => {module} {version}");
+        }
         text
     }
 
@@ -179,6 +200,8 @@ impl Module {
 /// What `go mod download -json` tells.
 #[derive(Debug, Deserialize)]
 struct Downloaded {
+    #[serde(rename = "Dir")]
+    dir: String,
     #[serde(rename = "GoMod")]
     go_mod: String,
 }
@@ -239,7 +262,7 @@ mod tests {
     use super::*;
 
     fn pins() -> Vec<Module> {
-        let text = include_str!("../../conformance-tests/world.toml");
+        let text = include_str!("../../lab/world.toml");
         toml::from_str::<Pins>(text).unwrap().modules
     }
 

@@ -9,12 +9,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::world;
 
 use crate::contender::Pods;
 use crate::daemon::{Daemon, Settings};
-use crate::datapath::rules::{self, Rules};
+use crate::datapath::peers::cilium::{Agent, ControlPlane, Member};
+use crate::datapath::peers::etcd::Etcd;
+use crate::datapath::peers::flannel::{self, Flannel};
+use crate::datapath::rules::Rules;
 use crate::netns::Namespace;
-use crate::node::{Node, UPLINK_MTU, feed, ip};
+use crate::node::{Node, UPLINK_MTU, ip};
 use crate::plugin::{Attached, Plugin};
 
 /// Ports of services in the rules of each node.
@@ -22,8 +26,7 @@ pub const SERVICES: u32 = 300;
 /// All pods of all nodes.
 const PODS: &str = "10.10.0.0/16";
 const GATEWAY: &str = "10.0.0.1";
-/// What VXLAN puts around a packet: outer IPv4, UDP and VXLAN headers, and the inner Ethernet header.
-const VXLAN_OVERHEAD: u32 = 50;
+const LENGTH_OF_A_NODE: u8 = 20;
 /// Kubernetes needs bridged packets to pass the rules; conntrack must not fill up with connections that are closed.
 const SETTINGS_OF_A_NODE: [(&str, &str); 3] =
     [("ipv4/ip_forward", "1"), ("bridge/bridge-nf-call-iptables", "1"), ("netfilter/nf_conntrack_tcp_timeout_time_wait", "10")];
@@ -45,16 +48,18 @@ pub enum Contender {
     Stack,
     /// The reference plugins `bridge` and `host-local`, routed between the nodes.
     Bridge,
-    /// The same bridge, with VXLAN between the nodes.
+    /// Flannel: the same bridge, with VXLAN between the nodes.
     Overlay,
+    /// Cilium, with native routing and eBPF host routing.
+    Cilium,
     /// Two namespaces on one veth: the least that two pods of a node need.
     Floor,
 }
 
 impl Contender {
     /// Those of the table, in its order.
-    pub const TABLE: [Self; 8] =
-        [Self::Bare, Self::Host, Self::FastPath, Self::Loaded, Self::Stack, Self::Bridge, Self::Overlay, Self::Floor];
+    pub const TABLE: [Self; 9] =
+        [Self::Bare, Self::Host, Self::FastPath, Self::Loaded, Self::Stack, Self::Cilium, Self::Bridge, Self::Overlay, Self::Floor];
     /// Nodes by their rules, beside [`Self::Bare`] and [`Self::Host`].
     pub const RULED: [Self; 5] = [
         Self::Ruled(Rules::Iptables(10)),
@@ -82,6 +87,7 @@ impl Contender {
             Self::Stack => "stack",
             Self::Bridge => "bridge",
             Self::Overlay => "overlay",
+            Self::Cilium => "cilium",
             Self::Floor => "floor",
         };
         name.to_owned()
@@ -90,7 +96,8 @@ impl Contender {
     /// The rules of services on its nodes.
     fn rules(self) -> Option<Rules> {
         match self {
-            Self::Bare | Self::Floor => None,
+            // Cilium's programs do what the rules do.
+            Self::Bare | Self::Floor | Self::Cilium => None,
             Self::Ruled(rules) => Some(rules),
             Self::Host | Self::FastPath | Self::Loaded | Self::Stack | Self::Bridge | Self::Overlay => Some(Rules::Iptables(SERVICES)),
         }
@@ -126,6 +133,25 @@ pub struct Site<'a> {
     pub fast_path_is_known: bool,
 }
 
+/// Other people's programs.
+#[derive(Debug, Default)]
+struct Peers {
+    flannels: Vec<Flannel>,
+    agents: Vec<Agent>,
+    control: Option<ControlPlane>,
+    etcd: Option<Etcd>,
+}
+
+impl Peers {
+    /// What they have set up carries packets without them, and others are measured beside them.
+    fn pause(&self) -> Result<()> {
+        self.agents.iter().try_for_each(Agent::pause)?;
+        self.flannels.iter().try_for_each(Flannel::pause)?;
+        self.control.iter().try_for_each(ControlPlane::pause)?;
+        self.etcd.iter().try_for_each(Etcd::pause)
+    }
+}
+
 /// Two nodes with the pods of one contender.
 #[derive(Debug)]
 pub struct Cluster {
@@ -134,8 +160,9 @@ pub struct Cluster {
     pods: [Vec<Attached>; 2],
     plugins: Vec<Plugin>,
     daemons: Vec<Daemon>,
+    peers: Peers,
     nodes: [Namespace; 2],
-    _fabric: Namespace,
+    fabric: Namespace,
 }
 
 impl Cluster {
@@ -146,22 +173,56 @@ impl Cluster {
     pub fn build(contender: Contender, site: &Site<'_>, names: &mut Pods) -> Result<Self> {
         let nodes = [Namespace::create()?, Namespace::create()?];
         let fabric = Namespace::create()?;
-        let mut cluster =
-            Self { contender, pods: [Vec::new(), Vec::new()], plugins: Vec::new(), daemons: Vec::new(), nodes, _fabric: fabric };
+        let mut cluster = Self {
+            contender,
+            pods: [Vec::new(), Vec::new()],
+            plugins: Vec::new(),
+            daemons: Vec::new(),
+            peers: Peers::default(),
+            nodes,
+            fabric,
+        };
         if contender == Contender::Floor {
             cluster.wire_floor()?;
             return Ok(cluster);
         }
         for index in 0..2 {
             cluster.wire_node(index)?;
+        }
+        cluster.bring_peers(site)?;
+        for index in 0..2 {
             cluster.bring_network(index, site).with_context(|| format!("the network of {} does not come up", contender.key()))?;
+        }
+        for (index, flannel) in cluster.peers.flannels.iter_mut().enumerate() {
+            let _home = cluster.nodes[index].enter()?;
+            flannel.wait_for_route(&range_of_node(1 - index))?;
         }
         if !contender.is_nodes() {
             for node in [0, 0, 1] {
                 cluster.add(node, names)?;
             }
         }
+        cluster.peers.pause()?;
         Ok(cluster)
+    }
+
+    /// What other people's nodes have in common.
+    fn bring_peers(&mut self, site: &Site<'_>) -> Result<()> {
+        let _home = self.fabric.enter()?;
+        match self.contender {
+            Contender::Overlay => {
+                let mut etcd = Etcd::start(&site.node.folder("overlay-etcd")?)?;
+                flannel::configure(&mut etcd, PODS, LENGTH_OF_A_NODE)?;
+                self.peers.etcd = Some(etcd);
+            }
+            Contender::Cilium => {
+                let ranges = [range_of_node(0), range_of_node(1)];
+                let members = [0, 1].map(|index| Member { index, address: address_of_node(index), range: &ranges[index] });
+                self.peers.control = Some(ControlPlane::start(&site.node.folder("cilium-control")?, GATEWAY, &members, SERVICES)?);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Whose packets these are.
@@ -265,7 +326,7 @@ impl Cluster {
     fn wire_node(&self, index: usize) -> Result<()> {
         let address = address_of_node(index);
         {
-            let _home = self._fabric.enter()?;
+            let _home = self.fabric.enter()?;
             write_setting("ipv4/ip_forward", "1")?;
             ip(&format!(
                 "link set lo up\n\
@@ -315,9 +376,16 @@ impl Cluster {
             }
             Contender::Bridge => self.plugins.push(Plugin::bridge(&state, &range, UPLINK_MTU)),
             Contender::Overlay => {
-                bring_vxlan(index)?;
-                feed("iptables-restore", &["--noflush"], "iptables", &rules::overlay(&range, PODS))?;
-                self.plugins.push(Plugin::bridge(&state, &range, UPLINK_MTU - VXLAN_OVERHEAD));
+                let flannel = Flannel::start(&state, GATEWAY, "eth1", PODS, &range)?;
+                self.plugins.push(Plugin::bridge(&state, &range, flannel.mtu()?));
+                self.peers.flannels.push(flannel);
+            }
+            Contender::Cilium => {
+                let control = self.peers.control.as_ref().context("Cilium without its control plane")?;
+                let member = Member { index, address: address_of_node(index), range: &range };
+                let agent = Agent::start(&state, control.kubeconfig(), &member, "eth1", PODS)?;
+                self.plugins.push(Plugin::cilium(world::program("cilium", "cilium-cni")?, agent.socket()));
+                self.peers.agents.push(agent);
             }
         }
         Ok(())
@@ -326,28 +394,6 @@ impl Cluster {
 
 fn between<'a>(client: &'a Attached, server: &'a Attached) -> Result<Ends<'a>> {
     Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()?, service: None })
-}
-
-/// A VXLAN device that knows the other node's, as Flannel sets it up: no learning, one route, neighbour and forwarding
-/// entry for each other node.
-fn bring_vxlan(index: usize) -> Result<()> {
-    let other = 1 - index;
-    let mac = |index: usize| format!("02:ba:7e:00:00:0{}", index + 1);
-    let (own, their) = (network_of_node(index), network_of_node(other));
-    ip(&format!(
-        "link add flannel.1 mtu {} address {} type vxlan id 1 dev eth1 local {} dstport 8472 nolearning\n\
-         address add {own}/32 dev flannel.1\n\
-         link set flannel.1 up\n\
-         route add {} via {their} dev flannel.1 onlink\n\
-         neighbour add {their} lladdr {} dev flannel.1 nud permanent\n",
-        UPLINK_MTU - VXLAN_OVERHEAD,
-        mac(index),
-        address_of_node(index),
-        range_of_node(other),
-        mac(other),
-    ))?;
-    let entry = format!("fdb add {} dev flannel.1 dst {}\n", mac(other), address_of_node(other));
-    feed("bridge", &["-batch", "-"], "iproute2", &entry)
 }
 
 /// Node 0 is 10.0.0.11.
@@ -361,7 +407,7 @@ fn network_of_node(index: usize) -> Ipv4Addr {
 }
 
 fn range_of_node(index: usize) -> String {
-    format!("{}/20", network_of_node(index))
+    format!("{}/{LENGTH_OF_A_NODE}", network_of_node(index))
 }
 
 /// A setting of the calling thread's network; one that this kernel does not have needs no value.

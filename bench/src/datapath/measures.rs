@@ -31,7 +31,7 @@ impl Measure {
             Contender::Ruled(_) => self.across && matches!(self.load, Load::PingPong | Load::Connect),
             Contender::Floor => !self.across,
             Contender::Loaded => false,
-            Contender::FastPath | Contender::Stack | Contender::Bridge | Contender::Overlay => true,
+            Contender::FastPath | Contender::Stack | Contender::Bridge | Contender::Overlay | Contender::Cilium => true,
         }
     }
 }

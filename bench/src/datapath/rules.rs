@@ -1,11 +1,11 @@
 //! What a node's netfilter carries: connection tracking and the rules of its services as kube-proxy writes them, in its iptables form
-//! or in its nftables form; and the masquerade rules that Flannel adds for an overlay.
+//! or in its nftables form.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
-use conformance_tests::kube_proxy::{Backend, Family, KubeProxy, Service};
 use ipnetwork::IpNetwork;
+use lab::kube_proxy::{Backend, Family, KubeProxy, Service};
 
 use crate::node::feed;
 
@@ -18,7 +18,7 @@ pub enum Rules {
     Nftables(u32),
 }
 
-/// Cluster addresses are taken from here.
+/// Cluster addresses are taken from behind this one's next, which the API server's own service has.
 const SERVICES: u32 = u32::from_be_bytes([10, 96, 0, 0]);
 /// Backends are taken from here: within the pods' network, but no pod of the benchmark.
 const BACKENDS: u32 = u32::from_be_bytes([10, 10, 128, 0]);
@@ -49,7 +49,8 @@ impl Rules {
     }
 }
 
-fn services(ports: u32) -> Result<Vec<Service>> {
+/// Services that have so many ports.
+pub(super) fn services(ports: u32) -> Result<Vec<Service>> {
     let service = |number: u32| -> Result<Service> {
         let backend = |index| {
             let address = Ipv4Addr::from(BACKENDS + 1 + number * BACKENDS_PER_SERVICE + index);
@@ -58,7 +59,7 @@ fn services(ports: u32) -> Result<Vec<Service>> {
         let node_port = number.is_multiple_of(NODE_PORT_EVERY).then(|| u16::try_from(NODE_PORTS + number)).transpose()?;
         Ok(Service {
             name: format!("service-{number}"),
-            addresses: vec![Ipv4Addr::from(SERVICES + 1 + number).into()],
+            addresses: vec![Ipv4Addr::from(SERVICES + 2 + number).into()],
             port: 80,
             node_port,
             local_only: false,
@@ -66,29 +67,6 @@ fn services(ports: u32) -> Result<Vec<Service>> {
         })
     };
     (0..ports / PORTS_PER_SERVICE).map(service).collect()
-}
-
-/// The rules of an overlay's node that has the pods `own` of all `pods`, for `iptables-restore --noflush`.
-#[must_use]
-pub fn overlay(own: &str, pods: &str) -> String {
-    format!(
-        "*filter\n\
-         :FLANNEL-FWD - [0:0]\n\
-         -A FORWARD -j FLANNEL-FWD\n\
-         -A FLANNEL-FWD -s {pods} -j ACCEPT\n\
-         -A FLANNEL-FWD -d {pods} -j ACCEPT\n\
-         COMMIT\n\
-         *nat\n\
-         :FLANNEL-POSTRTG - [0:0]\n\
-         -A POSTROUTING -j FLANNEL-POSTRTG\n\
-         -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN\n\
-         -A FLANNEL-POSTRTG -s {own} -d {pods} -j RETURN\n\
-         -A FLANNEL-POSTRTG -s {pods} -d {own} -j RETURN\n\
-         -A FLANNEL-POSTRTG ! -s {pods} -d {own} -j RETURN\n\
-         -A FLANNEL-POSTRTG -s {pods} ! -d 224.0.0.0/4 -j MASQUERADE --random-fully\n\
-         -A FLANNEL-POSTRTG ! -s {pods} -d {pods} -j MASQUERADE --random-fully\n\
-         COMMIT\n"
-    )
 }
 
 #[cfg(test)]

@@ -12,43 +12,59 @@ use crate::page::Runs;
 use crate::page::chart::{Bar, Chart, Group};
 use crate::page::run::{Judged, Run};
 
-const ACROSS: [Contender; 6] =
-    [Contender::Bare, Contender::Host, Contender::FastPath, Contender::Stack, Contender::Bridge, Contender::Overlay];
-const ON_ONE: [Contender; 5] = [Contender::Floor, Contender::FastPath, Contender::Stack, Contender::Bridge, Contender::Overlay];
+const ACROSS: [Contender; 7] =
+    [Contender::Bare, Contender::Host, Contender::FastPath, Contender::Stack, Contender::Cilium, Contender::Bridge, Contender::Overlay];
+const ON_ONE: [Contender; 6] =
+    [Contender::Floor, Contender::FastPath, Contender::Stack, Contender::Cilium, Contender::Bridge, Contender::Overlay];
 const FULL: [Contender; 2] = [Contender::FastPath, Contender::Loaded];
 
-/// Of ADD and DEL: what, Barewire's figure, the reference's, the floor's.
-const OF_ADD: [(&str, &str, Option<&str>, Option<&str>); 8] = [
-    ("ADD, exec of the plugin included, p50, ms", "add_p50_ms", Some("reference_add_p50_ms"), Some("floor_p50_ms")),
+/// What, Barewire's figure, the reference's, the floor's.
+type RowOfAdd = (&'static str, &'static str, Option<&'static str>, Option<&'static str>);
+
+const OF_ADD: [RowOfAdd; 9] = [
+    ("start and end of the program (VERSION), p50, ms", "exec_p50_ms", None, Some("exec_floor_p50_ms")),
+    ("ADD, exec of the plugin included, p50, ms", "add_p50_ms", Some("reference_add_p50_ms"), Some("true_floor_p50_ms")),
     ("ADD, p99, ms", "add_p99_ms", Some("reference_add_p99_ms"), None),
     ("ADD with an address of each family, p50, ms", "add_dual_p50_ms", None, None),
     ("DEL until the answer, p50, ms", "del_p50_ms", Some("reference_del_p50_ms"), None),
     ("DEL until the link is gone, a pod in blocks of 25, ms", "del_settled_ms", Some("reference_del_settled_ms"), None),
-    ("100 ADDs at once, p99, ms", "burst100_p99_ms", Some("reference_burst100_p99_ms"), None),
-    ("ADD with 1,000 pods on the node, p50, ms", "add_p50_ms_at_1000", None, Some("floor_p50_ms_at_1000")),
+    ("memory of the daemon with 1,000 pods, MB", "daemon_rss_mb_at_1000", None, None),
+    ("ADD with 1,000 pods on the node, p50, ms", "add_p50_ms_at_1000", None, Some("true_floor_p50_ms_at_1000")),
     ("durable commit, p99, µs", "commit_p99_us", None, None),
 ];
 
+/// Of ADDs at once.
+const OF_BURST: [RowOfAdd; 4] = [
+    ("100 ADDs at once, p99, ms", "burst100_p99_ms", Some("reference_burst100_p99_ms"), None),
+    ("100 ADDs at once, p50, ms", "burst100_p50_ms", Some("reference_burst100_p50_ms"), None),
+    ("the same beside 40 busy processes, p99, ms", "busy_add_p99_ms", Some("reference_busy_add_p99_ms"), None),
+    ("the same beside 40 busy processes, p50, ms", "busy_add_p50_ms", Some("reference_busy_add_p50_ms"), None),
+];
+
 /// Promises of ADD and DEL, in the order of `barewire-bench add`.
-const PROMISES_OF_ADD: [&str; 8] = [
+const PROMISES_OF_ADD: [&str; 9] = [
+    "exec_vs_floor",
+    "plugin_bytes",
     "add_vs_reference",
+    "add_vs_true_floor",
+    "add_vs_true_floor_at_1000",
     "del_vs_reference",
-    "add_vs_floor",
-    "burst100_vs_reference",
-    "burst100_failures",
     "commit_p99_us",
     "add_at_1000_vs_add",
     "daemon_rss_mb_at_1000",
 ];
 
+/// Promises of ADDs at once, in the order of `barewire-bench burst`.
+const PROMISES_OF_BURST: [&str; 4] = ["burst100_vs_reference", "busy_add_vs_reference", "busy_add_p99_ms", "failures"];
+
 /// The page.
 pub(super) fn page(runs: &Runs) -> Result<String> {
-    let Runs { datapath, add } = runs;
+    let Runs { datapath, add, burst } = runs;
     let mut page = Page::default();
     page.line("# Benchmarks");
     page.line("<!-- Written by `cargo xtask bench report` from the runs in benchmarks/: do not edit. -->");
     page.line(
-        "Measured by `cargo xtask bench datapath` and `cargo xtask bench add`; written by `cargo xtask bench report` from the runs in\n\
+        "Measured by `cargo xtask bench datapath`, `bench add` and `bench burst`; written by `cargo xtask bench report` from the runs in\n\
          [benchmarks/](benchmarks), which have the figures of every round. Absolute figures are this machine's; the ratios say more.",
     );
     page.line("## Pod traffic");
@@ -83,7 +99,14 @@ pub(super) fn page(runs: &Runs) -> Result<String> {
     if let Some(run) = add {
         page.line("## ADD and DEL");
         machine(&mut page, run)?;
-        of_add(&mut page, run);
+        of_add(&mut page, run, &OF_ADD, &PROMISES_OF_ADD);
+        page.line("![CPU time of the plugin and of the daemon's workers](benchmarks/add-flame-graph.svg)");
+        page.line("Before the plugin started by itself: [add-flame-graph-before.svg](benchmarks/add-flame-graph-before.svg).");
+    }
+    if let Some(run) = burst {
+        page.line("## Many ADDs at once");
+        machine(&mut page, run)?;
+        of_add(&mut page, run, &OF_BURST, &PROMISES_OF_BURST);
     }
     Ok(page.0)
 }
@@ -94,8 +117,9 @@ const HOW: &str = "\
 - *Bare nodes*: from node to node over the same fabric, without pods, rules or connection tracking: the strongest peer. *Nodes*: the
   same with connection tracking and rules. *Stack*: Barewire with `fast_path = \"off\"`,
   where nftables rules keep the accounts by pod and scope that the programs keep otherwise; some two microseconds are theirs.
-  *Bridge*: the reference plugins `bridge` and `host-local`, routed between nodes. *Overlay*: the same bridge with VXLAN and masquerade rules, as
-  Flannel sets them up. *Veth*: two namespaces on one veth, the least that two pods of a node need.
+  *Bridge*: the reference plugins `bridge` and `host-local`, routed between nodes. *Overlay*: Flannel itself, `flanneld` with its VXLAN
+  backend and its rules, and the plugins that its own passes on to. *Cilium*: its agent and its plugin, native routing, eBPF host routing and
+  masquerade; it replaces kube-proxy, and knows the same services. *Veth*: two namespaces on one veth, the least that two pods of a node need.
 - A round measures each figure of each contender once, in an order that rotates. A figure is the median of the rounds, beside it
   the least and the most; a ratio is taken round by round, then its median.
 - Latency (half a round trip of one byte), connections: both ends on one processor, so that latency is what the path costs and not
@@ -171,14 +195,14 @@ fn own(page: &mut Page, run: &Run) {
     page.table(&["", "Barewire"], &rows);
 }
 
-fn of_add(page: &mut Page, run: &Run) {
+fn of_add(page: &mut Page, run: &Run, rows: &[RowOfAdd], promises: &[&str]) {
     let figure = |key: Option<&str>| key.and_then(|key| run.number(key)).map_or_else(String::new, |value| Short(value).to_string());
-    let rows: Vec<_> = OF_ADD
+    let rows: Vec<_> = rows
         .iter()
         .map(|(what, ours, reference, floor)| vec![(*what).to_owned(), figure(Some(ours)), figure(*reference), figure(*floor)])
         .collect();
     page.table(&["", "Barewire", "`ptp` with `host-local`", "floor: an empty program and bare netlink"], &rows);
-    let rows: Vec<_> = PROMISES_OF_ADD.iter().filter_map(|key| judged_row(run, key)).collect();
+    let rows: Vec<_> = promises.iter().filter_map(|key| judged_row(run, key)).collect();
     page.table(&["promise", "key", "measured", "must", "aim"], &rows);
 }
 
@@ -204,6 +228,7 @@ fn name(contender: Contender, part: Part) -> String {
         Contender::Stack => "stack",
         Contender::Bridge => "bridge",
         Contender::Overlay => "overlay",
+        Contender::Cilium => "Cilium",
         Contender::Floor => "veth",
     };
     name.to_owned()
@@ -286,7 +311,8 @@ fn bar(contender: Contender, length: f64, value: String) -> Bar {
         Contender::Loaded => "Barewire, full node",
         Contender::Stack => "Barewire, fast path off",
         Contender::Bridge => "bridge, routed",
-        Contender::Overlay => "VXLAN overlay",
+        Contender::Overlay => "Flannel, VXLAN",
+        Contender::Cilium => "Cilium, native routing",
         Contender::Floor => "one bare veth",
     };
     Bar { name: name.to_owned(), length, value, is_ours: contender == Contender::FastPath }

@@ -1,6 +1,7 @@
 //! Azure's instance metadata service ("Azure Instance Metadata Service for virtual machines" in Azure's documentation).
 //!
-//! `/metadata/instance` and everything below it. An ipConfiguration is an address of an interface; the first is the primary.
+//! `/metadata/instance` and everything below it. An ipConfiguration is an address of an interface, or a block of
+//! addresses. None is marked as the primary; it is the first, but for a fault.
 
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Document, JSON, Nic, TEXT, header_text, parameter};
 use crate::exchange::{self, HttpReply};
 
-pub(super) fn answer<B>(document: &Document, request: &Request<B>) -> HttpReply {
+pub(super) fn answer<B>(document: &Document, request: &Request<B>, primary_last: bool) -> HttpReply {
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
     }
@@ -27,7 +28,7 @@ pub(super) fn answer<B>(document: &Document, request: &Request<B>) -> HttpReply 
     let Some(path) = request.uri().path().strip_prefix("/metadata/instance") else {
         return refuse(StatusCode::NOT_FOUND, "Not found");
     };
-    let whole = json!({ "compute": compute(document), "network": network(document) });
+    let whole = json!({ "compute": compute(document), "network": network(document, primary_last) });
     match whole.pointer(path.trim_end_matches('/')) {
         None => refuse(StatusCode::NOT_FOUND, "Not found"),
         Some(Value::String(text)) if parameter(request, "format").as_deref() == Some("text") => {
@@ -59,12 +60,12 @@ fn compute(document: &Document) -> Value {
     })
 }
 
-fn network(document: &Document) -> Value {
-    json!({ "interface": document.nics.iter().map(interface).collect::<Vec<_>>() })
+fn network(document: &Document, primary_last: bool) -> Value {
+    json!({ "interface": document.nics.iter().map(|nic| interface(nic, primary_last)).collect::<Vec<_>>() })
 }
 
-fn interface(nic: &Nic) -> Value {
-    let ipv4 = nic.interface.ipv4().map(|address| json!({ "privateIpAddress": address, "publicIpAddress": "" }));
+fn interface(nic: &Nic, primary_last: bool) -> Value {
+    let ipv4 = nic.configurations(primary_last).into_iter().map(|address| json!({ "privateIpAddress": address, "publicIpAddress": "" }));
     let ipv6 = nic.ipv6().iter().map(|address| json!({ "privateIpAddress": address }));
     json!({
         "ipv4": {

@@ -73,8 +73,8 @@ pub fn answer(
     let Some(document) = Document::of(cloud, instance, interfaces) else { return Exchange::NoReply { after: Millis::ZERO } };
     let exchange = match service {
         Service::Aws => aws::answer(&document, now, request, &faults),
-        Service::Azure => Exchange::now(azure::answer(&document, request)),
-        Service::Wireserver => Exchange::now(wireserver::answer(&document, request)),
+        Service::Azure => Exchange::now(azure::answer(&document, request, faults.primary_last)),
+        Service::Wireserver => Exchange::now(wireserver::answer(&document, request, faults.primary_last)),
         Service::Gcp => gcp::answer(&document, now, request, waited),
     };
     match exchange {
@@ -121,6 +121,16 @@ impl Nic {
     /// The router of the subnet.
     fn gateway(&self) -> Ipv4Addr {
         self.cidr.nth(1).unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// Azure's ipConfigurations: single addresses, and blocks where a prefix is one of them.
+    fn configurations(&self, primary_last: bool) -> Vec<String> {
+        let blocks = self.interface.ipv4_prefixes.iter().map(ToString::to_string);
+        let mut all: Vec<_> = self.interface.ipv4().map(|address| address.to_string()).chain(blocks).collect();
+        if primary_last {
+            all.reverse();
+        }
+        all
     }
 
     fn ipv6(&self) -> &[Ipv6Addr] {

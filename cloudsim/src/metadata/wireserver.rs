@@ -10,17 +10,17 @@ use crate::exchange::{self, HttpReply};
 
 const XML: &str = "application/xml; charset=utf-8";
 
-pub(super) fn answer<B>(document: &Document, request: &Request<B>) -> HttpReply {
+pub(super) fn answer<B>(document: &Document, request: &Request<B>, primary_last: bool) -> HttpReply {
     let asked = (parameter(request, "comp"), parameter(request, "type"));
     let wanted = (Some("nmagent".to_owned()), Some("getinterfaceinfov1".to_owned()));
     if request.uri().path() != "/machine/plugins" && request.uri().path() != "/machine/plugins/" || asked != wanted {
         return exchange::reply(StatusCode::NOT_FOUND, TEXT, "");
     }
-    exchange::reply(StatusCode::OK, XML, interfaces(document))
+    exchange::reply(StatusCode::OK, XML, interfaces(document, primary_last))
 }
 
 /// Nothing in it needs to be escaped: addresses, numbers and words of ours.
-fn interfaces(document: &Document) -> String {
+fn interfaces(document: &Document, primary_last: bool) -> String {
     let mut xml = String::from("<Interfaces>");
     for nic in &document.nics {
         let is_primary = nic.index == 0;
@@ -31,8 +31,9 @@ fn interfaces(document: &Document) -> String {
             nic.interface.mac.bare(),
             nic.cidr
         );
-        for address in nic.interface.ipv4() {
-            let is_primary = address == nic.interface.primary;
+        let primary = nic.interface.primary.to_string();
+        for address in nic.configurations(primary_last) {
+            let is_primary = address == primary;
             let _infallible = write!(xml, "<IPAddress Address=\"{address}\" IsPrimary=\"{is_primary}\"/>");
         }
         xml.push_str("</IPSubnet></Interface>");

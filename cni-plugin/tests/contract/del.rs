@@ -90,11 +90,7 @@ proptest! {
 #[test]
 fn the_names_are_needed() {
     for (key, value) in [("CNI_CONTAINERID", "a b"), ("CNI_IFNAME", "a/b")] {
-        let environment = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")].map(|(known, good)| {
-            let value = if known == key { value } else { good };
-            (known.to_owned(), value.to_owned())
-        });
-        let error = barewire_cni::execute(environment, &barewire_cni::Stdin::default()).unwrap_err();
+        let error = run("DEL", &[(key, value)], b"").unwrap_err();
         assert!(error.code == Code::InvalidEnvironment && error.msg.contains(key), "{error}");
     }
 }

@@ -1,17 +1,21 @@
-//! The plugin beside a daemon that is there, is away, is of another version, or breaks off: what a runtime is told.
+//! The plugin as it is shipped, beside a daemon that is there, is away, is of another version, or breaks off, and under callers that
+//! leave it without memory or streams: what a runtime is told.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
+mod any_input;
 mod del;
+mod memory;
 mod restart;
 mod scripted;
+mod shipped;
+mod streams;
 
-use barewire_cni::{Stdin, execute};
 use cni_spec::Error;
+
+use crate::shipped::Call;
 
 /// Executes a verb on `c1`/`eth0`, with more variables.
 fn run(verb: &str, more: &[(&str, &str)], stdin: &[u8]) -> Result<String, Error> {
-    let variables = [("CNI_COMMAND", verb), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
-    let environment = variables.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    execute(environment, &Stdin::from(stdin))
+    Call::new(verb).variables(more).run(stdin).outcome()
 }

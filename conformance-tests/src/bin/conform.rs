@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use conformance_tests::conform::{
+use conformance_tests::{
     invocation::Plugin,
     known::Known,
     suite::{Suite, cases},

@@ -10,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::net::if_::if_indextoname;
 
 use super::{Elsewhere, Share, Terms, native_parts, of_pods};
-use crate::inventory::{destination, gateway, oif, routes};
+use crate::inventory::{destination, gateway, oif, routes_of_others};
 use crate::netlink::{NetlinkError, Socket};
 use crate::pod_link::ROUTE_PROTOCOL;
 use crate::{NodeNetwork, Uplink, prefixes};
@@ -83,8 +83,9 @@ enum Action {
 
 impl Routing {
     pub(super) fn observe(host: &mut Socket, native: &[IpNetwork]) -> Result<Self, NetlinkError> {
-        let routes =
-            routes(host, |message| route(&message).filter(|route| native.iter().any(|cidr| prefixes::intersect(cidr, &route.to))))?;
+        let routes = routes_of_others(host, |message| {
+            route(&message).filter(|route| native.iter().any(|cidr| prefixes::intersect(cidr, &route.to)))
+        })?;
         let mut rules = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RuleMessage::default();

@@ -1,7 +1,7 @@
 //! Notes the flows that connection tracking has already: after a start with maps that do not know them.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::PoisonError;
 
 use ebpf::flow::Noted;
 use ebpf::layout::Network;
@@ -10,7 +10,7 @@ use ebpf::scope::halves;
 
 use super::tables::Tables;
 use super::view::held_back;
-use super::{FastPath, FastPathError};
+use super::{FastPath, FastPathError, slot, tables};
 use crate::conntrack::{self, Tuple};
 
 impl FastPath {
@@ -22,7 +22,7 @@ impl FastPath {
     /// Where connection tracking cannot be read: the pods stay with the stack.
     pub fn heal(&self) -> Result<usize, FastPathError> {
         let mut waiting = self.tables.for_the_stack_alone()?;
-        let in_company = self.in_company.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let in_company: HashSet<u32> = tables::lock(&self.in_company).keys().filter_map(|link| slot(*link)).collect();
         waiting.retain(|slot| !in_company.contains(slot));
         let network = self.tables.network()?;
         // Before the network is told, nobody knows which flows could be carried: all would be let go unnoted.
@@ -42,12 +42,12 @@ impl FastPath {
         if let Some(held_back) = held_back(wanted, &*self.tables.network()?) {
             self.tables.set_network(&held_back)?;
             if let Err(error) = self.note_tracked(wanted) {
-                tracing::warn!(%error, "connections to networks that are native from now on may break");
+                tracing::warn!(%error, "connections to newly native networks not pinned; they may break");
             }
         }
         self.tables.set_network(wanted)?;
         if let Err(error) = self.heal() {
-            tracing::warn!(%error, "pods keep to the host's stack; it is tried again every ten seconds");
+            tracing::warn!(%error, "pods kept on the slow path; tried again at the next look");
         }
         Ok(())
     }

@@ -7,34 +7,39 @@ mod batch;
 mod clsact;
 mod company;
 mod import;
+mod note_filter;
 mod notes;
+mod pins;
 mod tables;
+mod trace;
 mod uplink_hooks;
 mod view;
 mod ways;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use ebpf::layout::{Endpoint, LAYOUT_VERSION};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 pub use ebpf::account::{Counter, Traffic};
 pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Network};
 pub use ebpf::scope::Scope;
 pub use notes::{NotedFlows, Timeouts};
 pub use tables::TrafficOf;
+pub use trace::{Traced, TracedWay};
 pub(crate) use view::Destination;
 pub use view::{ViewError, view};
 pub use ways::UplinkHooks;
 
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::{Ifindex, NodeNetwork, PodLink, inventory};
-use tables::Tables;
+use pins::MapPins;
+use tables::{Tables, map};
 use uplink_hooks::Hook;
 use ways::Ways;
 
@@ -117,12 +122,15 @@ pub struct FastPath {
     tables: Tables,
     /// Where this daemon's pins are.
     pins: PathBuf,
+    map_pins: MapPins,
     /// The uplinks as they were seen last.
     ways: Mutex<Ways>,
-    /// Slots of pods that are left to the stack for others' filters on their links.
-    in_company: Mutex<HashSet<u32>>,
+    /// Pods that are left to the stack for others' filters on their links, with the filters' names.
+    in_company: Mutex<HashMap<Ifindex, String>>,
     /// Whether the maps were there before: endpoints and flows are then those of the daemon before this one.
     inherited: bool,
+    /// Since when the maps count.
+    counted_since: SystemTime,
 }
 
 const PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "from_uplink", "to_uplink"];
@@ -149,16 +157,26 @@ impl FastPath {
         let [from_pod, to_pod, _, _] = [load(PROGRAMS[0])?, load(PROGRAMS[1])?, load(PROGRAMS[2])?, load(PROGRAMS[3])?];
         let tables = Tables::take(&mut programs)?;
         forget_other_layouts(&pins, &maps)?;
+        let map_pins = MapPins::of(&maps)?;
+        let counted_since = std::fs::metadata(&maps).and_then(|made| made.modified()).unwrap_or_else(|_| SystemTime::now());
         Ok(Self {
             from_pod,
             to_pod,
             programs: Mutex::new(programs),
             tables,
             pins,
+            map_pins,
             ways: Mutex::default(),
             in_company: Mutex::default(),
             inherited,
+            counted_since,
         })
+    }
+
+    /// Since when packets are counted: since the maps were made. A version with another layout makes them anew.
+    #[must_use]
+    pub const fn counted_since(&self) -> SystemTime {
+        self.counted_since
     }
 
     /// Whether a daemon has left programs and their maps.
@@ -184,13 +202,16 @@ impl FastPath {
         }
     }
 
-    /// Tells the programs of the network. Where that cannot be done they carry nothing, of old pods and of new ones: what they were told
+    /// Tells the programs of the network, where they know another. Where that cannot be done they carry nothing, of old pods and of new ones: what they were told
     /// before is not true any more.
     ///
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
-        let told = view(network).map_err(FastPathError::from).and_then(|view| self.tell(&view));
+        let told = view(network).map_err(FastPathError::from).and_then(|view| {
+            // The map is asked, which somebody may have written.
+            if self.knows_a_network() && *self.tables.network()? == view { Ok(()) } else { self.tell(&view) }
+        });
         if told.is_err() {
             self.tables.set_uplinks(&[])?;
             self.tables.set_network(&Network::default())?;
@@ -200,7 +221,7 @@ impl FastPath {
     }
 
     /// Whether [`FastPath::set_network`] succeeded last.
-    pub(crate) fn knows_a_network(&self) -> bool {
+    fn knows_a_network(&self) -> bool {
         self.lock_ways().no_network.is_none()
     }
 
@@ -228,12 +249,12 @@ impl FastPath {
         }
     }
 
-    /// After a restart: forgets pods that are gone. Before any new pod, which could be given the slot of one of them.
+    /// After a restart: forgets pods that are behind none of these links.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn retain_endpoints(&self, links: &[PodLink]) -> Result<(), FastPathError> {
-        self.tables.retain(&links.iter().filter_map(|link| slot(link.host_ifindex)).collect())
+    pub fn retain_endpoints(&self, links: &[Ifindex]) -> Result<(), FastPathError> {
+        self.tables.retain(&links.iter().filter_map(|link| slot(*link)).collect())
     }
 
     /// Takes a pod up that runs already, after a restart. What the maps know of it stays; a pod that they do not know may have
@@ -260,17 +281,38 @@ impl FastPath {
     /// # Errors
     /// Where the kernel cannot be asked.
     pub fn lacks(&self, host: &mut Socket, link: &PodLink, network: &NodeNetwork) -> Result<Vec<&'static str>, FastPathError> {
-        let Some(slot) = slot(link.host_ifindex) else { return Ok(Vec::new()) };
+        if slot(link.host_ifindex).is_none() {
+            return Ok(Vec::new());
+        }
         let mut lacks = Vec::new();
         let (hooks, _) = clsact::look_at_pod(host, link.host_ifindex)?;
         if hooks.iter().any(|hook| matches!(hook, Hook::Gone(_))) {
             lacks.push("the host end lacks the kernel programs");
         }
-        let known = Endpoint { stack_only: 0, ..self.tables.endpoint(slot)? };
-        if known != endpoint(link, network) || !self.tables.leads_to(slot, &known)? {
+        if self.knows_otherwise(link, network)? {
             lacks.push("the kernel programs do not know the pod");
         }
         Ok(lacks)
+    }
+
+    /// Whether the programs know a pod otherwise than it is: somebody has written the maps.
+    ///
+    /// # Errors
+    /// Where the maps cannot be read.
+    pub fn knows_otherwise(&self, link: &PodLink, network: &NodeNetwork) -> Result<bool, FastPathError> {
+        let Some(slot) = slot(link.host_ifindex) else { return Ok(false) };
+        let known = Endpoint { stack_only: 0, ..self.tables.endpoint(slot)? };
+        Ok(known != endpoint(link, network) || !self.tables.leads_to(slot, &known)?)
+    }
+
+    /// Tells the programs of a pod again. What the stack has had of it meanwhile is not noted, so it keeps to the stack until
+    /// [`FastPath::heal`] has noted it. What was counted stays.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the write.
+    pub fn restore_endpoint(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
+        let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
+        self.tables.tell_of(slot, &Endpoint { stack_only: 1, ..endpoint(link, network) })
     }
 
     /// Has the programs take another MAC address for a pod's.
@@ -361,13 +403,10 @@ fn last_words(log: &str) -> String {
 }
 
 fn pins(state: &Path) -> Result<PathBuf, FastPathError> {
-    let root = Path::new(BPF_FS);
-    if !statfs(root).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
-        return Err(FastPathError::NoBpfFs);
-    }
+    pins::is_bpf_fs()?;
     // The BPF file system takes no dot in a name.
     let name: String = state.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Ok(root.join("barewire").join(name.trim_matches('-')))
+    Ok(Path::new(BPF_FS).join("barewire").join(name.trim_matches('-')))
 }
 
 /// Maps of another layout cannot be read. Programs that use them keep them until they are replaced; nobody else may find them.

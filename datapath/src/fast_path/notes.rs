@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
+use ebpf::filter;
 use ebpf::flow::{Flow4, Flow6, Noted};
 use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, FLOWS_MAX};
 use ebpf::packet::Transport;
@@ -18,6 +19,7 @@ use ebpf::scope::{halves, whole};
 
 use super::FastPathError;
 use super::batch;
+use super::note_filter::{Begun, NoteFilter};
 use super::tables::{Plain, lock, map};
 use crate::Ifindex;
 pub use timeouts::Timeouts;
@@ -31,6 +33,7 @@ pub(super) struct Table<K> {
 pub(super) struct Notes {
     pub(super) four: Table<Flow4>,
     pub(super) six: Table<Flow6>,
+    pub(super) filter: NoteFilter,
     pub(super) by_slot: Mutex<Array<MapData, u32>>,
     pub(super) share: Mutex<Array<MapData, u32>>,
     /// Addresses of pods that were deleted since the last sweep.
@@ -68,6 +71,8 @@ fn share(noted: u32) -> u32 {
 trait Flow: Copy + Eq + Hash {
     fn protocol(&self) -> u8;
     fn ends(&self) -> [IpAddr; 2];
+    /// Its place in the filter.
+    fn place(&self) -> usize;
 }
 
 impl Flow for Flow4 {
@@ -76,6 +81,9 @@ impl Flow for Flow4 {
     }
     fn ends(&self) -> [IpAddr; 2] {
         [Ipv4Addr::from(self.low).into(), Ipv4Addr::from(self.high).into()]
+    }
+    fn place(&self) -> usize {
+        filter::place4(self)
     }
 }
 
@@ -86,11 +94,17 @@ impl Flow for Flow6 {
     fn ends(&self) -> [IpAddr; 2] {
         [whole(self.low).into(), whole(self.high).into()]
     }
+    fn place(&self) -> usize {
+        filter::place6(self)
+    }
 }
 
 impl Notes {
-    /// Before the first packet: without a share nobody could have a note.
+    /// Before the first packet: without a share nobody could have a note, and a filter that is new knows no notes that are old.
     pub(super) fn prepare(&self) -> Result<(), FastPathError> {
+        let begun = self.filter.begin().map_err(map("NOTE_GENERATIONS"))?;
+        read(&self.four, |flow, _| self.filter.keep(begun, flow.place())).map_err(map("FLOWS4"))?;
+        read(&self.six, |flow, _| self.filter.keep(begun, flow.place())).map_err(map("FLOWS6"))?;
         let unset = lock(&self.share).get(&0, 0).map_err(map("NOTES_SHARE"))? == 0;
         if unset { self.set_share(share(0)) } else { Ok(()) }
     }
@@ -108,11 +122,14 @@ impl Notes {
     pub(super) fn sweep(&self, timeouts: &Timeouts) -> Result<NotedFlows, FastPathError> {
         let now = seconds()?;
         let gone = std::mem::take(&mut *lock(&self.gone));
-        let mut counts = vec![0; ENDPOINTS_MAX as usize];
-        let swept = sweep(&self.four, &gone, now, timeouts, &mut counts)
-            .map_err(map("FLOWS4"))
-            .and_then(|four| Ok((four, sweep(&self.six, &gone, now, timeouts, &mut counts).map_err(map("FLOWS6"))?)));
-        let (four, six) = match swept {
+        let swept = self.filter.begin().map_err(map("NOTE_GENERATIONS")).and_then(|begun| {
+            let mut sweep = Sweep { now, timeouts, gone: &gone, filter: &self.filter, begun, counts: vec![0; ENDPOINTS_MAX as usize] };
+            let four = sweep.of(&self.four).map_err(map("FLOWS4"))?;
+            let six = sweep.of(&self.six).map_err(map("FLOWS6"))?;
+            self.filter.end(begun).map_err(map("NOTE_GENERATIONS"))?;
+            Ok((four, six, sweep.counts))
+        });
+        let (four, six, counts) = match swept {
             Ok(swept) => swept,
             Err(error) => {
                 self.purge(gone);
@@ -153,11 +170,11 @@ impl Notes {
         match (from, to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 let (flow, _) = Flow4::of(from.octets(), to.octets(), transport);
-                insert(&self.four, flow, noted).map_err(map("FLOWS4"))
+                self.filter.mark_and(flow.place(), || insert(&self.four, flow, noted)).map_err(map("FLOWS4"))
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 let (flow, _) = Flow6::of(halves(from.octets()), halves(to.octets()), transport);
-                insert(&self.six, flow, noted).map_err(map("FLOWS6"))
+                self.filter.mark_and(flow.place(), || insert(&self.six, flow, noted)).map_err(map("FLOWS6"))
             }
             _ => Ok(()),
         }
@@ -176,40 +193,64 @@ where
     }
 }
 
-/// Removes what has ended from a table; how many stay. A flow that is noted anew meanwhile is noted again by its next packet.
-fn sweep<K: Flow>(table: &Table<K>, gone: &HashSet<IpAddr>, now: u32, timeouts: &Timeouts, counts: &mut [u32]) -> Result<usize, MapError>
+/// One sweep over both tables.
+struct Sweep<'a> {
+    now: u32,
+    timeouts: &'a Timeouts,
+    /// Addresses of pods that are gone.
+    gone: &'a HashSet<IpAddr>,
+    filter: &'a NoteFilter,
+    /// The generation of what stays.
+    begun: Begun,
+    /// How many stay, by slot.
+    counts: Vec<u32>,
+}
+
+impl Sweep<'_> {
+    /// Removes what has ended from a table; how many stay. A flow that is noted anew meanwhile is noted again by its next packet.
+    fn of<K: Flow>(&mut self, table: &Table<K>) -> Result<usize, MapError>
+    where
+        Plain<K>: Pod,
+    {
+        let (mut stay, mut ended) = (0, Vec::new());
+        read(table, |flow: K, noted: Noted| {
+            let idle = self.now.saturating_sub(noted.seen_seconds);
+            let orphaned = !self.gone.is_empty() && flow.ends().iter().any(|end| self.gone.contains(end));
+            if orphaned || idle > self.timeouts.of(flow.protocol(), noted.stage()) {
+                ended.push(flow);
+                return;
+            }
+            stay += 1;
+            self.filter.keep(self.begun, flow.place());
+            if let Some(count) = self.counts.get_mut(usize::from(noted.slot)) {
+                *count += 1;
+            }
+        })?;
+        let mut notes = lock(&table.notes);
+        for flow in ended {
+            match notes.remove(&Plain(flow)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stay)
+    }
+}
+
+/// Every note of a table.
+fn read<K: Flow>(table: &Table<K>, mut each: impl FnMut(K, Noted)) -> Result<(), MapError>
 where
     Plain<K>: Pod,
 {
-    let (mut stay, mut ended) = (0, Vec::new());
-    let mut look = |flow: K, noted: Noted| {
-        let idle = now.saturating_sub(noted.seen_seconds);
-        let orphaned = !gone.is_empty() && flow.ends().iter().any(|end| gone.contains(end));
-        if orphaned || idle > timeouts.of(flow.protocol(), noted.stage()) {
-            ended.push(flow);
-        } else {
-            stay += 1;
-            if let Some(count) = counts.get_mut(usize::from(noted.slot)) {
-                *count += 1;
-            }
-        }
-    };
     // SAFETY: the map's keys and values are these types, as `Table` was made; both are plain integers.
-    let read = unsafe { batch::for_each(table.fd.as_fd(), &mut look) }.map_err(MapError::IoError)?;
-    let mut notes = lock(&table.notes);
-    if !read {
-        for entry in notes.iter() {
-            let (flow, noted) = entry?;
-            look(flow.0, noted.0);
-        }
+    if unsafe { batch::for_each(table.fd.as_fd(), &mut each) }.map_err(MapError::IoError)? {
+        return Ok(());
     }
-    for flow in ended {
-        match notes.remove(&Plain(flow)) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error),
-        }
+    for entry in lock(&table.notes).iter() {
+        let (flow, noted) = entry?;
+        each(flow.0, noted.0);
     }
-    Ok(stay)
+    Ok(())
 }
 
 /// As the programs count: since boot, suspended time not counted.

@@ -9,10 +9,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use ebpf::account::{Reason, Traffic};
+use ebpf::filter::SlotBit;
 use ebpf::flow::{Flow4, Flow6, Noted};
 use ebpf::layout::{Endpoint, Network, UPLINKS_MAX};
+use ebpf::scope::halves;
 
 use super::FastPathError;
+use super::note_filter::NoteFilter;
 use super::notes::{Notes, Table};
 use crate::Uplink;
 
@@ -45,6 +48,7 @@ pub(super) struct Tables {
     uplinks: Mutex<Array<MapData, Plain<ebpf::layout::Uplink>>>,
     slots4: Mutex<HashMap<MapData, [u8; 4], u32>>,
     slots6: Mutex<HashMap<MapData, [u8; 16], u32>>,
+    slot_bits: Mutex<Array<MapData, u64>>,
     pub(super) notes: Notes,
     /// Addresses that pods may use beside their own, by slot.
     allowed: Mutex<BTreeMap<u32, Vec<IpAddr>>>,
@@ -93,7 +97,14 @@ impl Tables {
                 Table { notes: Mutex::new(found.try_into().map_err(map(name))?), fd }
             }};
         }
+        let filter = {
+            let (name, found) = take("NOTE_MARKS")?;
+            let marks = descriptor(&found).map_err(map(name))?;
+            let (name, found) = take("NOTE_GENERATIONS")?;
+            NoteFilter::new(&marks, found.try_into().map_err(map(name))?).map_err(map("NOTE_MARKS"))?
+        };
         let notes = Notes {
+            filter,
             four: noted!("FLOWS4"),
             six: noted!("FLOWS6"),
             by_slot: typed!("NOTES"),
@@ -106,18 +117,42 @@ impl Tables {
             copies: typed!("NETWORK").into_inner().unwrap_or_else(PoisonError::into_inner),
             index: typed!("NETWORK_INDEX").into_inner().unwrap_or_else(PoisonError::into_inner),
         };
-        Ok(Self {
+        let tables = Self {
             networks: Mutex::new(networks),
             endpoints: typed!("ENDPOINTS"),
             uplinks: typed!("UPLINKS"),
             slots4: typed!("SLOTS4"),
             slots6: typed!("SLOTS6"),
+            slot_bits: typed!("SLOT_BITS"),
             notes,
             allowed: Mutex::default(),
             traffic: typed!("TRAFFIC"),
             host_traffic: typed!("HOST_TRAFFIC"),
             reasons: typed!("REASONS"),
-        })
+        };
+        // A filter that is new knows no addresses that are old.
+        let four: Vec<_> = lock(&tables.slots4).keys().collect::<Result<_, _>>().map_err(map("SLOTS4"))?;
+        let six: Vec<_> = lock(&tables.slots6).keys().collect::<Result<_, _>>().map_err(map("SLOTS6"))?;
+        let addresses = four.into_iter().map(IpAddr::from).chain(six.into_iter().map(IpAddr::from));
+        addresses.into_iter().try_for_each(|address| tables.let_through(address))?;
+        Ok(tables)
+    }
+
+    /// Has the programs look for an address among the slots.
+    fn let_through(&self, address: IpAddr) -> Result<(), FastPathError> {
+        let SlotBit { word, bit } = bit_of(address);
+        let mut bits = lock(&self.slot_bits);
+        let before = bits.get(&word, 0).map_err(map("SLOT_BITS"))?;
+        if before & bit != 0 { Ok(()) } else { bits.set(word, before | bit, 0).map_err(map("SLOT_BITS")) }
+    }
+
+    /// Has an address lead to a slot.
+    fn lead(&self, address: IpAddr, slot: u32) -> Result<(), FastPathError> {
+        self.let_through(address)?;
+        match address {
+            IpAddr::V4(address) => lock(&self.slots4).insert(address.octets(), slot, 0).map_err(map("SLOTS4")),
+            IpAddr::V6(address) => lock(&self.slots6).insert(address.octets(), slot, 0).map_err(map("SLOTS6")),
+        }
     }
 
     pub(super) fn set_network(&self, network: &Network) -> Result<(), FastPathError> {
@@ -185,15 +220,24 @@ impl Tables {
         lock(&self.endpoints).get(&slot, 0).map(|found| found.0).map_err(map("ENDPOINTS"))
     }
 
+    pub(super) fn uplink(&self, index: u32) -> Result<ebpf::layout::Uplink, FastPathError> {
+        lock(&self.uplinks).get(&index, 0).map(|found| found.0).map_err(map("UPLINKS"))
+    }
+
     pub(super) fn set_endpoint(&self, slot: u32, endpoint: &Endpoint) -> Result<(), FastPathError> {
         lock(&self.endpoints).set(slot, Plain(*endpoint), 0).map_err(map("ENDPOINTS"))
     }
 
     /// Whether the addresses of an endpoint lead to its slot.
     pub(super) fn leads_to(&self, slot: u32, endpoint: &Endpoint) -> Result<bool, FastPathError> {
-        let four = endpoint.ipv4 == [0; 4] || slot_of(&lock(&self.slots4), &endpoint.ipv4).map_err(map("SLOTS4"))? == Some(slot);
-        let six = endpoint.ipv6 == [0; 16] || slot_of(&lock(&self.slots6), &endpoint.ipv6).map_err(map("SLOTS6"))? == Some(slot);
-        Ok(four && six)
+        for address in [IpAddr::from(endpoint.ipv4), endpoint.ipv6.into()].into_iter().filter(|address| !address.is_unspecified()) {
+            let SlotBit { word, bit } = bit_of(address);
+            let is_let_through = lock(&self.slot_bits).get(&word, 0).map_err(map("SLOT_BITS"))? & bit != 0;
+            if !is_let_through || self.slot_of(address)? != Some(slot) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The endpoint first, then the addresses that lead to it: nobody finds an endpoint half written.
@@ -201,22 +245,24 @@ impl Tables {
         let nothing = vec![Plain(Traffic::default()); nr_cpus().map_err(|(_, source)| map("TRAFFIC")(MapError::IoError(source)))?];
         let nothing = PerCpuValues::try_from(nothing).map_err(|source| map("TRAFFIC")(MapError::IoError(source)))?;
         lock(&self.traffic).set(slot, nothing, 0).map_err(map("TRAFFIC"))?;
+        self.tell_of(slot, endpoint)
+    }
+
+    /// Likewise, of one that has been counted for.
+    pub(super) fn tell_of(&self, slot: u32, endpoint: &Endpoint) -> Result<(), FastPathError> {
         self.set_endpoint(slot, endpoint)?;
         if endpoint.ipv4 != [0; 4] {
-            lock(&self.slots4).insert(endpoint.ipv4, slot, 0).map_err(map("SLOTS4"))?;
+            self.lead(endpoint.ipv4.into(), slot)?;
         }
         if endpoint.ipv6 != [0; 16] {
-            lock(&self.slots6).insert(endpoint.ipv6, slot, 0).map_err(map("SLOTS6"))?;
+            self.lead(endpoint.ipv6.into(), slot)?;
         }
         Ok(())
     }
 
     /// Has an address lead to an endpoint beside its own.
     pub(super) fn allow(&self, slot: u32, address: IpAddr) -> Result<(), FastPathError> {
-        match address {
-            IpAddr::V4(address) => lock(&self.slots4).insert(address.octets(), slot, 0).map_err(map("SLOTS4"))?,
-            IpAddr::V6(address) => lock(&self.slots6).insert(address.octets(), slot, 0).map_err(map("SLOTS6"))?,
-        }
+        self.lead(address, slot)?;
         let mut allowed = lock(&self.allowed);
         let of = allowed.entry(slot).or_default();
         if !of.contains(&address) {
@@ -280,9 +326,17 @@ impl Tables {
     }
 }
 
+/// Where the filter before the slots has an address.
+fn bit_of(address: IpAddr) -> SlotBit {
+    match address {
+        IpAddr::V4(address) => SlotBit::of4(address.octets()),
+        IpAddr::V6(address) => SlotBit::of6(halves(address.octets())),
+    }
+}
+
 fn descriptor(of: &Map) -> Result<OwnedFd, MapError> {
     match of {
-        Map::HashMap(data) => Ok(data.fd().as_fd().try_clone_to_owned()?),
+        Map::HashMap(data) | Map::Array(data) => Ok(data.fd().as_fd().try_clone_to_owned()?),
         _ => Err(MapError::InvalidMapType { map_type: 0 }),
     }
 }

@@ -18,6 +18,7 @@ use aya::sys::SyscallError;
 use nix::errno::Errno;
 
 use super::{FastPathError, clsact};
+use crate::calls::Call;
 use crate::netlink::Socket;
 use crate::{Ifindex, Uplink};
 
@@ -77,6 +78,8 @@ pub(super) fn look(
 }
 
 fn look_at_link(pin: &Path, hook: TcAttachType, uplink: &Uplink, program: Option<u32>) -> Hook {
+    // bpf(2) waits for the same lock as route netlink.
+    let _call = Call::begin();
     let link = match PinnedLink::from_pin(pin).map(FdLink::from).and_then(|link| link.info()) {
         Ok(link) => link,
         Err(error) if is_missing(&error) => return Hook::Gone("its pin is missing".to_owned()),
@@ -152,6 +155,7 @@ enum Refusal {
 }
 
 fn attach_tcx(program: &mut SchedClassifier, hook: TcAttachType, pin: &Path, uplink: &Uplink) -> Result<(), Refusal> {
+    let _call = Call::begin();
     match PinnedLink::from_pin(pin) {
         Ok(pinned) => {
             let link = FdLink::from(pinned).try_into().map_err(|_| Refusal::Pin(ErrorKind::InvalidData.into()))?;

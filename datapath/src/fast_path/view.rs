@@ -42,6 +42,7 @@ pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
         carry_v4: of.carried.v4.into(),
         carry_v6: of.carried.v6.into(),
         untracked_mark: of.marks.untracked(),
+        internet_egress: of.internet_egress,
         ..Network::default()
     };
     let four = flatten(&rows(of, true));

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::uplink_hooks::{Hook, Kind, Programs};
 use super::{FastPath, FastPathError, uplink_hooks};
 use crate::netlink::Socket;
+use crate::repairs;
 use crate::{Ifindex, Uplink};
 
 /// How often ours goes first again before the others have their way.
@@ -88,11 +89,15 @@ impl FastPath {
     /// # Errors
     /// Where an uplink does not carry the programs; it is closed, and so are all where the network is not known. The others are open.
     pub fn attach_uplinks(&self, host: &mut Socket, uplinks: &[Uplink]) -> Result<(), FastPathError> {
+        // Without a place for pins nothing is attached.
+        let unpinned = self.map_pins.restore().err();
         let folder = uplink_hooks::folder(&self.pins);
+        // One at a time. Who wants to know of the ways does not wait for the kernel.
         let mut programs = self.lock_programs();
-        let mut ways = self.lock_ways();
-        let before = std::mem::take(&mut ways.ways);
-        let may_open = ways.no_network.is_none();
+        let (before, may_open) = {
+            let ways = self.lock_ways();
+            (ways.ways.clone(), ways.no_network.is_none())
+        };
         let mut first_refusal = None;
         let mut found = Vec::new();
         for uplink in uplinks {
@@ -119,6 +124,11 @@ impl FastPath {
                 Step::Nothing if *whose == Programs::Any => Step::Attach,
                 step => step,
             };
+            if let Some(why) = unpinned.as_ref().filter(|_| matches!(step, Step::Attach | Step::GoFirst)) {
+                way.refused = Some(why.to_string());
+                way.is_open = false;
+                continue;
+            }
             let done = match step {
                 Step::Nothing => continue,
                 Step::GiveWay => Ok(()),
@@ -129,6 +139,9 @@ impl FastPath {
                         .and_then(|()| uplink_hooks::attach(host, &mut programs, &folder, uplink))
                 }
             };
+            if done.is_ok() && *whose == Programs::Ours && matches!(step, Step::Attach | Step::GoFirst) {
+                repairs::note(repairs::Kind::UplinkHook, &uplink.ifname);
+            }
             let seen = done.and_then(|()| uplink_hooks::look(host, &programs, &folder, uplink, Programs::Ours));
             match seen {
                 Ok((kind, hooks)) => (way.kind, way.hooks) = (kind, hooks),
@@ -140,15 +153,15 @@ impl FastPath {
             way.is_open = way.refused.is_none() && stand(&way.hooks) && may_open;
         }
         self.open(found.iter().map(|(uplink, way, _)| (*uplink, way)))?;
-        ways.ways = found.into_iter().map(|(_, way, _)| way).collect();
+        let found: Vec<_> = found.into_iter().map(|(_, way, _)| way).collect();
+        found.clone_into(&mut self.lock_ways().ways);
         let ifindexes: Vec<_> = uplinks.iter().map(|uplink| uplink.ifindex).collect();
         let retained = uplink_hooks::retain(host, &folder, &ifindexes);
-        let closed = ways
-            .ways
+        let closed = found
             .iter()
             .find(|way| !way.is_open && may_open)
             .map(|way| FastPathError::Closed { name: way.ifname.clone(), why: why(way).unwrap_or_default() });
-        first_refusal.or(closed).map_or(retained, Err)
+        first_refusal.or(unpinned).or(closed).map_or(retained, Err)
     }
 
     fn open<'a>(&self, ways: impl Iterator<Item = (&'a Uplink, &'a Way)>) -> Result<(), FastPathError> {

@@ -86,7 +86,7 @@ impl Accept {
         let script = self.script();
         let refused = |why: String| format!("the rules that let pods' packets pass are refused by {own}: {why}");
         if let Some(()) = fed(restore(&own), &script).map_err(refused)? {
-            tracing::info!(program = own, rules = self.rules_wanted().len(), "accepted in chain FORWARD: packets of pods");
+            tracing::info!(program = own, rules = self.rules_wanted().len(), "FORWARD rules for pods installed");
             return Ok(());
         }
         // Under its plain name it may be of either kind; before there were two it did not say.

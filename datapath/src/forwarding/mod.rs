@@ -15,6 +15,7 @@ pub use judge::{Judgement, judge};
 pub use ruleset::Ruleset;
 
 use crate::netlink::NetlinkError;
+use crate::nft_kept;
 use ruleset::Family;
 
 /// A ruleset that changes while it is read is read again.
@@ -35,7 +36,7 @@ impl Observer {
     /// # Errors
     /// Where the kernel cannot be asked.
     pub fn look(&mut self) -> Result<&Ruleset, NetlinkError> {
-        let mut now = (nftables::generation()?, legacy::print());
+        let mut now = (nft_kept::generation()?, legacy::print());
         for _ in 0..ATTEMPTS {
             if self.read.as_ref() == Some(&now) {
                 break;
@@ -50,7 +51,7 @@ impl Observer {
             }
             self.ruleset = ruleset;
             self.read = Some(now);
-            now = (nftables::generation()?, self.read.as_ref().map(|(_, printed)| printed.clone()).unwrap_or_default());
+            now = (nft_kept::generation()?, self.read.as_ref().map(|(_, printed)| printed.clone()).unwrap_or_default());
         }
         Ok(&self.ruleset)
     }

@@ -19,7 +19,6 @@ const SUBSYSTEM: u16 = 10 << 8;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
-const GET_GENERATION: u16 = SUBSYSTEM | 16;
 /// `struct nfgenmsg`
 const GENERIC: usize = 4;
 /// kube-proxy's own table, whose rules are known: it drops what it must by state or destination, all of it services'.
@@ -30,16 +29,6 @@ const SERVICES: &str = "service-ips";
 const ELEMENTS_MAX: usize = 4096;
 /// Tables of ours.
 const OURS: [&str; 2] = ["barewire", "barewire_stack"];
-
-/// The number of the ruleset, which every change makes another; `None` where the kernel has no nftables.
-pub(super) fn generation() -> Result<Option<u32>, NetlinkError> {
-    const ID: u16 = 1;
-    let Some(mut socket) = Dumps::open(STEP, NETLINK_NETFILTER)? else { return Ok(None) };
-    let told = socket.get(STEP, GET_GENERATION, &[0; GENERIC], |payload| {
-        attributes(payload.get(GENERIC..)?).find(|(kind, _)| *kind == ID).map(|(_, id)| network_number(id))
-    });
-    unless_absent(told).map(Option::flatten)
-}
 
 /// What the kernel says where nftables is a module that is not there.
 fn unless_absent<T>(outcome: Result<T, NetlinkError>) -> Result<Option<T>, NetlinkError> {

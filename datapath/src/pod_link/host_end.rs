@@ -1,16 +1,20 @@
 //! The host's end: programs, owner, up, and the host's way to the pod; in one send. Later, the pods' IPv6 gateway.
 
+use std::net::IpAddr;
+
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour_table::{NeighbourTableAttribute, NeighbourTableMessage, NeighbourTableParameter};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use super::messages::{address, link_route, no_address_generation, permanent_neighbour, up};
-use super::{ALIAS_PREFIX, GATEWAY_V6, HOST_NEIGHBOUR, PodLink, ROUTE_PROTOCOL, WiringError, for_want_of_ipv6, ipv6_is_disabled};
+use super::messages::{address, forwarding, link_route, no_address_generation, permanent_neighbour, up};
+use super::{ALIAS_PREFIX, GATEWAY_V6, HOST_MAC, HOST_NEIGHBOUR, PodLink, ROUTE_PROTOCOL, WiringError, for_want_of_ipv6, ipv6_is_disabled};
 use crate::fast_path::FastPath;
 use crate::netlink::{NetlinkError, Request, Socket};
-use crate::{Ifindex, sysctl};
+use crate::{Difference, Ifindex, sysctl};
+
+const SET_UP: &str = "set the host end up";
 
 pub(super) fn wire(host: &mut Socket, link: &PodLink, fast_path: Option<&FastPath>) -> Result<(), WiringError> {
     let programs = fast_path.map_or_else(Vec::new, |fast_path| fast_path.host_end_requests(link.host_ifindex));
@@ -40,33 +44,59 @@ fn settle(host: &mut Socket, link: &PodLink, mut refused: Vec<NetlinkError>) -> 
 fn requests(link: &PodLink) -> Vec<Request> {
     let ifindex = link.host_ifindex;
     let alias = LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}{} {}", link.container_id, link.pod_ifname));
-    let mut requests = vec![
-        name_owner(ifindex, alias),
-        Request { step: "set the host end up", message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 },
-    ];
+    let mut requests =
+        vec![name_owner(ifindex, alias), Request { step: SET_UP, message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 }];
     for &pod in &link.addresses {
         requests.extend(pod.is_ipv4().then(|| answer_arp_at_once(ifindex)));
-        requests.push(Request {
-            step: HOST_NEIGHBOUR,
-            message: RouteNetlinkMessage::NewNeighbour(permanent_neighbour(ifindex, pod, link.pod_mac)),
-            flags: NLM_F_CREATE | NLM_F_REPLACE,
-        });
-        requests.push(Request {
-            step: "give the host its route to the pod",
-            message: RouteNetlinkMessage::NewRoute(link_route(ifindex, pod, ROUTE_PROTOCOL)),
-            flags: NLM_F_CREATE | NLM_F_REPLACE,
-        });
+        requests.push(neighbour(link, pod));
+        requests.push(route(link, pod));
     }
     requests
 }
 
-/// The alias, and no IPv6 address of the host end's own making: nobody speaks to it, and making one means timers, multicast groups
+fn neighbour(link: &PodLink, pod: IpAddr) -> Request {
+    let message = RouteNetlinkMessage::NewNeighbour(permanent_neighbour(link.host_ifindex, pod, link.pod_mac));
+    Request { step: HOST_NEIGHBOUR, message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+}
+
+fn route(link: &PodLink, pod: IpAddr) -> Request {
+    let message = RouteNetlinkMessage::NewRoute(link_route(link.host_ifindex, pod, ROUTE_PROTOCOL));
+    Request { step: "give the host its route to the pod", message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+}
+
+/// Only what differs.
+pub(super) fn restore(host: &mut Socket, link: &PodLink, differences: &[Difference]) -> Result<(), WiringError> {
+    let ifindex = link.host_ifindex;
+    let set = |step, attributes| {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex.0;
+        message.attributes = attributes;
+        Request { step, message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+    };
+    let to_request = |difference: &Difference| {
+        Some(match difference {
+            Difference::Down => Request { step: SET_UP, message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 },
+            Difference::Mtu => set("give the host end its MTU", vec![LinkAttribute::Mtu(link.mtu)]),
+            Difference::Mac => set("give the host end its MAC address", vec![LinkAttribute::Address(HOST_MAC.to_vec())]),
+            Difference::Name => set("give the host end its name", vec![LinkAttribute::IfName(link.host_ifname.clone())]),
+            Difference::NotForwarding => set("have the host end forward", vec![LinkAttribute::AfSpecUnspec(vec![forwarding()])]),
+            Difference::Route(pod) => route(link, *pod),
+            Difference::Neighbour(pod) => neighbour(link, *pod),
+            Difference::Ipv6Gateway => return None,
+        })
+    };
+    let refused = host.execute_each(differences.iter().filter_map(to_request).collect())?;
+    settle(host, link, refused)?;
+    if differences.contains(&Difference::Ipv6Gateway) { Ok(be_the_ipv6_gateway(host, ifindex)?) } else { Ok(()) }
+}
+
+/// The alias, forwarding, and no IPv6 address of the host end's own making: nobody speaks to it, and making one means timers, multicast groups
 /// and routes on every link. It must come before the link goes up, in a message of its own: the kernel applies flags first.
 fn name_owner(ifindex: Ifindex, alias: LinkAttribute) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = ifindex.0;
-    message.attributes = vec![alias];
-    message.attributes.extend(no_address_generation());
+    let settings = no_address_generation().into_iter().chain([forwarding()]).collect();
+    message.attributes = vec![alias, LinkAttribute::AfSpecUnspec(settings)];
     Request { step: "name the link's owner", message: RouteNetlinkMessage::SetLink(message), flags: 0 }
 }
 

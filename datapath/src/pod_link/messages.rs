@@ -4,13 +4,15 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 
 use crate::Ifindex;
+use crate::raw_netlink::attribute;
 
 /// Whether the kernel has IPv6 at all (`ipv6.disable=1` on its command line takes it away).
 pub(super) fn kernel_has_ipv6() -> bool {
@@ -19,9 +21,17 @@ pub(super) fn kernel_has_ipv6() -> bool {
 }
 
 /// `IN6_ADDR_GEN_MODE_NONE`, where the kernel has IPv6 at all.
-pub(super) fn no_address_generation() -> Option<LinkAttribute> {
-    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    kernel_has_ipv6().then(|| LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]))
+pub(super) fn no_address_generation() -> Option<AfSpecUnspec> {
+    kernel_has_ipv6().then(|| AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]))
+}
+
+/// What comes in by the interface over IPv4 is forwarded, whatever the host gives new interfaces (`net.ipv4.conf.default.forwarding`).
+pub(super) fn forwarding() -> AfSpecUnspec {
+    /// `IFLA_INET_CONF`, and in it `IPV4_DEVCONF_FORWARDING` (linux/if_link.h, linux/ip.h).
+    const SETTINGS: u16 = 1;
+    const FORWARDING: u16 = 1;
+    let setting = attribute(FORWARDING, &1_u32.to_ne_bytes());
+    AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(SETTINGS, setting))])
 }
 
 pub(super) fn up(ifindex: Ifindex) -> LinkMessage {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use nix::errno::Errno;
 
@@ -52,10 +52,10 @@ fn has_default_route(error: &NetlinkError) -> bool {
 fn requests(link: &PodLink, ifindex: Ifindex, routes: impl Fn(IpAddr) -> Vec<Request>) -> Vec<Request> {
     let mut requests: Vec<_> = link.addresses.iter().map(|of| pod_address(ifindex, *of)).collect();
     if link.addresses.iter().all(IpAddr::is_ipv4) {
-        requests.extend(no_address_generation().map(|attribute| {
+        requests.extend(no_address_generation().map(|setting| {
             let mut message = LinkMessage::default();
             message.header.index = ifindex.0;
-            message.attributes = vec![attribute];
+            message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![setting])];
             Request { step: "keep IPv6 off an IPv4 pod", message: RouteNetlinkMessage::SetLink(message), flags: 0 }
         }));
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, Scope, Timeouts, Traffic, TrafficOf};
 use datapath::netlink::{Request, Socket};
-use datapath::{HostNetns, Ifindex, Netns, NodeNetwork, PodLink, PodRange, Uplink, attach};
+use datapath::{HostNetns, Ifindex, Kept, Netns, NodeNetwork, PodLink, PodRange, Uplink, attach};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -88,7 +88,7 @@ fn pieces_of_a_carried_flow_pass_conntrack_by() -> Result<()> {
         let node = Node::build(&object)?;
         let mut host = Socket::open()?;
         let described = NodeNetwork { uplinks: vec![uplink()?], masquerade: true, ..network()? };
-        let refused = described.apply(&mut host, Some(&node.fast_path));
+        let refused = described.apply(&mut host, Some(&node.fast_path), &mut Kept::default());
         ensure!(refused.is_empty(), "refused: {refused:?}");
         for [_, _, _, gateway, _] in FAMILIES {
             let gateway: IpAddr = gateway.parse()?;
@@ -123,7 +123,8 @@ fn pods_links_have_what_they_need_whosever_blocks_they_have() -> Result<()> {
             let lacks = node.fast_path.lacks(&mut host, link, &network()?)?;
             ensure!(lacks.is_empty(), "{}: {lacks:?}", link.host_ifname);
         }
-        let others = node.fast_path.heed_others(&mut host, &links.map(|link| link.host_ifindex))?;
+        let indexes = links.map(|link| link.host_ifindex);
+        let others = node.fast_path.heed_others(&mut host, &indexes, &indexes)?;
         ensure!(others.is_empty(), "others: {others:?}");
         let [a, b, ..] = FAMILIES[0];
         exchange(&node.pods[0], a.parse()?, &node.pods[1], b.parse()?)

@@ -2,9 +2,10 @@
 //!
 //! The namespace forwards nothing, so what arrives was carried, and what is closed does not arrive.
 
+use std::ffi::CString;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
@@ -17,6 +18,7 @@ use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use nix::libc;
 
 use crate::carried::{FAMILIES, Node, UPLINK, exchange, network, uplink};
 use crate::private::BPF_FS;
@@ -40,6 +42,47 @@ fn a_way_is_open_while_both_hooks_stand() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// `bpftool link detach`: the pin stays, and its link is on no interface any more.
+#[test]
+fn a_link_that_was_detached_is_attached_anew() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let mut host = Socket::open()?;
+        let hooks = only(&node)?;
+        if hooks.kind == "clsact" {
+            println!("SKIP this kernel has no TCX");
+            return Ok(());
+        }
+        for direction in ["ingress", "egress"] {
+            detach(&pins().join(direction))?;
+            node.fast_path.attach_uplinks(&mut host, &[uplink()?]).context(direction)?;
+            ensure!(only(&node)?.open, "{:?}", only(&node)?);
+            carries(&node)?;
+        }
+        Ok(())
+    })
+}
+
+/// Opens a pinned link (`BPF_OBJ_GET`, bpf(2)) and takes it off its interface (`BPF_LINK_DETACH`).
+fn detach(pin: &Path) -> Result<()> {
+    const OBJECT_GET: libc::c_long = 7;
+    const LINK_DETACH: libc::c_long = 34;
+    let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
+    // A path, and neither a descriptor nor flags.
+    let of_pin = [path.as_ptr().expose_provenance() as u64, 0];
+    // SAFETY: the kernel reads the two numbers and the path, which all live for the length of the call.
+    let link = unsafe { libc::syscall(libc::SYS_bpf, OBJECT_GET, &raw const of_pin, size_of_val(&of_pin)) };
+    let link = i32::try_from(link).ok().filter(|link| *link >= 0).with_context(|| format!("open {}", pin.display()))?;
+    // SAFETY: the kernel has just given it, to nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let of_link = link.as_raw_fd();
+    // SAFETY: the kernel reads the descriptor, which is all that this command takes.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const of_link, size_of_val(&of_link)) };
+    ensure!(outcome == 0, "detach {}: {}", pin.display(), std::io::Error::last_os_error());
+    Ok(())
 }
 
 #[test]
@@ -120,12 +163,16 @@ fn carries(node: &Node) -> Result<()> {
     Ok(())
 }
 
+fn pins() -> PathBuf {
+    Path::new(BPF_FS).join("barewire/run-test/uplinks/10")
+}
+
 /// As somebody would who does not know us.
 fn take_off(hooks: &UplinkHooks, direction: &str) -> Result<()> {
     if hooks.kind == "clsact" {
         return delete_filter(if direction == "ingress" { INGRESS } else { EGRESS }, 0xb3);
     }
-    let pins = Path::new(BPF_FS).join("barewire/run-test/uplinks/10");
+    let pins = pins();
     std::fs::remove_file(pins.join(direction)).with_context(|| format!("remove a pin in {}", pins.display()))
 }
 

@@ -9,9 +9,10 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use datapath::netlink::{Request, Socket};
 use ebpf::account::{Direction, Reason, Traffic};
+use ebpf::filter::{self, SlotBit};
 use ebpf::flow::{Flow4, Flow6, Noted, Pieces};
-use ebpf::layout::{Endpoint, FIRST_IFINDEX, Network, Uplink};
-use ebpf::scope::Scope;
+use ebpf::layout::{Endpoint, FIRST_IFINDEX, NOTE_MARKS_MAX, NOTE_MARKS_PAGE, Network, SLOT_WORDS_MAX, Uplink};
+use ebpf::scope::{Scope, halves};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
@@ -24,6 +25,10 @@ use crate::tables::{Flow, World};
 pub(crate) const ROOM: u32 = 2;
 /// How many notes one slot may have here.
 const SHARE: u32 = 100;
+/// What the verifier may look at of one program: half of its limit, as each kernel counts otherwise.
+const VERIFIED_MAX: u32 = 500_000;
+/// The only generation of notes.
+const GENERATION: u8 = 7;
 /// Endpoints that fixtures use, and one more that is none.
 pub(crate) const SLOTS: u32 = 3;
 /// Of every link, and what fixtures are sent to: a frame for another is nobody's business at an uplink.
@@ -74,7 +79,12 @@ impl Loaded {
         loader.default_map_pin_directory(BPF_FS).map_max_entries("FLOWS4", ROOM).map_max_entries("FLOWS6", ROOM);
         let mut ebpf = loader.load(&bytes)?;
         for program in Program::ALL {
-            classifier(&mut ebpf, program)?.load().with_context(|| format!("load {}", program.name()))?;
+            let loaded = classifier(&mut ebpf, program)?;
+            loaded.load().with_context(|| format!("load {}", program.name()))?;
+            // Kernels before 5.16 do not tell.
+            if let Some(verified) = loaded.info()?.verified_instruction_count() {
+                ensure!(verified < VERIFIED_MAX, "{}: {verified} instructions are too near the verifier's limit", program.name());
+            }
         }
         let mut host = Socket::open()?;
         host.execute(vec![pair(FIRST_IFINDEX, FIRST_IFINDEX + 1), pair(FIRST_IFINDEX + 2, UPLINK)])?;
@@ -97,6 +107,14 @@ impl Loaded {
             endpoints.set(slot, Plain(of(&world.endpoints, slot)), 0)?;
         }
         Array::try_from(self.map("UPLINKS")?)?.set(0, Plain(of(&world.uplinks, 0)), 0)?;
+        let four = world.slots4.iter().map(|(address, _)| SlotBit::of4(*address));
+        let six = world.slots6.iter().map(|(address, _)| SlotBit::of6(halves(*address)));
+        let mut words = std::collections::BTreeMap::new();
+        four.chain(six).for_each(|at| *words.entry(at.word).or_insert(0) |= at.bit);
+        let mut bits = Array::try_from(self.map("SLOT_BITS")?)?;
+        for word in 0..SLOT_WORDS_MAX {
+            bits.set(word, words.get(&word).copied().unwrap_or(0_u64), 0)?;
+        }
         replace(HashMap::try_from(self.map("SLOTS4")?)?, world.slots4.iter().copied())?;
         replace(HashMap::try_from(self.map("SLOTS6")?)?, world.slots6.iter().copied())?;
         let (mut flows4, mut flows6) = (Vec::new(), Vec::new());
@@ -106,6 +124,15 @@ impl Loaded {
                 Flow::V6(flow) => flows6.push((Plain(*flow), Plain(*noted))),
             }
         }
+        // No other byte counts: a program that finds a note has found its mark.
+        let mut marks = vec![0_u8; NOTE_MARKS_MAX];
+        flows4.iter().for_each(|(flow, _)| marks[filter::place4(&flow.0)] = GENERATION);
+        flows6.iter().for_each(|(flow, _)| marks[filter::place6(&flow.0)] = GENERATION);
+        let mut table: Array<_, [u8; NOTE_MARKS_PAGE]> = Array::try_from(self.map("NOTE_MARKS")?)?;
+        for (index, page) in (0..).zip(marks.as_chunks().0) {
+            table.set(index, *page, 0)?;
+        }
+        Array::try_from(self.map("NOTE_GENERATIONS")?)?.set(0, u32::from(GENERATION) << 8 | u32::from(GENERATION), 0)?;
         replace(HashMap::try_from(self.map("FLOWS4")?)?, flows4.into_iter())?;
         replace(HashMap::try_from(self.map("FLOWS6")?)?, flows6.into_iter())?;
         let pieces: Vec<_> = world.pieces.borrow().iter().map(|(pieces, untracked)| (Plain(*pieces), u32::from(*untracked))).collect();
@@ -170,6 +197,15 @@ impl Loaded {
         let flows6: HashMap<_, Plain<Flow6>, Plain<Noted>> = HashMap::try_from(self.map("FLOWS6")?)?;
         for flow in flows6.keys() {
             flows.push(Flow::V6(flow?.0));
+        }
+        let marks: Array<_, [u8; NOTE_MARKS_PAGE]> = Array::try_from(self.map("NOTE_MARKS")?)?;
+        for flow in &flows {
+            let place = match flow {
+                Flow::V4(flow) => filter::place4(flow),
+                Flow::V6(flow) => filter::place6(flow),
+            };
+            let page = marks.get(&u32::try_from(place / NOTE_MARKS_PAGE)?, 0)?;
+            ensure!(page[place % NOTE_MARKS_PAGE] == GENERATION, "{flow:?} is noted and not marked: nobody would look for it");
         }
         let notes: Array<_, u32> = Array::try_from(self.map("NOTES")?)?;
         let mut charged = Vec::new();

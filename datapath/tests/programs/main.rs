@@ -17,6 +17,7 @@ mod malformed;
 mod notes;
 mod packet;
 mod private;
+mod shape;
 #[path = "../../../ebpf/tests/tables/mod.rs"]
 mod tables;
 mod wire;

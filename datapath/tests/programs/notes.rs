@@ -12,12 +12,12 @@ use aya::maps::{HashMap, Map, MapData};
 use datapath::fast_path::{FIRST_IFINDEX, FastPath, Timeouts};
 use datapath::netlink::{Request, Socket};
 use datapath::{Ifindex, NodeNetwork, PodLink, PodRange};
+use ebpf::layout::LAYOUT_VERSION;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 
 use crate::{object, private};
 
-const FLOWS4: &str = "/sys/fs/bpf/barewire/run-test/v4/FLOWS4";
 const POD: [u8; 4] = [10, 0, 1, 17];
 const OTHER: [u8; 4] = [10, 0, 1, 18];
 const REMOTE: [u8; 4] = [10, 0, 2, 9];
@@ -54,7 +54,7 @@ fn start(object: &Path) -> Result<(FastPath, NodeNetwork)> {
 }
 
 fn table() -> Result<HashMap<MapData, Key, Value>> {
-    Ok(Map::HashMap(MapData::from_pin(FLOWS4)?).try_into()?)
+    Ok(Map::HashMap(MapData::from_pin(format!("/sys/fs/bpf/barewire/run-test/v{LAYOUT_VERSION}/FLOWS4"))?).try_into()?)
 }
 
 /// As `ebpf::flow::Flow4` lies in the map.

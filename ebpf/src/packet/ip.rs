@@ -17,6 +17,7 @@ const MOBILITY: u8 = 135;
 
 /// Whether and how a packet is one piece of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Fragment {
     /// It is whole.
     No,
@@ -24,6 +25,19 @@ pub enum Fragment {
     First,
     /// It is a later piece: ports are not in it.
     Later,
+}
+
+impl Fragment {
+    /// Back from a number, as `fragment as u32`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::No,
+            1 => Self::First,
+            _ => Self::Later,
+        }
+    }
 }
 
 /// What both families' headers tell.
@@ -102,7 +116,7 @@ pub fn ipv6(bytes: &impl Bytes) -> Option<Ipv6> {
     let (source, destination) = (halves(bytes.read(ETHERNET + 8)?), halves(bytes.read(ETHERNET + 24)?));
     let mut header = Header { protocol: next, hop_limit, options: false, fragment: Fragment::No, id: 0, transport: ETHERNET + IPV6 };
     if is_extension(next) {
-        header = walk(bytes, header)?;
+        header = bytes.settled(walk(bytes, header)?)?;
     }
     Some(Ipv6 { source, destination, header })
 }

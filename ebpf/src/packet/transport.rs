@@ -163,7 +163,7 @@ pub fn quoted6(bytes: &impl Bytes, error: &Header) -> Option<Quoted<[u64; 2]>> {
     let [next, hop_limit] = bytes.read(start + 6)?;
     let (source, destination) = (halves(bytes.read(start + 8)?), halves(bytes.read(start + 24)?));
     let front = Header { protocol: next, hop_limit, options: false, fragment: Fragment::No, id: 0, transport: start + 40 };
-    let inner = walk(bytes, front)?;
+    let inner = bytes.settled(walk(bytes, front)?)?;
     if version >> 4 != 6 || matches!(inner.fragment, Fragment::Later) {
         return None;
     }

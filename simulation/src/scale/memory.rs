@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use ipam::pool::Pool;
-use ipam::range::Family;
-use ipam::supply::evidence::Reader;
-use ipam::supply::{Interface, Outcome, Reading, Supply};
+use ipam_pool::range::Family;
+use ipam_pool::{AttachmentKey, Pool};
+use ipam_supply::evidence::Reader;
+use ipam_supply::{Interface, Outcome, Reading, Supply};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use node_api::BootMillis;
 
@@ -38,18 +38,30 @@ fn node(number: u32) -> (Pool, Supply) {
     let block = |place: u32| Ipv4Network::new((number * 4096 + place * 16).into(), 28).ok().map(IpNetwork::V4);
     let blocks = (0..17).filter_map(block).collect();
     let id = "eni-0123456789abcdef0".to_owned();
-    let interface = Interface { id, mac: [2, 0, 0, 0, 0, 1], address: None, gateways: vec![], blocks, room: [12, 0] };
-    let reading = Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: true };
+    let interface =
+        Interface { id, mac: [2, 0, 0, 0, 0, 1], address: None, gateways: vec![], blocks, free_slots: [12, 0], created_here: true };
+    let reading = Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: true, has_unidentified: false };
     if supply.next(&mut pool, 0, now).is_some() {
         supply.done(Outcome::Read(reading), &mut pool, now);
     }
     let mut pods = Vec::new();
     for generation in 0..GENERATIONS {
         let now = BootMillis((generation + 1) * 2 * COOLDOWN);
-        pods.drain(..).for_each(|pod| pool.release(pod, BootMillis(now.0 - COOLDOWN)));
-        pods.extend((0..PODS).flat_map(|_| pool.take(Family::V4, now)));
+        for (owner, address) in pods.drain(..) {
+            pool.release(address, &owner, BootMillis(now.0 - COOLDOWN));
+        }
+        pods.extend((0..PODS).filter_map(|pod| {
+            let owner = owner(generation * PODS as u64 + pod as u64)?;
+            let address = pool.take(Family::V4, &owner, now).ok()?;
+            Some((owner, address))
+        }));
     }
     (pool, supply)
+}
+
+/// As long as a runtime's names of containers are.
+fn owner(pod: u64) -> Option<AttachmentKey> {
+    format!("{pod:064x}/eth0").parse().ok()
 }
 
 fn resident_kb() -> std::io::Result<u64> {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use cloudsim::faults::{Faults, Latency};
 use cloudsim::time::Millis;
-use ipam::pool::Counts;
-use ipam::range::Family;
+use ipam_pool::Counts;
+use ipam_pool::range::Family;
 
 use crate::node::{Node, NodeSettings};
 use crate::world::{World, WorldSettings};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cloudsim::cloud::Tally;
 use cloudsim::faults::Interval;
-use ipam::supply::sizing::Sizing;
-use ipam::supply::{Report, Stance};
+use ipam_supply::sizing::Sizing;
+use ipam_supply::{ApiMode, Report};
 
 use super::churn::{FILLING, PODS_PERCENT, QUIET};
 use super::pods::Pods;
@@ -52,7 +52,7 @@ fn is_short(node: &Node) -> bool {
         let used = (counts.held + counts.cooling + node.waiting()) as u64;
         counts.size - counts.quarantined < sizing.at_least(used) * sizing.block
     });
-    wants || node.supply().is_none_or(|supply| supply.stance() != Stance::Normal)
+    wants || node.supply().is_none_or(|supply| supply.api_mode() != ApiMode::Normal)
 }
 
 /// The outage, and the recovery.

@@ -30,6 +30,29 @@ fn launched_with(prefixes: u32) -> NodeSettings {
     NodeSettings { prefixes, ..NodeSettings::default() }
 }
 
+/// A node that has asked for so many prefixes, four at least, and has no pods any more: nothing else is given back. It will give some back
+/// ten minutes later.
+async fn grown_to(world: &World, prefixes: usize) -> NodeHandle {
+    let node = world.launch(launched_with(0));
+    world.pass(MINUTE).await;
+    // Half a prefix is free beside them.
+    let pods = start_pods(world, &node, prefixes * 16 - 10);
+    world.pass(MINUTE).await;
+    pods.into_iter().for_each(|pod| world.stop_pod(&node, pod));
+    assert_eq!(prefixes_of(world, &node), prefixes);
+    node
+}
+
+/// Until the node has given one back; within an hour.
+async fn until_one_is_given_back(world: &World, node: &NodeHandle, step: Duration) {
+    let before = prefixes_of(world, node);
+    let mut left = HOUR;
+    while prefixes_of(world, node) == before {
+        left = left.checked_sub(step).unwrap_or_else(|| panic!("{before} prefixes after an hour"));
+        world.pass(step).await;
+    }
+}
+
 fn start_pods(world: &World, node: &NodeHandle, count: usize) -> Vec<PodId> {
     (0..count).map(|_| world.start_pod(node)).collect()
 }

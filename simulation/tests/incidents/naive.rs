@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cloudsim::cloud::Request as Ec2;
-use ipam::range::Family;
-use ipam::sources::Source;
-use ipam::supply::evidence::Reader;
-use ipam::supply::{Outcome, Request};
+use ipam_clouds::Source;
+use ipam_pool::range::Family;
+use ipam_supply::evidence::Reader;
+use ipam_supply::{Outcome, Request};
 use ipnetwork::IpNetwork;
 use simulation::{NodeHandle, NodeSettings, World};
 
@@ -77,7 +77,7 @@ impl<'world> Naive<'world> {
 
     pub(crate) async fn give_back(&mut self, block: IpNetwork) {
         let interface = self.blocks.remove(&block).unwrap();
-        assert_eq!(self.source.call(&Request::Unassign { interface, block }).await, Outcome::Unassigned);
+        assert_eq!(self.source.call(&Request::Unassign { interface, blocks: vec![block] }).await, Outcome::Unassigned);
     }
 
     /// Gives back what no pod on the books uses, but for one block.

@@ -4,7 +4,10 @@ use cloudsim::time::Millis;
 use simulation::{Violation, World, WorldSettings, run};
 
 use crate::naive::Naive;
-use crate::{HOUR, MINUTE, assert_all_is_well, launched_with, misbehave, prefixes_of, restart, start_pods, well_behaved};
+use crate::{
+    HOUR, MINUTE, assert_all_is_well, grown_to, launched_with, misbehave, prefixes_of, restart, start_pods, until_one_is_given_back,
+    well_behaved,
+};
 
 /// After a restart metadata left an attached interface out. Its pods were forgotten with it; when it was listed again it looked
 /// unused, and was detached with all their addresses.
@@ -63,8 +66,7 @@ fn amazon_vpc_cni_3019_a_list_of_the_right_length_is_believed() {
     });
     run(async || {
         let world = World::new(WorldSettings::default());
-        let node = world.launch(launched_with(4));
-        world.pass(MINUTE).await;
+        let node = grown_to(&world, 4).await;
         misbehave(&world, |faults| {
             faults.metadata.additions_late = Millis::seconds(24 * 3600);
             faults.metadata.removals_late = Millis::seconds(24 * 3600);
@@ -162,11 +164,9 @@ fn amazon_vpc_cni_3887_a_dead_address_is_handed_out_after_a_restart() {
     });
     run(async || {
         let world = World::new(WorldSettings::default());
-        let node = world.launch(launched_with(4));
+        let node = grown_to(&world, 4).await;
         misbehave(&world, |faults| faults.metadata.removals_late = Millis::seconds(600));
-        while prefixes_of(&world, &node) == 4 {
-            world.pass(MINUTE / 6).await;
-        }
+        until_one_is_given_back(&world, &node, MINUTE / 6).await;
         restart(&world, &node);
         start_pods(&world, &node, 64);
         world.pass(HOUR).await;

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use cloudsim::cloud::Action;
-use ipam::supply::Outcome;
+use ipam_supply::Outcome;
 use ipnetwork::IpNetwork;
 use simulation::{World, WorldSettings, run};
 
 use crate::naive::Naive;
-use crate::{HOUR, MINUTE, assert_all_is_well, launched_with, misbehave, prefixes_of, start_pods, well_behaved};
+use crate::{
+    HOUR, MINUTE, assert_all_is_well, grown_to, launched_with, misbehave, prefixes_of, start_pods, until_one_is_given_back, well_behaved,
+};
 
 /// An address that had been released was assigned again before the release was ticked off. It stayed "released" for ever, and pods
 /// waited beside it.
@@ -27,11 +29,9 @@ fn cilium_39981_what_is_assigned_again_stays_released() {
     });
     run(async || {
         let world = World::new(WorldSettings::default());
-        let node = world.launch(launched_with(4));
+        let node = grown_to(&world, 4).await;
         leave_no_prefix(&world);
-        while prefixes_of(&world, &node) == 4 {
-            world.pass(MINUTE / 60).await;
-        }
+        until_one_is_given_back(&world, &node, MINUTE / 60).await;
         let before = node.borrow().pool().unwrap().ranges().count();
         start_pods(&world, &node, 48 + 8);
         world.pass(MINUTE).await;
@@ -58,7 +58,7 @@ fn cilium_47910_what_is_counted_is_not_what_is_used() {
     });
     run(async || {
         let world = World::new(WorldSettings::default());
-        let node = world.launch(launched_with(9));
+        let node = grown_to(&world, 9).await;
         misbehave(&world, |faults| faults.api.denied = [Action::UnassignPrivateIpAddresses].into());
         world.pass(HOUR).await;
         assert_eq!(prefixes_of(&world, &node), 9, "they are to go, and do not");

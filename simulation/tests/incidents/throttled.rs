@@ -1,7 +1,7 @@
 //! Everybody calls at once.
 
 use cloudsim::cloud::{Action, Tally};
-use ipam::supply::Outcome;
+use ipam_supply::Outcome;
 use simulation::{NodeSettings, World, WorldSettings, run};
 
 use crate::naive::Naive;

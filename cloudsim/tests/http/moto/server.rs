@@ -1,4 +1,4 @@
-//! A moto server of a test's own. The tests of `ipam` have it too, by its path.
+//! A moto server of a test's own. The tests of `ipam-clouds` have it too, by its path.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -1,0 +1,54 @@
+//! `barewire config check`: has the daemon's own program judge a configuration file, and shows one list.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+
+/// The program that knows every key: beside this one, as both are installed, or where the shell finds it.
+const JUDGE: &str = "barewired";
+
+/// What is found of `file`: words, JSON, and whether it can be used.
+pub(crate) fn check(file: &Path) -> (String, Value, Exit) {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(JUDGE))).filter(|path| path.is_file());
+    check_by(&beside.unwrap_or_else(|| PathBuf::from(JUDGE)), file)
+}
+
+/// The same by this barewired.
+pub(crate) fn check_by(judge: &Path, file: &Path) -> (String, Value, Exit) {
+    let mut command = Command::new(judge);
+    command.args(["--check", "--config"]).arg(file).env("BAREWIRE_LOG", "off").env("RUST_BACKTRACE", "0");
+    let (valid, lines) = match command.output() {
+        Ok(output) if output.status.success() => (true, findings(&String::from_utf8_lossy(&output.stdout))),
+        Ok(output) => (false, faults(&String::from_utf8_lossy(&output.stderr))),
+        Err(error) => (false, vec![format!("cannot execute {}: {error}; install barewired, which knows every key", judge.display())]),
+    };
+    let exit = if valid { Exit::Fine } else { Exit::Degraded };
+    let first = if valid { format!("{} is valid\n", file.display()) } else { String::new() };
+    let text = lines.iter().fold(first, |text, line| text + line + "\n");
+    (text, json!({ "file": file, "valid": valid, "findings": lines }), exit)
+}
+
+fn findings(stdout: &str) -> Vec<String> {
+    stdout.lines().map(str::to_owned).collect()
+}
+
+/// Each fault once: what follows `Caused by` says it again. Pure.
+fn faults(stderr: &str) -> Vec<String> {
+    let said = stderr.split("\n\nCaused by:").next().unwrap_or_default();
+    said.strip_prefix("Error: ").unwrap_or(said).lines().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_is_told_once() {
+        let stderr = "Error: /x is not valid:\na: is no key\nb: is no number\n\nCaused by:\n    a: is no key\n    b: is no number\n";
+        assert_eq!(faults(stderr), ["/x is not valid:", "a: is no key", "b: is no number"]);
+        assert_eq!(faults(""), [] as [&str; 0]);
+    }
+}

@@ -1,0 +1,47 @@
+//! Why packets are dropped or take the kernel's network stack: what the reasons' names in metrics mean to somebody who has not read the programs.
+
+/// In words.
+pub(crate) fn meaning(reason: &str) -> &'static str {
+    match reason {
+        "no_programs" => "no programs are in use on this node",
+        "no_endpoint" => "the programs know no pod behind this link",
+        "spoofed_address" => "the source address is not the pod's",
+        "spoofed_mac" => "the source MAC address is not the pod's",
+        "spoofed_neighbour" => "it claims an address or a MAC address that is not the pod's",
+        "vlan_tag" => "it has a VLAN tag",
+        "malformed" => "its headers are cut short or nonsense",
+        "not_ip" => "it is neither IPv4, IPv6 nor ARP",
+        "flow_table_full" => "its flow must be noted, and the pod has as many as it may have",
+        "internet_egress_limit" => "it is beyond what the pod may send to the internet (network.pod_internet_egress)",
+        "fragment" => "it is a piece of a packet",
+        "options" => "it has IPv4 options or IPv6 extension headers",
+        "hop_limit" => "its hop limit is used up",
+        "too_large" => "it is larger than the way out takes",
+        "unusual" => "it is neither TCP nor UDP nor an echo",
+        "noted_flow" => "this flow began in the network stack, and a flow takes one path",
+        "stack_only" => "not all flows of the pod, or to this destination, are known yet",
+        "family_not_carried" => "rules of this node may treat packets of this family otherwise",
+        "not_native" => "the destination is not native (network.native_cidrs), or the host has another way to it",
+        "link_local" => "the address means something on one link alone, or is a group's",
+        "no_such_pod" => "the address is in the pods' ranges, and no pod of this node has it",
+        "no_uplink" => "the pod's uplink is not open to the programs, or its gateway is not known",
+        "" => "it is the host's own",
+        _ => "see docs/fast-path.md",
+    }
+}
+
+/// Whether packets are dropped for it; otherwise they take the network stack.
+pub(crate) fn drops(reason: &str) -> bool {
+    const DROPS: [&str; 9] = [
+        "no_endpoint",
+        "spoofed_address",
+        "spoofed_mac",
+        "spoofed_neighbour",
+        "vlan_tag",
+        "malformed",
+        "not_ip",
+        "flow_table_full",
+        "internet_egress_limit",
+    ];
+    DROPS.contains(&reason)
+}

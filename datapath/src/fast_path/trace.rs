@@ -1,0 +1,233 @@
+//! What the programs would do with a packet: their own decision library, asked with their tables as they are now. Nothing is written and
+//! nothing is counted.
+//!
+//! What a decision reads of the tables is read before it is asked, but for the notes of flows, which are looked up when they are asked
+//! for: their keys are the library's to make.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::MapError;
+use ebpf::account::Reason;
+use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
+use ebpf::layout::{Endpoint, Network, UPLINKS_MAX, Uplink};
+use ebpf::packet::Frame;
+use ebpf::scope::{Scope, halves};
+use ebpf::verdict::{self, Decision, Verdict};
+
+use super::notes::{Notes, Table};
+use super::tables::{Plain, Tables, lock, map};
+use super::{FastPath, FastPathError, slot, view};
+use crate::{Ifindex, NodeNetwork};
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traced {
+    /// Where it goes.
+    pub way: TracedWay,
+    /// The scope that it is counted under as sent.
+    pub scope: Option<Scope>,
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TracedWay {
+    /// Nowhere, for the reason of this name in metrics.
+    Dropped(&'static str),
+    /// To the kernel's network stack.
+    Stack {
+        /// The reason's name in metrics.
+        reason: &'static str,
+        /// The programs carry the flow, and connection tracking does not see this packet of it.
+        untracked: bool,
+    },
+    /// To the kernel's network stack, because it is the host's own.
+    Host,
+    /// Straight into the pod behind this link.
+    ToPod(Ifindex),
+    /// Out of this uplink by this gateway.
+    ToUplink(Ifindex, IpAddr),
+}
+
+impl FastPath {
+    /// What becomes of a frame between these two addresses that the pod behind `link` sends.
+    ///
+    /// # Errors
+    /// Where a table cannot be read.
+    pub fn trace_from_pod(&self, link: Ifindex, frame: &[u8], ends: [IpAddr; 2]) -> Result<Traced, FastPathError> {
+        // One that the tables have no room for is no endpoint.
+        let slot = slot(link).unwrap_or(u32::MAX);
+        let snapshot = Snapshot::of(&self.tables, &[slot], ends)?;
+        snapshot.told(verdict::from_pod(&Frame::new(frame), &snapshot, slot))
+    }
+
+    /// What becomes of a frame between these two addresses that an uplink receives for this host.
+    ///
+    /// # Errors
+    /// Where a table cannot be read.
+    pub fn trace_from_uplink(&self, frame: &[u8], ends: [IpAddr; 2]) -> Result<Traced, FastPathError> {
+        let snapshot = Snapshot::of(&self.tables, &[], ends)?;
+        snapshot.told(verdict::from_uplink(&Frame::new(frame), &snapshot))
+    }
+}
+
+impl NodeNetwork {
+    /// The scope of an address that is no pod's of this node.
+    #[must_use]
+    pub fn scope_of(&self, address: IpAddr) -> Option<Scope> {
+        let network = view(self).ok()?;
+        let meaning = match address {
+            IpAddr::V4(address) => network.meaning4(address.octets()),
+            IpAddr::V6(address) => network.meaning6(halves(address.octets())),
+        };
+        Some(meaning.scope())
+    }
+
+    /// Whether what a pod sends there by the kernel's network stack leaves with the node's address, if no rule of somebody else's has
+    /// translated it before.
+    #[must_use]
+    pub fn masquerades(&self, to: IpAddr) -> bool {
+        let is_group = to.is_multicast() || to.is_unspecified() || to.is_loopback();
+        let is_of_pods = self.pods.iter().any(|range| (range.first..=range.last).contains(&to));
+        let is_native = self.native.iter().any(|cidr| cidr.contains(to));
+        self.masquerade && !is_group && !is_native && !is_of_pods && !self.node_addresses.contains(&to)
+    }
+
+    /// The mark by which the kernel's network stack routes what a pod sends there; 0 for the main table's way.
+    #[must_use]
+    pub fn mark_of(&self, from: IpAddr, to: IpAddr) -> u32 {
+        let is_of_pods = self.pods.iter().any(|range| (range.first..=range.last).contains(&to));
+        match self.uplink_of(from) {
+            uplink if uplink != 0 && !is_of_pods && !self.masquerades(to) => self.marks.of_uplink(uplink),
+            _ => 0,
+        }
+    }
+}
+
+/// What one decision reads of the tables.
+struct Snapshot<'a> {
+    network: Box<Network>,
+    endpoints: Vec<(u32, Endpoint)>,
+    uplinks: Vec<Uplink>,
+    slots: Vec<(IpAddr, u32)>,
+    notes: &'a Notes,
+    /// Of a table that could not be read while a decision was being made.
+    failed: RefCell<Option<FastPathError>>,
+}
+
+impl<'a> Snapshot<'a> {
+    fn of(tables: &'a Tables, slots: &[u32], ends: [IpAddr; 2]) -> Result<Self, FastPathError> {
+        let mut led = Vec::new();
+        for end in ends {
+            if let Some(slot) = tables.slot_of(end)? {
+                led.push((end, slot));
+            }
+        }
+        let wanted = slots.iter().chain(led.iter().map(|(_, slot)| slot)).filter(|slot| **slot != u32::MAX);
+        let endpoints = wanted.map(|slot| Ok((*slot, tables.endpoint(*slot)?))).collect::<Result<_, FastPathError>>()?;
+        let uplinks = (0..UPLINKS_MAX).map(|index| tables.uplink(index)).collect::<Result<_, _>>()?;
+        let network = tables.network()?;
+        Ok(Self { network, endpoints, uplinks, slots: led, notes: &tables.notes, failed: RefCell::default() })
+    }
+
+    fn told(&self, decision: Decision) -> Result<Traced, FastPathError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let uplink = |index: u32| self.uplinks.get(index as usize).copied().unwrap_or_default();
+        let way = match decision.verdict {
+            Verdict::Drop(reason) => TracedWay::Dropped(name(reason)),
+            Verdict::Stack(reason) => TracedWay::Stack { reason: name(reason), untracked: false },
+            Verdict::Untracked(reason) => TracedWay::Stack { reason: name(reason), untracked: true },
+            Verdict::Host => TracedWay::Host,
+            Verdict::ToPod { slot } => {
+                let endpoint = self.endpoints.iter().find(|(found, _)| *found == slot);
+                TracedWay::ToPod(Ifindex(endpoint.map(|(_, endpoint)| endpoint.ifindex).unwrap_or_default()))
+            }
+            Verdict::ToUplink4 { uplink: index } => TracedWay::ToUplink(Ifindex(uplink(index).ifindex), uplink(index).gateway_v4.into()),
+            Verdict::ToUplink6 { uplink: index } => TracedWay::ToUplink(Ifindex(uplink(index).ifindex), uplink(index).gateway_v6.into()),
+        };
+        Ok(Traced { way, scope: decision.sent })
+    }
+
+    fn slot(&self, address: IpAddr) -> Option<u32> {
+        self.slots.iter().find(|(found, _)| *found == address).map(|(_, slot)| *slot)
+    }
+
+    fn noted<K>(&self, table: &Table<K>, flow: K, what: &'static str) -> Option<Noted>
+    where
+        Plain<K>: Pod,
+    {
+        match lock(&table.notes).get(&Plain(flow), 0) {
+            Ok(noted) => Some(noted.0),
+            Err(MapError::KeyNotFound) => None,
+            Err(error) => {
+                *self.failed.borrow_mut() = Some(map(what)(error));
+                None
+            }
+        }
+    }
+}
+
+fn name(reason: Reason) -> &'static str {
+    Reason::ALL.into_iter().find(|(one, _)| *one == reason).map_or("", |(_, name)| name)
+}
+
+/// As the maps, but that nothing is written.
+impl verdict::Tables for Snapshot<'_> {
+    fn network(&self) -> Option<&Network> {
+        Some(&self.network)
+    }
+
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|(found, _)| *found == slot).map(|(_, endpoint)| endpoint)
+    }
+
+    fn uplink(&self, index: u32) -> Option<&Uplink> {
+        self.uplinks.get(index as usize)
+    }
+
+    fn slot4(&self, address: [u8; 4]) -> Option<u32> {
+        self.slot(address.into())
+    }
+
+    fn slot6(&self, address: [u8; 16]) -> Option<u32> {
+        self.slot(address.into())
+    }
+
+    fn noted4(&self, flow: &Flow4, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        // Whether a note is over is for the library to say, of what is seen.
+        let noted = self.noted(&self.notes.four, *flow, "FLOWS4")?;
+        seen();
+        Some(noted)
+    }
+
+    fn noted6(&self, flow: &Flow6, seen: impl FnOnce() -> Seen) -> Option<Noted> {
+        let noted = self.noted(&self.notes.six, *flow, "FLOWS6")?;
+        seen();
+        Some(noted)
+    }
+
+    fn note4(&self, _: u32, _: &Flow4, _: Seen) -> bool {
+        true
+    }
+
+    fn note6(&self, _: u32, _: &Flow6, _: Seen) -> bool {
+        true
+    }
+
+    fn forget4(&self, _: &Flow4) {}
+
+    fn forget6(&self, _: &Flow6) {}
+
+    fn has_notes(&self, slot: u32) -> bool {
+        lock(&self.notes.by_slot).get(&slot, 0).is_ok_and(|notes| notes != 0)
+    }
+
+    fn pieces(&self, _: &Pieces) -> Option<bool> {
+        None
+    }
+
+    fn remember_pieces(&self, _: &Pieces, _: bool) {}
+}

@@ -1,0 +1,347 @@
+//! The messages, as prost derives them from these structs. A field's number is never used again for something else; a field that a peer does
+//! not know is skipped by it. Values of tables are kept as the bytes that came, so what one side does not know yet is neither lost nor summed differently.
+
+use prost::{Enumeration, Message, Oneof};
+
+/// The versions of the protocol that a peer speaks, both inclusive.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Versions {
+    /// The oldest.
+    #[prost(uint32, tag = "1")]
+    pub oldest: u32,
+    /// The newest.
+    #[prost(uint32, tag = "2")]
+    pub newest: u32,
+}
+
+/// How far somebody is in one kind: as of which `resourceVersion`, and what the table sums up to.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Position {
+    /// A [`Kind`](crate::Kind).
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+    /// The `resourceVersion`; 0 is nothing known.
+    #[prost(uint64, tag = "2")]
+    pub resource_version: u64,
+    /// The table's checksum.
+    #[prost(fixed64, tag = "3")]
+    pub checksum: u64,
+}
+
+/// The first message of a node.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Hello {
+    /// What it speaks.
+    #[prost(message, optional, tag = "1")]
+    pub versions: Option<Versions>,
+    /// Its name; the certificate must say the same.
+    #[prost(string, tag = "2")]
+    pub node: String,
+    /// What it knows already.
+    #[prost(message, repeated, tag = "3")]
+    pub positions: Vec<Position>,
+    /// Of which cluster that is: the UID of namespace `kube-system`. Empty where it knows nothing.
+    #[prost(string, tag = "4")]
+    pub cluster: String,
+    /// The last directive it has had.
+    #[prost(uint64, tag = "5")]
+    pub directive: u64,
+    /// The program and its version, for people.
+    #[prost(string, tag = "6")]
+    pub program: String,
+}
+
+/// A node's table differs from the checksum it was told: it asks for a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Resync {
+    /// A [`Kind`](crate::Kind).
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+}
+
+/// A node's answer to a [`Checkpoint`]: where it is.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Seen {
+    /// One per kind.
+    #[prost(message, repeated, tag = "1")]
+    pub positions: Vec<Position>,
+}
+
+/// All that a node says.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ToFleet {
+    /// One of them; none is a message that this version does not know.
+    #[prost(oneof = "FromNode", tags = "1, 2, 3")]
+    pub message: Option<FromNode>,
+}
+
+/// What a node says.
+#[derive(Clone, PartialEq, Eq, Oneof)]
+pub enum FromNode {
+    /// First of all.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    /// After a checksum that differs.
+    #[prost(message, tag = "2")]
+    Resync(Resync),
+    /// After a checkpoint.
+    #[prost(message, tag = "3")]
+    Seen(Seen),
+}
+
+/// The first message of a replica.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Welcome {
+    /// The version that both speak from here on.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The UID of the cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: String,
+    /// All replicas, `host:port`; empty where this one knows of no list.
+    #[prost(string, repeated, tag = "3")]
+    pub replicas: Vec<String>,
+}
+
+/// A key and its new value.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Entry {
+    /// The key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// A [`Service`], [`SliceHead`] or [`Endpoint`], encoded.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
+}
+
+/// What has changed in one kind, to be applied as a whole.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Delta {
+    /// The position afterwards.
+    #[prost(message, optional, tag = "1")]
+    pub after: Option<Position>,
+    /// New values.
+    #[prost(message, repeated, tag = "2")]
+    pub puts: Vec<Entry>,
+    /// Keys that are no more.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub deletes: Vec<Vec<u8>>,
+}
+
+/// All entries of a table; what a snapshot is when it is whole and unpacked.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Entries {
+    /// Sorted by key.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<Entry>,
+}
+
+/// A piece of a compressed (zstd) snapshot. Pieces come in order.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Piece {
+    /// The position of the snapshot.
+    #[prost(message, optional, tag = "1")]
+    pub at: Option<Position>,
+    /// Where in the compressed snapshot this piece begins.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Bytes of the compressed snapshot.
+    #[prost(uint64, tag = "3")]
+    pub packed: u64,
+    /// Bytes of the snapshot when it is unpacked.
+    #[prost(uint64, tag = "4")]
+    pub unpacked: u64,
+    /// The piece.
+    #[prost(bytes = "vec", tag = "5")]
+    pub data: Vec<u8>,
+}
+
+/// Where the replica is; a sign of life, too, and then without positions.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Checkpoint {
+    /// One per kind.
+    #[prost(message, repeated, tag = "1")]
+    pub positions: Vec<Position>,
+}
+
+/// What one node shall do. Only that node gets it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Directive {
+    /// Grows with each change.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// No new pods.
+    #[prost(bool, tag = "2")]
+    pub cordon: bool,
+    /// The checks to run, by name.
+    #[prost(string, repeated, tag = "3")]
+    pub checks: Vec<String>,
+}
+
+/// The replica ends: where to go, and within what time.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Moved {
+    /// `host:port`; empty: any other.
+    #[prost(string, tag = "1")]
+    pub replica: String,
+    /// Nodes choose a moment of their own within it, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub within_millis: u64,
+}
+
+/// Why a node is not served. The connection is closed behind it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Refused {
+    /// In words.
+    #[prost(string, tag = "1")]
+    pub reason: String,
+    /// Not to be asked again before, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub retry_after_millis: u64,
+}
+
+/// All that a replica says.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FromFleet {
+    /// One of them; none is a message that this version does not know.
+    #[prost(oneof = "ToNode", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub message: Option<ToNode>,
+}
+
+/// What a replica says.
+#[derive(Clone, PartialEq, Eq, Oneof)]
+pub enum ToNode {
+    /// First of all.
+    #[prost(message, tag = "1")]
+    Welcome(Welcome),
+    /// A change.
+    #[prost(message, tag = "2")]
+    Delta(Delta),
+    /// A part of a whole table.
+    #[prost(message, tag = "3")]
+    Piece(Piece),
+    /// Every so often.
+    #[prost(message, tag = "4")]
+    Checkpoint(Checkpoint),
+    /// To one node.
+    #[prost(message, tag = "5")]
+    Directive(Directive),
+    /// Before the end.
+    #[prost(message, tag = "6")]
+    Moved(Moved),
+    /// At the end.
+    #[prost(message, tag = "7")]
+    Refused(Refused),
+}
+
+/// IANA's protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum Protocol {
+    /// TCP, the default.
+    Tcp = 0,
+    /// UDP.
+    Udp = 1,
+    /// SCTP.
+    Sctp = 2,
+}
+
+/// One port of a service.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ServicePort {
+    /// Names the port of the slices that belongs to it; empty with a single port.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// TCP, UDP or SCTP.
+    #[prost(enumeration = "Protocol", tag = "2")]
+    pub protocol: i32,
+    /// On the service's addresses.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// On the nodes' addresses; 0: none.
+    #[prost(uint32, tag = "4")]
+    pub node_port: u32,
+}
+
+/// A service that nodes serve: has addresses, is not headless. Addresses are 4 or 16 bytes.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Service {
+    /// `spec.clusterIPs`.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub cluster_ips: Vec<Vec<u8>>,
+    /// `spec.ports`.
+    #[prost(message, repeated, tag = "2")]
+    pub ports: Vec<ServicePort>,
+    /// `spec.externalIPs`.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub external_ips: Vec<Vec<u8>>,
+    /// `status.loadBalancer.ingress[].ip`, without those whose `ipMode` is `Proxy`.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub load_balancer_ips: Vec<Vec<u8>>,
+    /// `spec.loadBalancerSourceRanges`, as written.
+    #[prost(string, repeated, tag = "5")]
+    pub source_ranges: Vec<String>,
+    /// `spec.internalTrafficPolicy` is `Local`.
+    #[prost(bool, tag = "6")]
+    pub internal_local: bool,
+    /// `spec.externalTrafficPolicy` is `Local`.
+    #[prost(bool, tag = "7")]
+    pub external_local: bool,
+    /// `spec.sessionAffinity` is `ClientIP`: its timeout in seconds; 0: none.
+    #[prost(uint32, tag = "8")]
+    pub affinity_seconds: u32,
+    /// `spec.healthCheckNodePort`; 0: none.
+    #[prost(uint32, tag = "9")]
+    pub health_check_node_port: u32,
+}
+
+/// One port of a slice.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SlicePort {
+    /// As in [`ServicePort::name`].
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// TCP, UDP or SCTP.
+    #[prost(enumeration = "Protocol", tag = "2")]
+    pub protocol: i32,
+    /// On the endpoints' addresses.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
+
+/// What the endpoints of one slice have in common.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SliceHead {
+    /// `namespace/name` of the service: its key.
+    #[prost(string, tag = "1")]
+    pub service: String,
+    /// The ports.
+    #[prost(message, repeated, tag = "2")]
+    pub ports: Vec<SlicePort>,
+}
+
+/// One endpoint of a slice. Its address is in its key.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Endpoint {
+    /// `conditions.ready`; where it is not said, it is.
+    #[prost(bool, tag = "1")]
+    pub ready: bool,
+    /// `conditions.serving`; where it is not said, as `ready`.
+    #[prost(bool, tag = "2")]
+    pub serving: bool,
+    /// `conditions.terminating`.
+    #[prost(bool, tag = "3")]
+    pub terminating: bool,
+    /// `nodeName`.
+    #[prost(string, tag = "4")]
+    pub node: String,
+    /// `zone`.
+    #[prost(string, tag = "5")]
+    pub zone: String,
+    /// `hints.forZones`.
+    #[prost(string, repeated, tag = "6")]
+    pub for_zones: Vec<String>,
+    /// `hints.forNodes`.
+    #[prost(string, repeated, tag = "7")]
+    pub for_nodes: Vec<String>,
+}

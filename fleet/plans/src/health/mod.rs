@@ -1,0 +1,14 @@
+//! Which node is sick, and what is done about it (ADR 31).
+
+mod evidence;
+mod leader;
+mod record;
+mod settings;
+
+pub use evidence::{About, Evidence, Report, Verdict};
+pub use leader::{Act, Leader, Reason};
+pub use record::{RECORD, RELAPSES, Record, SICK, Stage, VALUE, stamp};
+pub use settings::{Settings, Threshold};
+
+/// Milliseconds of a clock that all leaders share: what is written on nodes is read by the next leader.
+pub type Millis = u64;

@@ -1,0 +1,6 @@
+//! What the fleet's leader decides, of thousands of nodes: `cargo xtask bench teams` and `health`.
+#![forbid(unsafe_code)]
+
+pub mod health;
+pub mod report;
+pub mod teams;

@@ -1,0 +1,411 @@
+//! The server of the stream: a task and a place in the log for each node, and no queue.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, Bytes};
+use fleet_api::message::{FromFleet, Moved, Position, ToFleet, ToNode};
+use fleet_api::{Decoder, FrameError, HELLO_MAX, Refusal, Session, decode, encode};
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::admission::{Addresses, Bucket, Limits};
+use crate::hub::Hub;
+use crate::identity::{self, IdentityError};
+
+/// From the connection to the hello.
+const BEGIN: Duration = Duration::from_secs(10);
+/// Handshakes and hellos that are under way. One address has fewer.
+const BEGINNING: usize = 512;
+/// Without a byte that the node takes.
+const STUCK: Duration = Duration::from_secs(60);
+/// Between two signs of life.
+const CHECKPOINT: Duration = Duration::from_secs(30);
+/// What is sent before the node's own words are looked at again.
+const BUDGET: usize = 64 << 10;
+/// What a node that finds no place waits.
+const FULL_RETRY: Duration = Duration::from_secs(10);
+
+/// Why a connection has ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("nothing more was said")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("no hello within {} s", BEGIN.as_secs())]
+    NoHello,
+    #[error("no byte was taken for {} s", STUCK.as_secs())]
+    Stuck,
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("this replica has {0} nodes and takes no more")]
+    Full(usize),
+    #[error("the replica ends")]
+    Drained,
+    #[error("its certificate expires; it is to come back with the next")]
+    Expired,
+}
+
+/// Where nodes go when this replica ends.
+#[derive(Debug, Clone)]
+struct Drain {
+    replicas: Vec<String>,
+    within: Duration,
+}
+
+/// What can be counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections that were accepted.
+    pub accepted: AtomicU64,
+    /// Of these, without a handshake, as their address had too many.
+    pub crowded: AtomicU64,
+    /// Ended before they were served.
+    pub refused: AtomicU64,
+    /// Bytes of frames that were sent.
+    pub sent_bytes: AtomicU64,
+    /// Snapshots that were begun.
+    pub snapshots: AtomicU64,
+}
+
+/// What is known of a node that is connected.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// From where.
+    pub address: SocketAddr,
+    /// Where it last said that it is.
+    pub seen: Vec<Position>,
+    number: u64,
+}
+
+/// Serves the nodes of one replica.
+#[derive(Debug)]
+pub struct Server {
+    hub: Arc<Hub>,
+    limits: Limits,
+    counters: Counters,
+    addresses: Mutex<Addresses>,
+    nodes: Mutex<HashMap<String, Connected>>,
+    beginning: Semaphore,
+    drain: watch::Sender<Option<Drain>>,
+    /// Instead of what it was started with.
+    tls: Mutex<Option<Arc<ServerConfig>>>,
+    served: AtomicU64,
+}
+
+impl Server {
+    /// Over a replica's state.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, limits: Limits) -> Self {
+        Self {
+            hub,
+            limits,
+            counters: Counters::default(),
+            addresses: Mutex::default(),
+            nodes: Mutex::default(),
+            beginning: Semaphore::new(BEGINNING),
+            drain: watch::Sender::new(None),
+            tls: Mutex::default(),
+            served: AtomicU64::new(0),
+        }
+    }
+
+    /// Counted since the start.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The nodes that are connected, by name.
+    #[must_use]
+    pub fn nodes(&self) -> HashMap<String, Connected> {
+        lock(&self.nodes).clone()
+    }
+
+    /// Sends every node to one of `replicas` (or to any other) within a time.
+    pub fn drain(&self, replicas: Vec<String>, within: Duration) {
+        self.drain.send_replace(Some(Drain { replicas, within }));
+    }
+
+    /// What to show and whom to trust from now on. Connections that stand stay.
+    pub fn show(&self, tls: Arc<ServerConfig>) {
+        *lock(&self.tls) = Some(tls);
+    }
+
+    /// Accepts until it is dropped, or the listener fails.
+    ///
+    /// # Errors
+    /// The listener's.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) -> std::io::Result<()> {
+        let mut bucket = Bucket::new(self.limits.handshakes_per_second);
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // The peer's fault, or want of descriptors that ends with connections.
+                Err(error) if is_passing(&error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            while connections.try_join_next().is_some() {}
+            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            if !lock(&self.addresses).enter(address.ip(), self.limits.per_address) {
+                self.counters.crowded.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%address, limit = self.limits.per_address, "connection closed: its address has too many");
+                continue;
+            }
+            let wait = bucket.take(self.hub.now());
+            if wait > 0 {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
+            let shown = lock(&self.tls).clone().unwrap_or_else(|| Arc::clone(&tls));
+            let (server, acceptor) = (Arc::clone(&self), TlsAcceptor::from(shown));
+            connections.spawn(async move { server.connection(acceptor, stream, address).await });
+        }
+    }
+
+    async fn connection(&self, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) {
+        let _place = Place { server: self, address };
+        let (mut node, mut conversation, mut session, admitted) = match self.begin(acceptor, stream, address).await {
+            Ok(begun) => begun,
+            Err(ended) => {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(%address, reason = %ended, "connection refused");
+                return;
+            }
+        };
+        let ended = self.converse(&mut conversation, &mut session, &mut node, admitted).await;
+        if let Err(ended) = ended {
+            tracing::info!(%address, node = session.node(), reason = %ended, "node disconnected");
+        }
+    }
+
+    /// The handshake, the hello and the welcome.
+    async fn begin(
+        &self,
+        acceptor: TlsAcceptor,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(Entered<'_>, Conversation, Session, Instant), Ended> {
+        let begun = timeout(BEGIN, async {
+            let _turn = self.beginning.acquire().await;
+            stream.set_nodelay(true)?;
+            let stream = acceptor.accept(stream).await?;
+            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = certificate.map_or(&[][..], AsRef::as_ref);
+            let certified = identity::node_of(certificate);
+            let admitted = admitted_until(identity::valid_for(certificate, SystemTime::now()).unwrap_or_default());
+            let mut conversation = Conversation { stream, decoder: Decoder::new(HELLO_MAX) };
+            let certified = match certified {
+                Ok(certified) => certified,
+                Err(error) => return Err(conversation.refuse(error.to_string(), error.into()).await),
+            };
+            let first = match conversation.read().await {
+                Err(Ended::Frame(error)) => return Err(conversation.refuse(error.to_string(), error.into()).await),
+                other => other?,
+            };
+            let opened = Session::open(first.message, &certified, &self.hub.replica());
+            match opened {
+                Ok((session, welcome)) => Ok((conversation, session, welcome, admitted)),
+                Err(refusal) => Err(conversation.refuse(refusal.to_string(), refusal.into()).await),
+            }
+        });
+        let (mut conversation, session, welcome, admitted) = begun.await.map_err(|_| Ended::NoHello)??;
+        let Some(entered) = self.enter(session.node(), address) else {
+            let full = Ended::Full(self.limits.nodes);
+            return Err(conversation.refuse(full.to_string(), full).await);
+        };
+        self.send(&mut conversation, &[welcome]).await?;
+        Ok((entered, conversation, session, admitted))
+    }
+
+    /// A second connection of one node takes the place of its first, which may be half open.
+    fn enter(&self, node: &str, address: SocketAddr) -> Option<Entered<'_>> {
+        let number = self.served.fetch_add(1, Ordering::Relaxed);
+        let mut nodes = lock(&self.nodes);
+        if nodes.len() >= self.limits.nodes && !nodes.contains_key(node) {
+            return None;
+        }
+        nodes.insert(node.to_owned(), Connected { address, seen: Vec::new(), number });
+        Some(Entered { server: self, node: node.to_owned(), number })
+    }
+
+    async fn converse(
+        &self,
+        conversation: &mut Conversation,
+        session: &mut Session,
+        entered: &mut Entered<'_>,
+        admitted: Instant,
+    ) -> Result<(), Ended> {
+        let mut expiry = std::pin::pin!(tokio::time::sleep_until(admitted));
+        let mut tellings = self.hub.tellings();
+        let mut drains = self.drain.subscribe();
+        // Spread: nodes that came together are not told together.
+        let first = CHECKPOINT.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let mut checkpoints = tokio::time::interval_at(Instant::now() + first, CHECKPOINT);
+        drains.mark_changed();
+        loop {
+            tellings.mark_unchanged();
+            let snapshots = session.snapshots();
+            let frames = session.next(&mut self.hub.replica(), BUDGET);
+            self.counters.snapshots.fetch_add(session.snapshots() - snapshots, Ordering::Relaxed);
+            if !frames.is_empty() {
+                self.send(conversation, &frames).await?;
+                continue;
+            }
+            tokio::select! {
+                told = tellings.changed() => told.map_err(|_| Ended::Drained)?,
+                said = conversation.read() => {
+                    session.hear(said?.message, self.hub.now())?;
+                    entered.seen(session.seen());
+                }
+                _ = checkpoints.tick() => {
+                    let checkpoint = {
+                        let replica = self.hub.replica();
+                        session.stop_waiting(&replica);
+                        session.checkpoint(&replica)
+                    };
+                    if !entered.is_current() {
+                        return Err(Ended::Drained);
+                    }
+                    self.send(conversation, &[checkpoint]).await?;
+                }
+                () = &mut expiry => {
+                    let moved = FromFleet { message: Some(ToNode::Moved(Moved::default())) };
+                    self.send(conversation, &[encode(&moved)]).await?;
+                    return Err(Ended::Expired);
+                }
+                _ = drains.changed() => {
+                    let drain = drains.borrow_and_update().clone();
+                    if let Some(drain) = drain {
+                        let replica = fleet_api::by_preference(session.node(), &drain.replicas).first().map_or_else(String::new, |it| (*it).to_owned());
+                        let within_millis = u64::try_from(drain.within.as_millis()).unwrap_or(u64::MAX);
+                        let moved = FromFleet { message: Some(ToNode::Moved(Moved { replica, within_millis })) };
+                        self.send(conversation, &[encode(&moved)]).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&self, conversation: &mut Conversation, frames: &[Bytes]) -> Result<(), Ended> {
+        let sent = conversation.send(frames).await?;
+        self.counters.sent_bytes.fetch_add(sent, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Until when a node is served that shows a certificate of so long: a moment of its last tenth, by when kubelet has the next, and not the
+/// same for nodes whose certificates are of the same minute.
+fn admitted_until(valid_for: Duration) -> Instant {
+    Instant::now() + valid_for.mul_f64(0.9 + 0.1 * fastrand::f64())
+}
+
+fn is_passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    // EMFILE, ENFILE.
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) || matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection's part of its address' number.
+struct Place<'a> {
+    server: &'a Server,
+    address: SocketAddr,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.server.addresses).leave(self.address.ip());
+    }
+}
+
+/// A node's entry among those that are connected.
+struct Entered<'a> {
+    server: &'a Server,
+    node: String,
+    number: u64,
+}
+
+impl Entered<'_> {
+    fn seen(&self, positions: &[Position]) {
+        if let Some(connected) = lock(&self.server.nodes).get_mut(&self.node).filter(|it| it.number == self.number) {
+            connected.seen = positions.to_vec();
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        lock(&self.server.nodes).get(&self.node).is_some_and(|it| it.number == self.number)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut nodes = lock(&self.server.nodes);
+        if nodes.get(&self.node).is_some_and(|it| it.number == self.number) {
+            nodes.remove(&self.node);
+        }
+    }
+}
+
+struct Conversation {
+    stream: TlsStream<TcpStream>,
+    decoder: Decoder,
+}
+
+impl Conversation {
+    /// The next message. What has come of it is kept when the wait is given up.
+    async fn read(&mut self) -> Result<ToFleet, Ended> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(decode(&frame)?);
+            }
+            if self.stream.read_buf(self.decoder.buffer()).await? == 0 {
+                return Err(Ended::Closed);
+            }
+        }
+    }
+
+    async fn send(&mut self, frames: &[Bytes]) -> Result<u64, Ended> {
+        // One record for many small frames.
+        let mut bytes = if let [one] = frames { one.clone() } else { Bytes::from(frames.concat()) };
+        let length = bytes.len() as u64;
+        while bytes.has_remaining() {
+            timeout(STUCK, self.stream.write_buf(&mut bytes)).await.map_err(|_| Ended::Stuck)??;
+        }
+        timeout(STUCK, self.stream.flush()).await.map_err(|_| Ended::Stuck)??;
+        Ok(length)
+    }
+
+    /// Says why, and that it is the end.
+    async fn refuse(&mut self, reason: String, ended: Ended) -> Ended {
+        let retry_after_millis = u64::try_from(FULL_RETRY.as_millis()).unwrap_or(u64::MAX);
+        let refused = fleet_api::message::Refused { reason, retry_after_millis };
+        let frame = encode(&FromFleet { message: Some(ToNode::Refused(refused)) });
+        // Who does not listen is not waited for.
+        if timeout(Duration::from_secs(1), self.send(&[frame])).await.is_ok() {
+            drop(timeout(Duration::from_secs(1), self.stream.shutdown()).await);
+        }
+        ended
+    }
+}

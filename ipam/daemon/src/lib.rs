@@ -1,0 +1,29 @@
+//! barewired, the node daemon: it owns this node's pod addresses and attachments.
+//!
+//! From the inside out: [`attachments`] makes ADD, DEL, CHECK, GC and STATUS of pool, store and [`kernel`], [`cloud`] drives the supply
+//! of addresses, `reconcile` keeps what is there as it should be, `serve` answers the socket, [`start`] starts and stops all of it. Which address,
+//! what to ask a cloud for and what a start makes of the store are decided in crates of their own, which are pure: `ipam-pool`,
+//! `ipam-supply` and `ipam-state`.
+#![forbid(unsafe_code)]
+
+pub mod accounts;
+pub mod attachments;
+pub mod check;
+mod chores;
+pub mod cloud;
+mod cni_errors;
+pub mod conditions;
+pub mod config;
+mod conflist;
+mod fleet;
+mod http;
+pub mod kernel;
+pub mod latencies;
+pub mod max_pods;
+pub mod plugins;
+pub mod readiness;
+mod reconcile;
+pub mod scheduling;
+pub mod serve;
+pub mod start;
+mod sync;

@@ -1,0 +1,41 @@
+//! A real Kubernetes on two nodes and a VPC fabric: what the users of a cluster see, with the runtimes and proxies that people run.
+//!
+//! `cargo test --test cluster [-- FILTER]`. Needs root, what `cargo xtask bootstrap` builds, and `barewired` and `barewire-cni` in
+//! `BAREWIRE_BIN_DIR` or beside the test. All cases run twice, on a cluster with kube-proxy in iptables mode and on one in nftables mode;
+//! in each, one node has containerd 1.6 and the other containerd 2. FILTER may be `iptables/` or `nftables/`.
+//! `BAREWIRE_E2E_CNI=ptp` runs the same cases on a reference plugin, which tests the tests.
+//! Where the suite cannot run it says `SKIP` and why; with `BAREWIRE_REQUIRE_ALL=1` that is a failure.
+#![forbid(unsafe_code)]
+
+mod http;
+mod load;
+mod pods;
+mod restarts;
+mod services;
+mod suite;
+mod workloads;
+
+use std::process::ExitCode;
+
+use lab::harness::{Harness, Request};
+use lab::init;
+use suite::Case;
+
+fn cases() -> Vec<Case> {
+    [services::cases(), pods::cases(), workloads::cases(), restarts::cases()].concat()
+}
+
+fn main() -> ExitCode {
+    init::become_init_if_asked();
+    match Request::of_this_program() {
+        Request::List => {
+            suite::list(&cases());
+            ExitCode::SUCCESS
+        }
+        Request::Run(filter) => {
+            let mut harness = Harness::default();
+            suite::run(&mut harness, &cases(), &filter);
+            harness.finish()
+        }
+    }
+}
