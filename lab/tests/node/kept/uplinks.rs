@@ -105,7 +105,7 @@ fn a_second_default_route_behind_the_first_changes_nothing() -> Result<()> {
             || kept.run("ip route add default via 10.0.0.1 dev eth2 metric 500").map(drop),
             || rules(kept),
         )?;
-        let seen = kept.daemon.log().matches("uplinks uplinks=").count();
+        let seen = kept.daemon.log().matches("uplinks changed uplinks=").count();
         ensure!(handle()? == before && seen == 1, "installed again: {before} became {}, {seen}", handle()?);
         Ok(())
     })
