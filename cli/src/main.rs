@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
-mod config_check;
+mod config;
 mod daemon;
 mod doctor;
 #[cfg(test)]
@@ -144,6 +144,11 @@ enum Command {
 enum Config {
     /// Has barewired judge a file: every fault once, or what is found of the plugins that it chains
     Check {
+        #[arg(default_value = "/etc/barewire/barewired.toml")]
+        file: PathBuf,
+    },
+    /// What a file and its drop-ins (FILE.d/*.toml) say together, and which file each key is from
+    Show {
         #[arg(default_value = "/etc/barewire/barewired.toml")]
         file: PathBuf,
     },
@@ -315,9 +320,10 @@ fn execute(daemon: Daemon, command: Command, output: Output) -> Result<Answer, A
             Ok(Answer { text, json, exit })
         }
         Command::Config(Config::Check { file }) => {
-            let (text, json, exit) = config_check::check(&file);
+            let (text, json, exit) = config::check(&file);
             Ok(Answer { text, json, exit })
         }
+        Command::Config(Config::Show { file }) => Ok(Answer::of(config::show(&file))),
         Command::Install(options) => Ok(Answer::of(options.execute(|line| tell(line, output)))),
         Command::Uninstall(options) => Ok(Answer::of(options.execute(|line| tell(line, output)))),
         Command::Teams(Teams::Plan { file, nodes }) => {

@@ -16,6 +16,7 @@ use super::facts::{
 };
 use super::fix::below;
 use super::network_tools;
+use crate::config;
 use crate::daemon::Daemon;
 use crate::execute::{Executed, execute};
 
@@ -92,7 +93,9 @@ fn sysctls(further: &[String]) -> BTreeMap<String, i64> {
 }
 
 fn configuration(root: &Path, file: &Path) -> Seen<Configuration> {
-    let text = fs::read_to_string(below(root, file)).map_err(|error| format!("{}: {error}", file.display()))?;
+    let path = below(root, file);
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text = if config::drop_ins(&path).is_dir() { config::together(&path)? } else { text };
     let table: toml::Table = toml::from_str(&text).map_err(|error| format!("{}: {}", file.display(), error.message()))?;
     let key = |section: &str, key: &str| table.get(section).and_then(|section| section.get(key));
     let word = |section: &str, name: &str, default: &str| key(section, name).and_then(|value| value.as_str()).unwrap_or(default).to_owned();
@@ -352,8 +355,12 @@ fn versions(plugin: &Path) -> Seen<Vec<String>> {
 
 fn files(root: &Path, configuration: &Configuration, plugins: &[Plugin]) -> Vec<FileFound> {
     let programs = plugins.iter().filter_map(|plugin| Some((plugin.found.as_ref()?.0.clone(), Expected::Program)));
+    let drop_ins = config::drop_ins(&configuration.path);
+    let listed = fs::read_dir(below(root, &drop_ins)).into_iter().flatten().flatten();
+    let of_drop_ins = listed.map(|entry| (drop_ins.join(entry.file_name()), Expected::OthersDoNotWrite));
     let own = [
         (configuration.path.clone(), Expected::OthersDoNotWrite),
+        (drop_ins.clone(), Expected::OthersDoNotWrite),
         (configuration.cni_conf_file.clone(), Expected::OthersDoNotWrite),
         (configuration.run_dir.join("cni.sock"), Expected::Private),
         (configuration.run_dir.clone(), Expected::Private),
@@ -362,7 +369,7 @@ fn files(root: &Path, configuration: &Configuration, plugins: &[Plugin]) -> Vec<
         let found = fs::metadata(below(root, &path)).ok()?;
         Some(FileFound { path, mode: found.permissions().mode() & 0o7777, uid: found.uid(), expected })
     };
-    own.into_iter().chain(programs).filter_map(look).collect()
+    own.into_iter().chain(of_drop_ins).chain(programs).filter_map(look).collect()
 }
 
 fn clock(root: &Path) -> Clock {

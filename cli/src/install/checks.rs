@@ -9,7 +9,7 @@ use rustix::fs::{Access, access};
 
 use super::layout::{self, CONFIGURATION, Content, LISTS, MANAGERS, PROGRAMS, Reader, TEXTS, UNIT, UNREAD, below};
 use super::{Install, OtherLists, Uninstall, act, lists};
-use crate::config_check;
+use crate::config;
 use crate::exit::Exit;
 
 /// The oldest kernel that is still mended and has all that wiring needs. Tested is 6.1 and newer (docs/kernels.md).
@@ -187,7 +187,7 @@ fn configuration(options: &Install, from: &Path, has_programs: bool) -> Result<O
     // Another machine's cannot be executed.
     let can_judge = has_programs && fs::read(&daemon).is_ok_and(|bytes| machine(&bytes) == own_machine());
     if can_judge {
-        let (text, _, exit) = config_check::check_by(&daemon, file);
+        let (text, _, exit) = config::check_by(&daemon, file);
         if exit != Exit::Fine {
             return Err(text.lines().map(str::to_owned).collect());
         }

@@ -17,7 +17,8 @@ pub(super) const ENABLED: (&str, &str) =
     ("etc/systemd/system/multi-user.target.wants/barewired.service", "/etc/systemd/system/barewired.service");
 
 /// Folders that an installation may have made, the inner before the outer: taken away where nothing else is in them.
-pub(super) const FOLDERS: [&str; 5] = ["usr/lib/barewire", "etc/systemd/networkd.conf.d", "opt/cni/bin", "opt/cni", "etc/barewire"];
+pub(super) const FOLDERS: [&str; 6] =
+    ["usr/lib/barewire", "etc/systemd/networkd.conf.d", "opt/cni/bin", "opt/cni", "etc/barewire/barewired.toml.d", "etc/barewire"];
 
 /// Who has to look again once a file is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -102,3 +102,26 @@ fn max_pods_is_a_number_and_nothing_else() -> Result<()> {
     ensure!(!said.status.success() && said.stdout.is_empty() && said.stderr.contains("127.0.0.1:9"), "{said:?}");
     Ok(())
 }
+
+#[test]
+fn drop_ins_are_shown_with_their_files_and_a_wrong_level_is_told() -> Result<()> {
+    let Some(binaries) = binaries() else { return Ok(()) };
+    let home = tempfile::tempdir()?;
+    let (file, drop_in) = (home.path().join("barewired.toml"), home.path().join("barewired.toml.d/90-node.toml"));
+    fs::write(&file, "[source]\nkind = \"fixed\"\n[network]\nnative_cidrs = [\"10.0.0.0/16\"]\n")?;
+    fs::create_dir(home.path().join("barewired.toml.d"))?;
+    fs::write(&drop_in, "[source]\nranges = [\"10.0.1.16/28\"]\n")?;
+    let shown = run(Command::new(binaries.join("barewire")).args(["config", "show"]).arg(&file), LIMIT)?;
+    ensure!(shown.status.success() && shown.stdout.contains(&format!("# {}\nranges = ", drop_in.display())), "{shown:?}");
+    let checked = |variable: &str| {
+        run(Command::new(binaries.join("barewired")).arg("--check").arg("--config").arg(&file).env("BAREWIRE_LOG", variable), LIMIT)
+    };
+    ensure!(checked("debug")?.status.success(), "{:?}", checked("debug")?);
+    let told = checked("inof")?;
+    ensure!(!told.status.success() && told.stderr.contains("BAREWIRE_LOG: \"inof\" is neither a level"), "{told:?}");
+
+    fs::write(&drop_in, "[source]\nranges = [\"10.0.1.17/28\"]\n")?;
+    let told = checked("info")?;
+    ensure!(told.stderr.contains("source.ranges[0]: ") && told.stderr.contains("90-node.toml)"), "{told:?}");
+    Ok(())
+}

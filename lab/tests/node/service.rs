@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 
 /// In memory, as hosts' directories are.
 const BASE: &str = "/dev/shm/barewire-machine";
+/// An event of level INFO.
+const READY_EVENT: &str = "node ready";
 /// systemd starts in about a second here.
 const BOOT: Duration = Duration::from_secs(30);
 const SCRIPT: &str = include_str!("machine.sh");
@@ -148,6 +150,10 @@ fn a_service_serves_pods_with_exactly_its_rights_and_leaves_nothing() -> Result<
     for part in ["ActiveState=active", "StatusText=pods are served", "WatchdogUSec=1min"] {
         ensure!(properties.contains(part), "no {part} in {properties}");
     }
+    // Lines have priorities: an event of level INFO is there, and is no warning.
+    let journal = |priority: &str| machine.run(&format!("journalctl -u barewired --no-pager --output cat --priority {priority}"));
+    ensure!(journal("info")?.contains(READY_EVENT) && !journal("warning")?.contains(READY_EVENT), "{}", journal("info")?);
+
     // NET_ADMIN and SYS_ADMIN are numbers 12 and 21, and no others.
     let capabilities = machine.run("grep CapBnd /proc/$(systemctl show barewired -p MainPID --value)/status")?;
     ensure!(capabilities.trim() == "CapBnd:\t0000000000201000", "{capabilities}");

@@ -1,4 +1,4 @@
-//! The configuration file. It is judged as a whole: every fault is told at once, each with its key.
+//! The configuration: a file and its drop-ins. It is judged as a whole: every fault is told at once, each with its key.
 //!
 //! The schema with its defaults is documented in docs/configuration.md; `deploy/barewired.toml` is an example.
 
@@ -7,6 +7,7 @@ mod cloud;
 mod cni;
 mod fixed;
 mod fleet;
+mod layers;
 mod reader;
 
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use std::path::PathBuf;
 use cni_spec::NetworkName;
 use datapath::{Marks, UplinkChoice};
 use ipnetwork::IpNetwork;
-use toml::Table;
 
+use crate::logs::{Levels, LogFormat};
 use crate::scheduling::Scheduling;
 pub use bit_rate::BitRate;
 pub use cloud::{AwsApi, Cloud, CloudSource};
@@ -25,6 +26,7 @@ pub(crate) use cni::{BANDWIDTH, BANDWIDTH_WHY, OWN_PLUGIN};
 pub use fixed::UplinkRange;
 pub use fleet::FleetConfig;
 use ipam_pool::range::AddressRange;
+use layers::{Layers, Origins, parse};
 use reader::Reader;
 
 /// A valid configuration.
@@ -70,6 +72,10 @@ pub struct Config {
     pub cni: CniConfig,
     /// `fleet`: who watches the API server for this node; `None` where it hears nobody.
     pub fleet: Option<FleetConfig>,
+    /// `log.level`: what is logged.
+    pub log_levels: Levels,
+    /// `log.format`: how.
+    pub log_format: LogFormat,
     /// `telemetry.listen`; `None` for `""`.
     pub telemetry: Option<SocketAddr>,
     /// What the file says in a way that the next version accepts no more.
@@ -142,18 +148,29 @@ pub enum ConfigFileError {
 }
 
 impl ConfigFile {
-    /// Reads and judges the file, and logs what the next version will not accept.
+    /// What the file and its drop-ins say, not judged yet; to be shown.
+    ///
+    /// # Errors
+    /// Where one of them cannot be read, or is no TOML.
+    pub fn layers(&self) -> Result<Layers, ConfigFileError> {
+        Layers::read(&self.path)
+    }
+
+    /// Reads and judges the file with its drop-ins.
     ///
     /// # Errors
     /// See [`ConfigFileError`].
     pub fn read(&self) -> Result<Config, ConfigFileError> {
-        let text = std::fs::read_to_string(&self.path).map_err(|why| ConfigFileError::Unreadable { path: self.path.clone(), why })?;
-        let config =
-            Config::from_toml(&text, &self.hostname).map_err(|faults| ConfigFileError::Invalid { path: self.path.clone(), faults })?;
+        let (document, origins) = self.layers()?.into_parts();
+        Config::judge(Reader::new(document, origins), &self.hostname)
+            .map_err(|faults| ConfigFileError::Invalid { path: self.path.clone(), faults })
+    }
+
+    /// Logs what the next version will not accept.
+    pub fn warn(&self, config: &Config) {
         for warning in &config.warnings {
             tracing::warn!(file = %self.path.display(), "configuration: {warning}");
         }
-        Ok(config)
     }
 }
 
@@ -176,8 +193,10 @@ impl Config {
     /// # Errors
     /// All faults at once.
     pub fn from_toml(text: &str, hostname: &str) -> Result<Self, ConfigErrors> {
-        let table: Table = text.parse().map_err(|why: toml::de::Error| ConfigErrors(vec![format!("not TOML: {why}")]))?;
-        let mut reader = Reader::new(table);
+        Self::judge(Reader::new(parse(text)?, Origins::default()), hostname)
+    }
+
+    fn judge(mut reader: Reader, hostname: &str) -> Result<Self, ConfigErrors> {
         RENAMED.iter().for_each(|(old, new)| reader.renamed(old, new));
         let config = read(&mut reader, hostname);
         match (config, reader.finish()) {
@@ -224,6 +243,8 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let cni = cni::read(reader);
     let fleet = fleet::read(reader);
+    let log_levels = reader.parsed::<Levels>("log.level").unwrap_or_default();
+    let log_format = reader.parsed::<LogFormat>("log.format").unwrap_or_default();
     let telemetry = match reader.string("telemetry.listen").as_deref() {
         Some("") => None,
         Some(text) => text
@@ -258,6 +279,8 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         cooldown_millis: cooldown * 1000,
         cni,
         fleet,
+        log_levels,
+        log_format,
         telemetry,
         warnings: reader.warnings(),
     })

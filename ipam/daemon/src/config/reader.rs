@@ -7,15 +7,18 @@ use std::path::PathBuf;
 use axum::http::Uri;
 use toml::{Table, Value};
 
+use super::layers::Origins;
+
 pub(super) struct Reader {
     document: Table,
+    origins: Origins,
     faults: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Reader {
-    pub(super) fn new(document: Table) -> Self {
-        Self { document, faults: Vec::new(), warnings: Vec::new() }
+    pub(super) fn new(document: Table, origins: Origins) -> Self {
+        Self { document, origins, faults: Vec::new(), warnings: Vec::new() }
     }
 
     /// Takes `old`, an earlier version's name, for `new`, and warns. Both at once are a fault.
@@ -37,7 +40,8 @@ impl Reader {
     }
 
     pub(super) fn fault(&mut self, key: &str, why: &str) {
-        self.faults.push(format!("{key}: {why}"));
+        let from = self.origins.of(key).map_or_else(String::new, |file| format!(" ({})", file.display()));
+        self.faults.push(format!("{key}: {why}{from}"));
     }
 
     /// Takes a key whose value is of no use; tells whether it was there.

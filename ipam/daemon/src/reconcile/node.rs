@@ -22,6 +22,7 @@ use crate::cloud::uplinks::{self, UplinkNumbers};
 use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::{BitRate, Config, ConfigFile};
 use crate::kernel::Linux;
+use crate::logs;
 use crate::reconcile::leftover;
 use crate::reconcile::slow_path::{HostView, SlowPath};
 use crate::reconcile::tried_again;
@@ -297,7 +298,10 @@ impl Reconciler {
                 return;
             }
         };
+        logs::set_levels(&new.log_levels);
+        self.file.warn(&new);
         let now = Config {
+            log_levels: new.log_levels.clone(),
             native_cidrs: new.native_cidrs.clone(),
             service_cidrs: new.service_cidrs.clone(),
             internal_cidrs: new.internal_cidrs.clone(),
@@ -309,7 +313,7 @@ impl Reconciler {
         };
         if now != new {
             tracing::warn!(
-                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept and pod_internet_egress take effect, the rest when barewired restarts"
+                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress and log.level take effect, the rest when barewired restarts"
             );
         }
         self.config = now;
