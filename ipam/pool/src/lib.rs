@@ -435,6 +435,19 @@ impl Pool {
             .map(|pool| pool.exhausted(now, self.cooldown_millis))
     }
 
+    /// How many pods could get their addresses now, one of each family that pods get.
+    #[must_use]
+    pub fn pods_served(&self, now: BootMillis) -> u64 {
+        let wanted = self.families.iter().filter(|pool| pool.wanted);
+        wanted.map(|pool| pool.counts(now, self.cooldown_millis).free()).min().unwrap_or(u64::MAX)
+    }
+
+    /// In how many milliseconds an address has cooled down, if any cools.
+    #[must_use]
+    pub fn next_cooled(&self, now: BootMillis) -> Option<u64> {
+        self.families.iter().filter_map(|pool| pool.next_cooled(now, self.cooldown_millis)).min()
+    }
+
     fn of(&mut self, family: Family) -> &mut FamilyPool {
         let [v4, v6] = &mut self.families;
         match family {
@@ -493,9 +506,13 @@ impl FamilyPool {
 
     fn exhausted(&self, now: BootMillis, cooldown: u64) -> PoolError {
         let Counts { size, held, cooling, quarantined } = self.counts(now, cooldown);
-        let usable = self.ranges.values().filter(|part| !matches!(part.state, RangeState::Closed(_)));
-        let next = usable.filter_map(|part| part.next_cooled(now, cooldown)).min();
+        let next = self.next_cooled(now, cooldown);
         PoolError::Exhausted { family: self.family, held, cooling, quarantined, size, next }
+    }
+
+    fn next_cooled(&self, now: BootMillis, cooldown: u64) -> Option<u64> {
+        let usable = self.ranges.values().filter(|part| !matches!(part.state, RangeState::Closed(_)));
+        usable.filter_map(|part| part.next_cooled(now, cooldown)).min()
     }
 }
 

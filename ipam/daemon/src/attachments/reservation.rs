@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use cni_spec::{Code, Error};
 use datapath::{Ifindex, PodLink, WiringError, host_ifname};
-use ipam_pool::PoolError;
 use ipam_pool::range::Family;
 use ipam_state::record::{AttachmentKey, RECORD_FORMAT, Record};
 use node_api::{AddRequest, BootMillis};
@@ -53,7 +52,8 @@ pub(super) struct Reservation<'a, K: Kernel> {
 
 impl<K: Kernel> Attachments<K> {
     /// Takes addresses for an attachment. Where the pool has none, and somebody is about to get more, it waits: at most [`WAITING_MAX`] do
-    /// that, and whoever serves is told, so that DELs are served meanwhile, which free addresses.
+    /// that, and whoever serves is told, so that DELs are served meanwhile, which free addresses. Who waits is served in the order of
+    /// coming: an address belongs to the first who waits, not to the first who looks.
     pub(super) fn reserve(&self, request: &AddRequest, key: AttachmentKey, now: BootMillis) -> Result<Reservation<'_, K>, Error> {
         let (at, taken) = self.take_addresses(&key, request, now);
         let (addresses, mtu) = taken?;
@@ -74,23 +74,31 @@ impl<K: Kernel> Attachments<K> {
         let pod = pod_of(&request.pod, request.container_id.as_str());
         let begun = Instant::now();
         let clock = || now.plus(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-        if state.pool.lacking(now).is_some() && state.demand.waiting() < WAITING_MAX && !patience.is_zero() {
-            state.demand.begin(&pod);
+        if state.pool.pods_served(now) <= state.demand.waiting() && state.demand.waiting() < WAITING_MAX && !patience.is_zero() {
+            let turn = state.demand.begin(&pod);
             // Whoever is woken would wait for the lock.
             drop(state);
             self.call_relief();
             self.shortage.notify_one();
             state = self.state();
+            let mut is_served = false;
             while let Some(left) = patience.checked_sub(begun.elapsed())
-                && let Some(lack) = state.pool.lacking(clock())
                 && !state.draining
             {
+                is_served = state.demand.ahead(turn) < state.pool.pods_served(clock());
+                if is_served {
+                    break;
+                }
                 // What cools down is free again without anybody's saying so.
-                let cooled = if let PoolError::Exhausted { next, .. } = lack { next.map(Duration::from_millis) } else { None };
+                let cooled = state.pool.next_cooled(clock()).map(Duration::from_millis);
                 let left = cooled.map_or(left, |cooled| cooled.min(left)).max(Duration::from_millis(1));
                 state = self.pool_changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
-            state.demand.end();
+            state.demand.end(turn);
+            if !is_served {
+                // Who is behind has come forward.
+                self.pool_changed.notify_all();
+            }
         }
         // Under the lock still: nobody else takes what was waited for.
         let now = clock();

@@ -48,12 +48,19 @@ impl Layers {
         Ok(layers)
     }
 
+    /// Of one text, which is in no file.
+    pub(super) fn of(text: &str) -> Result<Self, ConfigErrors> {
+        let mut layers = Self::default();
+        layers.add(text, Path::new(""))?;
+        Ok(layers)
+    }
+
     fn add(&mut self, text: &str, path: &Path) -> Result<(), ConfigErrors> {
-        for (section, value) in parse(text)? {
+        let document: Table = text.parse().map_err(|why: toml::de::Error| ConfigErrors(vec![format!("not TOML: {why}")]))?;
+        let mut faults = Vec::new();
+        for (section, value) in document {
             let Value::Table(keys) = value else {
-                // Not what a section should be, and told so by whoever looks for it.
-                self.origins.0.insert(section.clone(), path.to_owned());
-                self.document.insert(section, value);
+                faults.push(format!("{section}: {value} is no section; keys are in sections, like [network]"));
                 continue;
             };
             self.origins.0.extend(keys.keys().map(|key| (format!("{section}.{key}"), path.to_owned())));
@@ -62,7 +69,7 @@ impl Layers {
                 _ => drop(self.document.insert(section, Value::Table(keys))),
             }
         }
-        Ok(())
+        if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }
     }
 
     /// The document, and where its keys are from.
@@ -90,10 +97,6 @@ impl std::fmt::Display for Layers {
         }
         Ok(())
     }
-}
-
-pub(super) fn parse(text: &str) -> Result<Table, ConfigErrors> {
-    text.parse().map_err(|why: toml::de::Error| ConfigErrors(vec![format!("not TOML: {why}")]))
 }
 
 /// What `barewired.toml.d` has, in the order of the names. A name that begins with a dot is an editor's.
@@ -148,7 +151,7 @@ mod tests {
         ])
         .unwrap();
         let ranges: Vec<_> = config.source.ranges().iter().map(ToString::to_string).collect();
-        assert_eq!((ranges, config.cooldown_millis), (vec!["10.0.2.16/28".to_owned()], 7_000));
+        assert_eq!((ranges, config.cooldown_millis), (vec!["10.0.2.16-10.0.2.31".to_owned()], 7_000));
         assert_eq!(config.native_cidrs.len(), 1, "of the first file");
     }
 
@@ -163,7 +166,7 @@ mod tests {
             assert!(line.ends_with(&format!("{file})")), "{line}");
         }
         assert_eq!(read(&[("50-a.toml", "= 1")]).unwrap_err().lines().next(), Some("barewired.toml.d/50-a.toml is not valid:"));
-        assert!(read(&[("50-a.toml", "source = 1")]).unwrap_err().contains("source: "));
+        assert!(read(&[("50-a.toml", "source = 1")]).unwrap_err().contains("source: 1 is no section"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) use cni::{BANDWIDTH, BANDWIDTH_WHY, OWN_PLUGIN};
 pub use fixed::UplinkRange;
 pub use fleet::FleetConfig;
 use ipam_pool::range::AddressRange;
-use layers::{Layers, Origins, parse};
+use layers::Layers;
 use reader::Reader;
 
 /// A valid configuration.
@@ -161,9 +161,7 @@ impl ConfigFile {
     /// # Errors
     /// See [`ConfigFileError`].
     pub fn read(&self) -> Result<Config, ConfigFileError> {
-        let (document, origins) = self.layers()?.into_parts();
-        Config::judge(Reader::new(document, origins), &self.hostname)
-            .map_err(|faults| ConfigFileError::Invalid { path: self.path.clone(), faults })
+        Config::judge(self.layers()?, &self.hostname).map_err(|faults| ConfigFileError::Invalid { path: self.path.clone(), faults })
     }
 
     /// Logs what the next version will not accept.
@@ -193,10 +191,11 @@ impl Config {
     /// # Errors
     /// All faults at once.
     pub fn from_toml(text: &str, hostname: &str) -> Result<Self, ConfigErrors> {
-        Self::judge(Reader::new(parse(text)?, Origins::default()), hostname)
+        Self::judge(Layers::of(text)?, hostname)
     }
 
-    fn judge(mut reader: Reader, hostname: &str) -> Result<Self, ConfigErrors> {
+    fn judge(layers: Layers, hostname: &str) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(layers);
         RENAMED.iter().for_each(|(old, new)| reader.renamed(old, new));
         let config = read(&mut reader, hostname);
         match (config, reader.finish()) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use axum::http::Uri;
 use toml::{Table, Value};
 
-use super::layers::Origins;
+use super::layers::{Layers, Origins};
 
 pub(super) struct Reader {
     document: Table,
@@ -17,7 +17,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(document: Table, origins: Origins) -> Self {
+    pub(super) fn new(layers: Layers) -> Self {
+        let (document, origins) = layers.into_parts();
         Self { document, origins, faults: Vec::new(), warnings: Vec::new() }
     }
 

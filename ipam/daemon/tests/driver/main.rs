@@ -209,6 +209,24 @@ async fn where_others_assign_pods_that_wait_are_served_as_soon_as_the_cloud_has_
     }
 }
 
+/// Five addresses for ten pods that wait.
+#[tokio::test]
+async fn addresses_go_to_those_who_have_waited_longest() {
+    let lab = Lab::of_others("azure", 8);
+    let node = Node::start(&lab);
+    node.settle().await;
+    (0..8).for_each(|pod| drop(node.add(pod).unwrap()));
+    let mut bursts = Vec::new();
+    for waiting in 1..=10 {
+        bursts.push(Burst::begin(&node, 7 + waiting..8 + waiting));
+        all_wait(&node, waiting).await;
+    }
+    lab.give(5);
+    let outcomes = Burst::of(bursts).end(&node).await;
+    let served: Vec<_> = outcomes.iter().map(Result::is_ok).collect();
+    assert_eq!(served, [[true; 5], [false; 5]].concat(), "{outcomes:?}");
+}
+
 #[tokio::test]
 async fn a_pod_that_waits_in_vain_is_told_why() {
     let lab = Lab::new("m5.large", "wait_seconds = 0");

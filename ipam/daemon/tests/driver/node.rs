@@ -312,6 +312,10 @@ impl Burst {
         Self(pods.map(add).collect())
     }
 
+    pub(crate) fn of(parts: Vec<Self>) -> Self {
+        Self(parts.into_iter().flat_map(|part| part.0).collect())
+    }
+
     pub(crate) fn ended(&self) -> usize {
         self.0.iter().filter(|add| add.is_finished()).count()
     }
