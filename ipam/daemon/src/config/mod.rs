@@ -8,6 +8,7 @@ mod cni;
 mod fixed;
 mod fleet;
 mod reader;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use fixed::UplinkRange;
 pub use fleet::FleetConfig;
 use ipam_pool::range::AddressRange;
 use reader::Reader;
+pub use services::ServicesConfig;
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +72,8 @@ pub struct Config {
     pub cni: CniConfig,
     /// `fleet`: who watches the API server for this node; `None` where it hears nobody.
     pub fleet: Option<FleetConfig>,
+    /// `services`: how Services are served; `None` where barewired does not serve them.
+    pub services: Option<ServicesConfig>,
     /// `telemetry.listen`; `None` for `""`.
     pub telemetry: Option<SocketAddr>,
     /// What the file says in a way that the next version accepts no more.
@@ -224,6 +228,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let cni = cni::read(reader);
     let fleet = fleet::read(reader);
+    let services = services::read(reader, fleet.is_some());
     let telemetry = match reader.string("telemetry.listen").as_deref() {
         Some("") => None,
         Some(text) => text
@@ -258,6 +263,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         cooldown_millis: cooldown * 1000,
         cni,
         fleet,
+        services,
         telemetry,
         warnings: reader.warnings(),
     })
