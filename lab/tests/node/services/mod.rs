@@ -127,9 +127,12 @@ impl<'a> Served<'a> {
         self.host.run(&line.split_whitespace().collect::<Vec<_>>()).with_context(|| line.to_owned())
     }
 
-    /// All that the kernel has of ours.
-    fn tables(&self) -> Result<String> {
-        Ok(self.run("nft -s list table ip barewire-services")? + &self.run("nft -s list table ip6 barewire-services")?)
+    /// All that the kernel has of ours; the order in which chains came is nobody's affair.
+    fn tables(&self) -> Result<Vec<String>> {
+        let text = self.run("nft -s list table ip barewire-services")? + &self.run("nft -s list table ip6 barewire-services")?;
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        Ok(lines)
     }
 }
 
