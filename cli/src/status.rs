@@ -28,6 +28,17 @@ struct Status {
     network_list: NetworkList,
     slow_path: Vec<String>,
     fleet: Option<Fleet>,
+    services: Option<Services>,
+}
+
+/// The Services that the node serves, where it does.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Services {
+    applied: bool,
+    services: u64,
+    endpoints: u64,
+    problems: Vec<String>,
 }
 
 /// How the node stands with the fleet, where it has one.
@@ -199,6 +210,9 @@ impl Pages {
         if let Some(fleet) = &status.fleet {
             heard(fleet, &mut line);
         }
+        if let Some(services) = &status.services {
+            served(services, &mut line);
+        }
         cloud(&self.supply, line);
         let mut table = Table::new(&["ADDRESSES", ">IN USE", ">FREE", ">COOLDOWN", ">QUARANTINED", ">TOTAL"]);
         for (family, Addresses { size, free, held, cooling, quarantined }) in &status.addresses {
@@ -233,6 +247,15 @@ fn heard(fleet: &Fleet, mut line: impl FnMut(&str, String)) {
     line("FLEET", format!("{replica}; {age}"));
     if let Some(error) = file_error {
         line("", format!("not kept: {error}"));
+    }
+}
+
+fn served(services: &Services, mut line: impl FnMut(&str, String)) {
+    let Services { applied, services, endpoints, problems } = services;
+    let state = if *applied { "in force" } else { "NOT in force" };
+    line("SERVICES", format!("{} with {} endpoints, {state}", count(*services), count(*endpoints)));
+    for problem in problems {
+        line("", problem.clone());
     }
 }
 
@@ -307,6 +330,17 @@ mod tests {
             "{}",
             pages.text()
         );
+    }
+
+    #[test]
+    fn services_have_a_line_where_they_are_served() {
+        let mut pages = pages(true, &json!([]));
+        assert!(!pages.text().contains("SERVICES"));
+        pages.status["services"] = json!({ "applied": true, "services": 2, "endpoints": 7, "problems": ["service a/b: 0 is no port"] });
+        let expected = "SERVICES   2 with 7 endpoints, in force\n           service a/b: 0 is no port\n";
+        assert!(pages.text().contains(expected), "{}", pages.text());
+        pages.status["services"] = json!({});
+        assert!(pages.text().contains("NOT in force"), "{}", pages.text());
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn tcp_is_over(state: &[u8]) -> bool {
     states.any(|(kind, value)| kind == STATE && matches!(value, [7 | 8, ..]))
 }
 
-fn tuple(body: &[u8]) -> Option<Tuple> {
+pub(crate) fn tuple(body: &[u8]) -> Option<Tuple> {
     const IP: u16 = 1;
     const PROTO: u16 = 2;
     let (mut source, mut destination, mut protocol, mut ports) = (None, None, None, [[0; 2]; 2]);

@@ -28,8 +28,10 @@ mod removal;
 pub mod repairs;
 mod rules;
 pub mod scheduling;
+pub mod service_tables;
 pub mod stack;
 mod sysctl;
+pub mod udp_flows;
 mod unreachable;
 mod uplink;
 

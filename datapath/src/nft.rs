@@ -45,7 +45,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a script, as one transaction: all of it or nothing.
 pub(crate) fn run(what: &'static str, script: &str) -> Result<(), RulesError> {
-    accepted(what, bounded(Command::new("nft").args(["-f", "-"]), script.to_owned(), LIMIT).map_err(not_run)?).map(drop)
+    run_within(what, script, LIMIT)
+}
+
+/// Likewise, where it may take longer.
+pub(crate) fn run_within(what: &'static str, script: &str, limit: Duration) -> Result<(), RulesError> {
+    accepted(what, bounded(Command::new("nft").args(["-f", "-"]), script.to_owned(), limit).map_err(not_run)?).map(drop)
 }
 
 /// Removes a table, whether or not it is there: declared first, it is there to be deleted.

@@ -141,7 +141,7 @@ fn some_of(row: &[u8], kinds: &[u16]) -> Vec<u8> {
 }
 
 /// The expressions of a rule but for what its counters say.
-fn without_counts(expressions: &[u8]) -> Vec<u8> {
+pub(crate) fn without_counts(expressions: &[u8]) -> Vec<u8> {
     const NAME: u16 = 1;
     let of_one = |(kind, expression): (u16, &[u8])| {
         let is_counter = attributes(expression).any(|(kind, value)| kind == NAME && value == b"counter\0");
@@ -168,7 +168,8 @@ fn is_absence(error: &NetlinkError) -> bool {
     [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOENT].iter().any(|errno| error.is(*errno))
 }
 
-fn unless_absent<T>(outcome: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
+/// Nothing where there is no such table, or no nftables.
+pub(crate) fn unless_absent<T>(outcome: Result<Vec<T>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
     match outcome {
         Err(error) if is_absence(&error) => Ok(Vec::new()),
         outcome => outcome,

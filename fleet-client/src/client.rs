@@ -105,6 +105,19 @@ impl Identity {
 }
 
 impl Files {
+    /// The name of the node that the certificate is of, whether or not it is valid still.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is of no node.
+    pub fn node(&self) -> Result<String, IdentityFault> {
+        let certificate =
+            std::fs::read(&self.certificate).map_err(|source| IdentityFault::Io { path: self.certificate.clone(), source })?;
+        let credentials = Credentials { authority: Vec::new(), certificate, key: Vec::new() };
+        let of_tls = |source| IdentityFault::Tls { path: self.certificate.clone(), source: Box::new(source) };
+        let certificate = tls::leaf(&credentials).map_err(of_tls)?;
+        node_of(&certificate).map_err(|source| IdentityFault::NoNode { path: self.certificate.clone(), source })
+    }
+
     fn load(&self) -> Result<(String, Arc<ClientConfig>), IdentityFault> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|source| IdentityFault::Io { path: path.clone(), source });
         let credentials = Credentials { authority: read(&self.authority)?, certificate: read(&self.certificate)?, key: read(&self.key)? };

@@ -20,6 +20,7 @@ mod earlier;
 mod herd;
 mod initramfs;
 mod kernels;
+mod many_services;
 mod plugin;
 mod process;
 mod reproduce;
@@ -88,7 +89,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure beside a peer: `bench add`, `bench datapath`; with many nodes: `bench fleet`; what the leader decides: `bench teams`,
+    /// Measure beside a peer: `bench add`, `bench datapath`; with many nodes: `bench fleet`; with many Services: `bench services`; what the leader decides: `bench teams`,
     /// `bench health`; beside an earlier revision: `bench against v0.1.0`; write docs/benchmarks.md from the runs: `bench report`
     Bench {
         /// Passed on to `barewire-bench`, e.g. datapath --json --rounds 5
@@ -162,6 +163,9 @@ fn main() -> Result<()> {
             hand_over(&workspace, Needs::Building, &[Kind::Leader], "barewire-fleet-sim", None, &args)
         }
         Task::Bench { args } if args.first().is_some_and(|first| first == "fleet") => herd::run(&workspace, &herd::Herd::parse_from(args)),
+        Task::Bench { args } if args.first().is_some_and(|first| first == "services") => {
+            many_services::run(&workspace, &many_services::ManyServices::parse_from(args))
+        }
         Task::Bench { args } => {
             // What writes a report measures nothing.
             let is_report = args.first().is_some_and(|first| first == "report");

@@ -72,6 +72,15 @@ impl Judgement {
     }
 }
 
+/// The older tables that have a chain of that name, in words. Where they cannot be printed, none.
+pub(crate) fn legacy_tables_with(chain: &str) -> Vec<String> {
+    let printed = legacy::print().into_iter().filter_map(|(family, text)| Some((family, text.ok()?)));
+    let has_it = |(_, text): &(Family, String)| {
+        text.lines().any(|line| line.strip_prefix(':').is_some_and(|rest| rest.split(' ').next() == Some(chain)))
+    };
+    printed.filter(has_it).map(|(family, _)| format!("chain {chain} of iptables-legacy ({})", family.keyword())).collect()
+}
+
 /// Takes all rules of ours out of other people's chains.
 ///
 /// # Errors

@@ -21,9 +21,9 @@ const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 /// `struct nfgenmsg`
 const GENERIC: usize = 4;
-/// kube-proxy's own table, whose rules are known: it drops what it must by state or destination, all of it services'.
-const KUBE_PROXY: &str = "kube-proxy";
-/// Its map of all addresses and ports of services.
+/// Tables of services, kube-proxy's and ours, whose rules are known: what they drop they drop by state or destination, all of it services'.
+const OF_SERVICES: [&str; 2] = ["kube-proxy", "barewire-services"];
+/// Their map of all addresses and ports of services.
 const SERVICES: &str = "service-ips";
 /// A set of more elements is taken as unknown.
 const ELEMENTS_MAX: usize = 4096;
@@ -48,7 +48,7 @@ pub(super) fn read(into: &mut Ruleset) -> Result<(), NetlinkError> {
         if OURS.contains(&table.name.as_str()) {
             continue;
         }
-        if table.name == KUBE_PROXY {
+        if OF_SERVICES.contains(&table.name.as_str()) {
             continue;
         }
         let engine = engine_of(&name).or(engine_of(&table.name));
@@ -80,8 +80,8 @@ pub(super) fn read(into: &mut Ruleset) -> Result<(), NetlinkError> {
         }
         into.chains.insert(key, Chain { base, rules });
     }
-    for family in [Family::Ip, Family::Ip6] {
-        let table = Table { backend: Backend::Nft, family, name: KUBE_PROXY.to_owned() };
+    for (family, name) in [Family::Ip, Family::Ip6].into_iter().flat_map(|family| OF_SERVICES.map(|name| (family, name))) {
+        let table = Table { backend: Backend::Nft, family, name: name.to_owned() };
         into.services.extend(services(&mut socket, &table)?);
     }
     Ok(())
@@ -260,7 +260,7 @@ fn before(key: &[u8]) -> Vec<u8> {
     before
 }
 
-/// The addresses in kube-proxy's map of services: each key begins with one.
+/// The addresses in a map of services: each key begins with one.
 fn services(socket: &mut Dumps, table: &Table) -> Result<BTreeSet<IpNetwork>, NetlinkError> {
     let ipv4 = table.family == Family::Ip;
     let elements = read_elements(socket, table, SERVICES)?;

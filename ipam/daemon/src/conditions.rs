@@ -91,6 +91,12 @@ pub enum Kind {
     FleetNotHeard,
     /// What the fleet tells cannot be kept for the next start.
     FleetStateNotKept,
+    /// Services are not served as the fleet tells: nothing is known of them yet, or the rules could not be set.
+    ServicesNotApplied,
+    /// kube-proxy's rules are there beside ours.
+    KubeProxyBeside,
+    /// A port on which load balancers ask is not listened on.
+    HealthChecksNotServed,
 }
 
 impl Kind {
@@ -135,6 +141,9 @@ impl Kind {
             Self::RunDirectoryLost => "RunDirectoryLost",
             Self::FleetNotHeard => "FleetNotHeard",
             Self::FleetStateNotKept => "FleetStateNotKept",
+            Self::ServicesNotApplied => "ServicesNotApplied",
+            Self::KubeProxyBeside => "KubeProxyBeside",
+            Self::HealthChecksNotServed => "HealthChecksNotServed",
         }
     }
 

@@ -1,7 +1,7 @@
 //! barewired, the node daemon: it owns this node's pod addresses and attachments.
 //!
 //! From the inside out: [`attachments`] makes ADD, DEL, CHECK, GC and STATUS of pool, store and [`kernel`], [`cloud`] drives the supply
-//! of addresses, `reconcile` keeps what is there as it should be, `serve` answers the socket, [`start`] starts and stops all of it. Which address,
+//! of addresses, `reconcile` keeps what is there as it should be, `services` serves Services, `serve` answers the socket, [`start`] starts and stops all of it. Which address,
 //! what to ask a cloud for and what a start makes of the store are decided in crates of their own, which are pure: `ipam-pool`,
 //! `ipam-supply` and `ipam-state`.
 #![forbid(unsafe_code)]
@@ -26,5 +26,6 @@ pub mod readiness;
 mod reconcile;
 pub mod scheduling;
 pub mod serve;
+mod services;
 pub mod start;
 mod sync;

@@ -47,6 +47,7 @@ use crate::reconcile::thread::ReconcilerThread;
 use crate::reconcile::{leftover, watch};
 use crate::scheduling::Scheduling;
 use crate::serve::Server;
+use crate::services::{self, Serving};
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,9 @@ pub enum DaemonError {
     /// What all pods share could not be taken away.
     #[error("{0}")]
     Network(#[from] ApplyError),
+    /// Rules of services could not be taken away.
+    #[error("rules of services not removed: {0}")]
+    Services(String),
     /// The programs could not be taken off.
     #[error("{0}")]
     FastPath(#[from] FastPathError),
@@ -128,9 +132,12 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
 
     let hearing = config.fleet.as_ref().map(|fleet| Hearing::start(fleet, Arc::clone(&conditions))).transpose();
     let fleet = io("start to hear the fleet", hearing)?.map(Arc::new);
+    let serving = io("start to serve Services", serve_services(config, fleet.as_deref(), &conditions))?;
+    let services = serving.as_ref().map(Serving::report);
     let node = config.node_name.clone();
-    let watched = Watched { node, attachments: Arc::clone(&attachments), driver, metrics, conditions, list, slow_path, fleet };
+    let watched = Watched { node, attachments: Arc::clone(&attachments), driver, metrics, conditions, list, slow_path, services, fleet };
     let served = serve_beside_pods(config, &reconciler, watched);
+    drop(serving);
     tracing::info!("stopping; running pods keep their network");
     // Whoever comes from now on finds no socket, and waits for the next daemon.
     server.close();
@@ -142,6 +149,15 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     drop((reconciler, publishing, pod_links, housekeeping, kernel_watch));
     chores::close_accounts(&attachments);
     served
+}
+
+/// Where they are off, what an earlier daemon has set for them goes.
+fn serve_services(config: &Config, fleet: Option<&Hearing>, conditions: &Arc<NodeConditions>) -> std::io::Result<Option<Serving>> {
+    let Some((services, fleet)) = config.services.as_ref().zip(fleet) else {
+        services::end(conditions);
+        return Ok(None);
+    };
+    Serving::start(config, services, fleet.tables(), Arc::clone(conditions)).map(Some)
 }
 
 /// One daemon a state: the lock goes with the process, however it ends.
@@ -262,6 +278,7 @@ pub fn uninstall(config: &Config) -> Result<(), DaemonError> {
     let _lock = lock_state(config)?;
     io("remove the network configuration list", list_file::withdraw(&config.cni_conf_file))?;
     remove_programs(config)?;
+    services::remove().map_err(DaemonError::Services)?;
     Ok(NodeNetwork::remove(&mut Socket::open()?)?)
 }
 

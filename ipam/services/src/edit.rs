@@ -50,6 +50,11 @@ impl Edit {
         self.chains.is_empty() && self.affinity.is_empty() && self.elements.is_empty()
     }
 
+    /// The chains whose rules change.
+    pub fn chains(&self) -> impl Iterator<Item = &ChainKey> {
+        self.chains.keys()
+    }
+
     pub(crate) fn chain(&mut self, key: &ChainKey, was: Option<Vec<String>>, is: Option<Vec<String>>) {
         turn(&mut self.chains, key, was, is);
     }

@@ -93,6 +93,11 @@ impl Script {
         !self.resting.is_empty()
     }
 
+    /// Chains that are empty and wait for their deletion.
+    pub fn resting(&self) -> impl Iterator<Item = &ChainKey> {
+        self.resting.keys()
+    }
+
     /// A script that removes our tables, whether or not they are there.
     #[must_use]
     pub fn remove() -> String {

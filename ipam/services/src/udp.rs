@@ -33,15 +33,48 @@ impl Frontends {
         found
     }
 
-    /// Whether a flow that was sent to `to` and is answered by `from` leads to an endpoint that is no more.
+    /// Whether a flow that was sent to `to` and is answered by `from` leads to an endpoint that is no more. Where a port has none at all, its
+    /// flows stay, as kube-proxy has it: there is nobody to lead them to.
     #[must_use]
     pub fn is_stale(&self, to: SocketAddr, from: SocketAddr) -> bool {
-        self.backends.get(&(to.ip(), to.port())).is_some_and(|backends| !backends.contains(&(from.ip(), from.port())))
+        let backends = self.backends.get(&(to.ip(), to.port())).filter(|backends| !backends.is_empty());
+        backends.is_some_and(|backends| !backends.contains(&(from.ip(), from.port())))
     }
 
-    /// Whether there is any.
+    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.backends.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_stale_where_another_endpoint_could_take_it() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let key = |text: &str| (at(text).ip(), at(text).port());
+        let frontend = |address: &str, node_port, backends: &[&str]| Frontend {
+            addresses: vec![key(address)],
+            node_port,
+            family: Family::V4,
+            backends: backends.iter().map(|backend| key(backend)).collect(),
+        };
+        let all = [frontend("10.96.0.10:53", 30_053, &["10.1.0.2:5353"]), frontend("10.96.0.11:53", 0, &[])];
+        let frontends = Frontends::of(all.iter(), &["192.0.2.1".parse().unwrap()]);
+        for (to, from, stale) in [
+            ("10.96.0.10:53", "10.1.0.2:5353", false),
+            ("10.96.0.10:53", "10.1.0.3:5353", true),
+            // Before there was an endpoint it was not translated at all.
+            ("10.96.0.10:53", "10.96.0.10:53", true),
+            ("192.0.2.1:30053", "10.1.0.3:5353", true),
+            ("192.0.2.9:30053", "10.1.0.3:5353", false),
+            ("10.96.0.11:53", "10.1.0.3:5353", false),
+            ("10.96.0.10:54", "10.1.0.3:5353", false),
+        ] {
+            assert_eq!(frontends.is_stale(at(to), at(from)), stale, "{to} {from}");
+        }
     }
 }

@@ -23,13 +23,13 @@ use crate::on_host;
 const REPLICA: &str = "127.0.0.1:7443";
 
 /// Signs a replica and nodes.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate()?;
@@ -48,7 +48,7 @@ impl Authority {
     }
 
     /// The files of a node, its certificate and key in one as kubelet has them.
-    fn write_node(&self, host: &Host, node: &str) -> Result<()> {
+    pub(crate) fn write_node(&self, host: &Host, node: &str) -> Result<()> {
         let node = self.sign(&[], &format!("system:node:{node}"), "system:nodes")?;
         fs::write(host.path("fleet-ca.crt"), &node.authority)?;
         Ok(fs::write(host.path("kubelet.pem"), [node.certificate, node.key].concat())?)
@@ -56,14 +56,14 @@ impl Authority {
 }
 
 /// A replica in the host's namespace. It ends when it is dropped.
-struct Running {
+pub(crate) struct Running {
     hub: Arc<Hub>,
     server: Arc<Server>,
     _runtime: Runtime,
 }
 
 impl Running {
-    fn start(host: &Host, authority: &Authority, cluster: &str) -> Result<Self> {
+    pub(crate) fn start(host: &Host, authority: &Authority, cluster: &str) -> Result<Self> {
         // Threads are where they were begun.
         let _inside = host.netns().enter()?;
         let mut replica = Replica::new(cluster, vec![REPLICA.to_owned()], fleet_api::Limits::default());
@@ -81,17 +81,23 @@ impl Running {
         Ok(Self { hub, server, _runtime: runtime })
     }
 
+    /// These changes are told.
+    pub(crate) fn tell(&self, version: u64, kind: Kind, changes: Vec<Change>) {
+        self.hub.change(|replica| replica.log_mut(kind).record(version, changes));
+    }
+
     /// So many services are there from now on.
     fn serve(&self, version: u64, services: u32) {
         let put = |number| {
             let ports = vec![ServicePort { port: 80, ..ServicePort::default() }];
             Change::put(format!("default/web-{number}"), &Service { ports, ..Service::default() })
         };
-        self.hub.change(|replica| replica.log_mut(Kind::Services).record(version, (0..services).map(put).collect()));
+        self.tell(version, Kind::Services, (0..services).map(put).collect());
     }
 }
 
-fn keys(host: &Host) -> String {
+/// The section of a daemon's configuration.
+pub(crate) fn keys(host: &Host) -> String {
     let path = |name| host.path(name).display().to_string();
     format!(
         "[fleet]\nreplicas = [\"{REPLICA}\"]\nauthority = {:?}\ncertificate = {:?}\nstate_file = {:?}\n",

@@ -40,6 +40,7 @@ mod restart;
 mod sandbox;
 mod scheduling;
 mod service;
+mod services;
 mod stdin;
 mod store;
 mod tuning;

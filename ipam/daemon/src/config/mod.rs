@@ -9,6 +9,7 @@ mod fixed;
 mod fleet;
 mod layers;
 mod reader;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use fleet::FleetConfig;
 use ipam_pool::range::AddressRange;
 use layers::Layers;
 use reader::Reader;
+pub use services::ServicesConfig;
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +78,8 @@ pub struct Config {
     pub log_levels: Levels,
     /// `log.format`: how.
     pub log_format: LogFormat,
+    /// `services`: how Services are served; `None` where barewired does not serve them.
+    pub services: Option<ServicesConfig>,
     /// `telemetry.listen`; `None` for `""`.
     pub telemetry: Option<SocketAddr>,
     /// What the file says in a way that the next version accepts no more.
@@ -244,6 +248,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let fleet = fleet::read(reader);
     let log_levels = reader.parsed::<Levels>("log.level").unwrap_or_default();
     let log_format = reader.parsed::<LogFormat>("log.format").unwrap_or_default();
+    let services = services::read(reader, fleet.is_some());
     let telemetry = match reader.string("telemetry.listen").as_deref() {
         Some("") => None,
         Some(text) => text
@@ -280,6 +285,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         fleet,
         log_levels,
         log_format,
+        services,
         telemetry,
         warnings: reader.warnings(),
     })

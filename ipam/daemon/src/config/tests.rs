@@ -308,3 +308,21 @@ fn a_fault_is_told_once() {
     std::fs::write(&file.path, "[source]\nkind = \"moon\"\n").unwrap();
     assert_eq!(told(file.read().unwrap_err()).matches("moon").count(), 1);
 }
+
+#[test]
+fn services_are_served_where_it_is_said_and_a_fleet_tells_of_them() {
+    let minimal = |more: &str| format!("{LEAST}{more}");
+    let fleet = "[fleet]\nreplicas = [\"10.0.0.1:7443\"]\n";
+    let services = |more: &str| Config::from_toml(&minimal(&format!("{fleet}{more}")), "n").unwrap().services;
+    assert_eq!(services(""), None);
+    assert_eq!(services("[services]\nmode = \"off\"\nexternal_ips = true"), None);
+    let default = services("[services]\nmode = \"on\"").unwrap();
+    assert!(default.node_port_addresses.is_empty() && !default.external_ips, "{default:?}");
+    assert_eq!(default.health, "0.0.0.0:10256".parse().ok());
+    let own = services("[services]\nmode = \"on\"\nnode_port_addresses = [\"10.0.0.0/8\"]\nhealth_listen = \"\"").unwrap();
+    assert_eq!((own.node_port_addresses.len(), own.health), (1, None));
+    let found = faults(&minimal("[services]\nmode = \"on\""));
+    assert!(found.len() == 1 && found[0].starts_with("services.mode: \"on\" needs the fleet"), "{found:?}");
+    let found = faults(&minimal("[services]\nmode = true\nnode_port_addresses = [\"10.0.0.1/8\"]\nhealth_listen = \"10256\""));
+    assert_eq!(found.len(), 3, "{found:?}");
+}

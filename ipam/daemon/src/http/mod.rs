@@ -4,7 +4,8 @@
 
 mod fleet;
 mod inventory;
-mod server;
+pub(crate) mod server;
+mod services;
 mod status;
 mod trace;
 mod traffic;
@@ -40,6 +41,7 @@ use crate::fleet::Hearing;
 use crate::kernel::{Kernel, Linux};
 use crate::latencies::{AddRefusal, Metrics, Operation};
 use crate::reconcile::slow_path::SlowPath;
+use crate::services::SharedReport as SharedServices;
 use traffic::{Counted, SCOPES};
 
 type Labels = Vec<(&'static str, String)>;
@@ -59,6 +61,8 @@ pub(crate) struct Watched {
     pub(crate) conditions: Arc<NodeConditions>,
     pub(crate) list: SharedReport,
     pub(crate) slow_path: Arc<SlowPath>,
+    /// Where they are served.
+    pub(crate) services: Option<SharedServices>,
     /// Where the configuration names one.
     pub(crate) fleet: Option<Arc<Hearing>>,
 }
@@ -212,6 +216,10 @@ fn registry(watched: &Watched) -> Registry {
 
     if let Some(hearing) = &watched.fleet {
         fleet::register(&mut registry, &hearing.report());
+    }
+
+    if let Some(report) = &watched.services {
+        services::register(&mut registry, &report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     match Counted::read(watched) {

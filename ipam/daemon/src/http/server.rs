@@ -29,7 +29,11 @@ const REST: Duration = Duration::from_millis(200);
 /// Serves `router` at `listen` until the task is dropped.
 pub(crate) async fn serve(listen: SocketAddr, router: Router, conditions: &NodeConditions) -> Infallible {
     let listener = bind(listen, conditions).await;
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    match accept(listener, router, Arc::new(Semaphore::new(CONNECTIONS_MAX))).await {}
+}
+
+/// Serves `router` to who connects, as many at a time as there is room for, until the task is dropped.
+pub(crate) async fn accept(listener: TcpListener, router: Router, room: Arc<Semaphore>) -> Infallible {
     loop {
         // Never closed, so there is always a permit to wait for.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { continue };
@@ -42,7 +46,7 @@ pub(crate) async fn serve(listen: SocketAddr, router: Router, conditions: &NodeC
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, "telemetry: connection not accepted");
+                tracing::debug!(%error, "http: connection not accepted");
                 tokio::time::sleep(REST).await;
             }
         }
@@ -78,8 +82,8 @@ async fn attend(stream: TcpStream, router: Router) {
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "telemetry: connection broken"),
-        Err(_) => tracing::debug!("telemetry: connection timed out"),
+        Ok(Err(error)) => tracing::debug!(%error, "http: connection broken"),
+        Err(_) => tracing::debug!("http: connection timed out"),
     }
 }
 

@@ -10,6 +10,7 @@ use super::Watched;
 use crate::conditions::Condition;
 use crate::conflist::publisher::ListReport;
 use crate::fleet::FleetReport;
+use crate::services::ServicesReport;
 
 #[derive(Serialize)]
 pub(super) struct Status {
@@ -26,6 +27,8 @@ pub(super) struct Status {
     slow_path: Vec<String>,
     /// `null` where the configuration names no fleet.
     fleet: Option<FleetReport>,
+    /// `null` where barewired does not serve them.
+    services: Option<ServicesReport>,
 }
 
 #[derive(Serialize)]
@@ -61,5 +64,6 @@ pub(super) fn of(watched: &Watched) -> Status {
         network_list: watched.list.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         slow_path: watched.slow_path.lines(),
         fleet: watched.fleet.as_ref().map(|hearing| hearing.report()),
+        services: watched.services.as_ref().map(|report| report.lock().unwrap_or_else(PoisonError::into_inner).clone()),
     }
 }
