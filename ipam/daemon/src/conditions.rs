@@ -91,6 +91,18 @@ pub enum Kind {
     FleetNotHeard,
     /// What the fleet tells cannot be kept for the next start.
     FleetStateNotKept,
+    /// An uplink has less speed than it has had.
+    UplinkSlow,
+    /// An uplink loses its carrier again and again.
+    UplinkFlapping,
+    /// An uplink has packets with errors.
+    UplinkErrors,
+    /// The default gateway does not answer.
+    GatewaySilent,
+    /// The table of tracked connections is nearly full.
+    ConntrackFull,
+    /// A table of neighbours is nearly full.
+    NeighboursFull,
 }
 
 impl Kind {
@@ -135,6 +147,12 @@ impl Kind {
             Self::RunDirectoryLost => "RunDirectoryLost",
             Self::FleetNotHeard => "FleetNotHeard",
             Self::FleetStateNotKept => "FleetStateNotKept",
+            Self::UplinkSlow => "UplinkSlow",
+            Self::UplinkFlapping => "UplinkFlapping",
+            Self::UplinkErrors => "UplinkErrors",
+            Self::GatewaySilent => "GatewaySilent",
+            Self::ConntrackFull => "ConntrackFull",
+            Self::NeighboursFull => "NeighboursFull",
         }
     }
 

@@ -7,6 +7,7 @@ mod cloud;
 mod cni;
 mod fixed;
 mod fleet;
+mod health;
 mod reader;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub use cni::CniConfig;
 pub(crate) use cni::{BANDWIDTH, BANDWIDTH_WHY, OWN_PLUGIN};
 pub use fixed::UplinkRange;
 pub use fleet::FleetConfig;
+pub use health::HealthConfig;
 use ipam_pool::range::AddressRange;
 use reader::Reader;
 
@@ -70,6 +72,8 @@ pub struct Config {
     pub cni: CniConfig,
     /// `fleet`: who watches the API server for this node; `None` where it hears nobody.
     pub fleet: Option<FleetConfig>,
+    /// `health`: what the node looks at to find out that it is sick; `None` where it does not.
+    pub health: Option<HealthConfig>,
     /// `telemetry.listen`; `None` for `""`.
     pub telemetry: Option<SocketAddr>,
     /// What the file says in a way that the next version accepts no more.
@@ -224,6 +228,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let cni = cni::read(reader);
     let fleet = fleet::read(reader);
+    let health = health::read(reader);
     let telemetry = match reader.string("telemetry.listen").as_deref() {
         Some("") => None,
         Some(text) => text
@@ -258,6 +263,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         cooldown_millis: cooldown * 1000,
         cni,
         fleet,
+        health,
         telemetry,
         warnings: reader.warnings(),
     })
