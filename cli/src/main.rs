@@ -10,6 +10,7 @@ mod documented;
 mod drops;
 mod execute;
 mod exit;
+mod health;
 mod install;
 mod inventory;
 mod reasons;
@@ -72,6 +73,8 @@ enum Command {
         #[arg(long)]
         short: bool,
     },
+    /// What the node's checks of itself have found, what is bad first
+    Health,
     /// The pods, with addresses and links; or the one that is named
     Pods {
         /// A pod (NAMESPACE/NAME or NAME), an address, a container (or the beginning of its ID), or a host interface
@@ -241,6 +244,11 @@ fn execute(daemon: Daemon, command: Command, output: Output) -> Result<Answer, A
             let pages = Pages::wait(daemon, wait)?;
             let text = if short { pages.short() } else { pages.text() };
             Ok(Answer { text, json: pages.json(), exit: pages.exit() })
+        }
+        Command::Health => {
+            let page = daemon.json("/health")?;
+            let (text, exit) = health::text(&page);
+            Ok(Answer { text, json: page, exit })
         }
         Command::Pods { wanted } => {
             let page = daemon.json("/pods")?;

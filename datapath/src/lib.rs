@@ -3,6 +3,7 @@
 //! Everything here speaks to the kernel; what is to be done is decided above. Costs that shaped it are in docs/adr/0003.
 
 pub mod calls;
+pub mod clock;
 mod conntrack;
 pub mod elsewhere;
 pub mod fast_path;

@@ -67,11 +67,66 @@ pub struct Seen {
     pub positions: Vec<Position>,
 }
 
+/// What one check of a node found last.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Finding {
+    /// Which check.
+    #[prost(string, tag = "1")]
+    pub check: String,
+    /// Whom it is about.
+    #[prost(enumeration = "About", tag = "2")]
+    pub about: i32,
+    /// The other node's name, of [`About::Peer`].
+    #[prost(string, tag = "3")]
+    pub peer: String,
+    /// What was found.
+    #[prost(enumeration = "Outcome", tag = "4")]
+    pub outcome: i32,
+    /// What was seen, in words.
+    #[prost(string, tag = "5")]
+    pub seen: String,
+    /// How often the check has run: the same number is the same look, told again.
+    #[prost(uint64, tag = "6")]
+    pub run: u64,
+}
+
+/// Whom a finding is about, and how it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum About {
+    /// The node itself, by what it sees without the network.
+    Own = 0,
+    /// The node itself, by packets that may be lost.
+    Probe = 1,
+    /// Another node.
+    Peer = 2,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum Outcome {
+    /// It could not be told: neither good nor bad.
+    Unknown = 0,
+    /// As it should be.
+    Ok = 1,
+    /// Not so.
+    Failed = 2,
+}
+
+/// All that a node's checks have found last. Whose it is the certificate tells; the newest says all, so that older ones need not be kept.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Report {
+    /// One per check.
+    #[prost(message, repeated, tag = "1")]
+    pub findings: Vec<Finding>,
+}
+
 /// All that a node says.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct ToFleet {
     /// One of them; none is a message that this version does not know.
-    #[prost(oneof = "FromNode", tags = "1, 2, 3")]
+    #[prost(oneof = "FromNode", tags = "1, 2, 3, 4")]
     pub message: Option<FromNode>,
 }
 
@@ -87,6 +142,9 @@ pub enum FromNode {
     /// After a checkpoint.
     #[prost(message, tag = "3")]
     Seen(Seen),
+    /// When something has changed, and every so often.
+    #[prost(message, tag = "4")]
+    Report(Report),
 }
 
 /// The first message of a replica.

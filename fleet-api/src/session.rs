@@ -119,7 +119,8 @@ impl Session {
                     self.cursors[kind.index()] = Cursor::Waiting(nothing(kind));
                 }
             }
-            None => {}
+            // A report is the server's to hand on; one that comes here is of nobody's interest.
+            Some(FromNode::Report(_)) | None => {}
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet_api::message::{FromFleet, FromNode, ToFleet, ToNode};
+use fleet_api::message::{FromFleet, FromNode, Report, ToFleet, ToNode};
 use fleet_api::{Decoder, FRAME_MAX, Fault, FrameError, Heard, NodeState, by_preference, decode, encode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use crate::backoff::Backoff;
 use crate::identity::{IdentityError, node_of};
 use crate::last;
+use crate::reporting::Reporting;
 use crate::tls::{self, Credentials, SERVER_NAME, TlsError};
 
 /// Until a replica has said welcome.
@@ -38,6 +39,8 @@ pub struct Config {
     pub save_after: Duration,
     /// Between two attempts.
     pub backoff: Backoff,
+    /// What the fleet is told of the node's health, if anything: the newest, when it is news and every so often.
+    pub reports: Option<watch::Receiver<Report>>,
 }
 
 /// Where a node's certificate comes from.
@@ -337,13 +340,27 @@ impl Client {
 
     async fn converse(&self, mut conversation: Conversation) -> Ended {
         let mut moved: Option<(Instant, String)> = None;
+        let mut reporting = Reporting::new(self.config.reports.clone());
+        let mut heard = Instant::now();
         loop {
-            let until = moved.as_ref().map_or(Instant::now() + SILENT, |(at, _)| *at);
-            let said = match timeout_at(until, conversation.read(&self.shared)).await {
+            let until = moved.as_ref().map_or(heard + SILENT, |(at, _)| *at);
+            let said = tokio::select! {
+                said = timeout_at(until, conversation.read(&self.shared)) => said,
+                report = reporting.next() => {
+                    // A replica that takes nothing is one that says nothing, soon.
+                    match timeout(SILENT, conversation.say(FromNode::Report(report))).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(ended)) => return ended,
+                        Err(_) => return Ended::Silent,
+                    }
+                }
+            };
+            let said = match said {
                 Ok(Ok(said)) => said,
                 Ok(Err(ended)) => return ended,
                 Err(_) => return moved.map_or(Ended::Silent, |(_, replica)| Ended::Moved(replica)),
             };
+            heard = Instant::now();
             match said {
                 Some(ToNode::Refused(refused)) => return refused_by(refused),
                 Some(ToNode::Moved(to)) => {

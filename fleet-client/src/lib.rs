@@ -7,4 +7,5 @@ pub mod backoff;
 pub mod client;
 pub mod identity;
 pub mod last;
+mod reporting;
 pub mod tls;

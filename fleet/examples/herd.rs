@@ -200,6 +200,7 @@ async fn load(nodes: usize, services: &str, endpoints: &str, json: bool) {
             file: None,
             save_after: Duration::from_secs(3_600),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            reports: None,
         });
         let (running, stopped) = (client.clone(), stopped.clone());
         tokio::spawn(async move { running.run(stopped).await });

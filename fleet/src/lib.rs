@@ -6,6 +6,7 @@ pub mod hub;
 pub mod leader;
 pub mod manifest;
 pub mod objects;
+pub mod reports;
 pub mod server;
 pub mod watches;
 

@@ -288,6 +288,8 @@ fn metrics(hub: &Hub, server: &Server, leads: bool) -> String {
         ("connections_refused_total", &counters.refused),
         ("sent_bytes_total", &counters.sent_bytes),
         ("snapshots_sent_total", &counters.snapshots),
+        ("health_reports_total", &counters.reports),
+        ("health_reports_refused_total", &counters.bad_reports),
     ] {
         metric(name, "counter", counter.load(Ordering::Relaxed));
     }

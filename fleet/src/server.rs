@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
-use fleet_api::message::{FromFleet, Moved, Position, ToFleet, ToNode};
+use fleet_api::message::{FromFleet, FromNode, Moved, Position, Report, ToFleet, ToNode};
 use fleet_api::{Decoder, FrameError, HELLO_MAX, Refusal, Session, decode, encode};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use crate::admission::{Addresses, Bucket, Limits};
 use crate::hub::Hub;
 use crate::identity::{self, IdentityError};
+use crate::reports::Reports;
 
 /// From the connection to the hello.
 const BEGIN: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ const BEGINNING: usize = 512;
 const STUCK: Duration = Duration::from_secs(60);
 /// Between two signs of life.
 const CHECKPOINT: Duration = Duration::from_secs(30);
+/// After a report nothing of the node is read for so long. Nodes keep [`Report::AGAIN`] between two, several times this.
+const REPORT_GAP: Duration = Duration::from_millis(100);
 /// What is sent before the node's own words are looked at again.
 const BUDGET: usize = 64 << 10;
 /// What a node that finds no place waits.
@@ -80,6 +83,10 @@ pub struct Counters {
     pub sent_bytes: AtomicU64,
     /// Snapshots that were begun.
     pub snapshots: AtomicU64,
+    /// Reports of nodes' health that were heard.
+    pub reports: AtomicU64,
+    /// Those that were of no use, and passed over.
+    pub bad_reports: AtomicU64,
 }
 
 /// What is known of a node that is connected.
@@ -105,6 +112,7 @@ pub struct Server {
     /// Instead of what it was started with.
     tls: Mutex<Option<Arc<ServerConfig>>>,
     served: AtomicU64,
+    reports: Arc<Reports>,
 }
 
 impl Server {
@@ -121,7 +129,14 @@ impl Server {
             drain: watch::Sender::new(None),
             tls: Mutex::default(),
             served: AtomicU64::new(0),
+            reports: Arc::default(),
         }
+    }
+
+    /// What nodes say of their health.
+    #[must_use]
+    pub fn reports(&self) -> &Arc<Reports> {
+        &self.reports
     }
 
     /// Counted since the start.
@@ -261,6 +276,7 @@ impl Server {
         let first = CHECKPOINT.mul_f64(0.5 + fastrand::f64() / 2.0);
         let mut checkpoints = tokio::time::interval_at(Instant::now() + first, CHECKPOINT);
         drains.mark_changed();
+        let mut listening = Instant::now();
         loop {
             tellings.mark_unchanged();
             let snapshots = session.snapshots();
@@ -272,10 +288,20 @@ impl Server {
             }
             tokio::select! {
                 told = tellings.changed() => told.map_err(|_| Ended::Drained)?,
-                said = conversation.read() => {
-                    session.hear(said?.message, self.hub.now())?;
-                    entered.seen(session.seen());
-                }
+                said = async {
+                    tokio::time::sleep_until(listening).await;
+                    conversation.read().await
+                } => match said?.message {
+                    Some(FromNode::Report(report)) => {
+                        // Who says more than is asked for waits, and its words with it: nothing of it is kept here.
+                        listening = Instant::now() + REPORT_GAP;
+                        self.reported(session.node(), report);
+                    }
+                    other => {
+                        session.hear(other, self.hub.now())?;
+                        entered.seen(session.seen());
+                    }
+                },
                 _ = checkpoints.tick() => {
                     let checkpoint = {
                         let replica = self.hub.replica();
@@ -303,6 +329,17 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// A node whose report is of no use is served all the same: its Services have nothing to do with it.
+    fn reported(&self, node: &str, report: Report) {
+        if let Err(fault) = report.judge() {
+            self.counters.bad_reports.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(node, %fault, "report of a node's health passed over");
+            return;
+        }
+        self.reports.put(node, report);
+        self.counters.reports.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn send(&self, conversation: &mut Conversation, frames: &[Bytes]) -> Result<(), Ended> {

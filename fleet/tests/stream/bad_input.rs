@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 use crate::fixture::{Authority, Node, Running, SOON, in_namespace};
 
 /// A handshake, without the client that behaves.
-async fn handshake(config: Arc<rustls::ClientConfig>, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn handshake(config: Arc<rustls::ClientConfig>, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     TlsConnector::from(config).connect(ServerName::try_from(SERVER_NAME).unwrap(), stream).await
 }
@@ -46,12 +46,12 @@ async fn refusal(credentials: &Credentials, address: SocketAddr, bytes: &[u8]) -
     heard.await.unwrap()
 }
 
-fn hello(node: &str, versions: Versions) -> Vec<u8> {
+pub(crate) fn hello(node: &str, versions: Versions) -> Vec<u8> {
     let hello = Hello { node: node.to_owned(), versions: Some(versions), ..Hello::default() };
     encode(&ToFleet { message: Some(FromNode::Hello(hello)) }).to_vec()
 }
 
-const NOW: Versions = Versions { oldest: 1, newest: 1 };
+pub(crate) const NOW: Versions = Versions { oldest: 1, newest: 1 };
 
 #[test]
 fn who_asks_wrongly_is_refused_in_words() {

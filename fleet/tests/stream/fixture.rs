@@ -15,7 +15,7 @@ use fleet::client::{Client, Config, Identity};
 use fleet::hub::Hub;
 use fleet::server::Server;
 use fleet::tls::{self, Credentials, SERVER_NAME};
-use fleet_api::message::{Service, ServicePort};
+use fleet_api::message::{Report, Service, ServicePort};
 use fleet_api::{Change, Kind, Replica, Table};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::net::TcpListener;
@@ -141,12 +141,28 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(credentials: &Credentials, node: &str, replicas: &[SocketAddr], file: Option<&Path>) -> Self {
+        Self::with(credentials, node, replicas, file, None)
+    }
+
+    /// One that says how it is.
+    pub(crate) fn reporting(credentials: &Credentials, node: &str, replicas: &[SocketAddr], reports: watch::Receiver<Report>) -> Self {
+        Self::with(credentials, node, replicas, None, Some(reports))
+    }
+
+    fn with(
+        credentials: &Credentials,
+        node: &str,
+        replicas: &[SocketAddr],
+        file: Option<&Path>,
+        reports: Option<watch::Receiver<Report>>,
+    ) -> Self {
         let client = Client::new(Config {
             identity: Identity::Fixed { node: node.to_owned(), tls: tls::client(credentials).unwrap() },
             replicas: replicas.iter().map(ToString::to_string).collect(),
             file: file.map(Path::to_owned),
             save_after: Duration::from_millis(20),
             backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(100)),
+            reports,
         });
         let (stop, stopped) = watch::channel(false);
         let running = client.clone();

@@ -6,5 +6,6 @@
 
 mod bad_input;
 mod fixture;
+mod health;
 mod kept;
 mod rotation;

@@ -52,6 +52,7 @@ fn a_node_comes_back_with_its_next_certificate_before_the_last_has_expired() {
             file: None,
             save_after: SOON,
             backoff: fleet::backoff::Backoff::new(Duration::from_millis(10), Duration::from_millis(100)),
+            reports: None,
         });
         let (stop, stopped) = watch::channel(false);
         let (running, mut changes) = (client.clone(), client.changes());

@@ -97,6 +97,18 @@ pub enum Kind {
     KubeProxyBeside,
     /// A port on which load balancers ask is not listened on.
     HealthChecksNotServed,
+    /// An uplink has less speed than it has had.
+    UplinkSlow,
+    /// An uplink loses its carrier again and again.
+    UplinkFlapping,
+    /// An uplink has packets with errors.
+    UplinkErrors,
+    /// The default gateway does not answer.
+    GatewaySilent,
+    /// The table of tracked connections is nearly full.
+    ConntrackFull,
+    /// A table of neighbours is nearly full.
+    NeighboursFull,
 }
 
 impl Kind {
@@ -144,6 +156,12 @@ impl Kind {
             Self::ServicesNotApplied => "ServicesNotApplied",
             Self::KubeProxyBeside => "KubeProxyBeside",
             Self::HealthChecksNotServed => "HealthChecksNotServed",
+            Self::UplinkSlow => "UplinkSlow",
+            Self::UplinkFlapping => "UplinkFlapping",
+            Self::UplinkErrors => "UplinkErrors",
+            Self::GatewaySilent => "GatewaySilent",
+            Self::ConntrackFull => "ConntrackFull",
+            Self::NeighboursFull => "NeighboursFull",
         }
     }
 

@@ -16,6 +16,7 @@ pub mod conditions;
 pub mod config;
 mod conflist;
 mod fleet;
+pub mod health;
 mod http;
 pub mod kernel;
 pub mod latencies;

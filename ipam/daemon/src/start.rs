@@ -36,6 +36,7 @@ use crate::config::{CloudSource, Config, ConfigFile};
 use crate::conflist::file as list_file;
 use crate::conflist::publisher::Publisher;
 use crate::fleet::Hearing;
+use crate::health::{Board, Health, Sources};
 use crate::http::{self, Watched};
 use crate::kernel::link_numbers::LinkNumbers;
 use crate::kernel::{Kernel, Linux};
@@ -130,12 +131,27 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let reconciler = io("start the reconciler", ReconcilerThread::start(reconciler))?;
     let mut publishing = io("start publishing", chores::keep_list(publisher, Arc::clone(&attachments)))?;
 
-    let hearing = config.fleet.as_ref().map(|fleet| Hearing::start(fleet, Arc::clone(&conditions))).transpose();
+    let board = Board::new();
+    let hearing = config.fleet.as_ref().map(|fleet| Hearing::start(fleet, Arc::clone(&conditions), board.reports())).transpose();
     let fleet = io("start to hear the fleet", hearing)?.map(Arc::new);
     let serving = io("start to serve Services", serve_services(config, fleet.as_deref(), &conditions))?;
-    let services = serving.as_ref().map(Serving::report);
+    let programs = programs_on_uplinks(Arc::clone(&attachments));
+    let sources = Sources { conditions: Arc::clone(&conditions), programs, fleet: fleet.clone() };
+    let health = config.health.as_ref().map(|health| Health::start(health, &board, sources)).transpose();
+    let mut health = io("start the node's health checks", health)?;
     let node = config.node_name.clone();
-    let watched = Watched { node, attachments: Arc::clone(&attachments), driver, metrics, conditions, list, slow_path, services, fleet };
+    let watched = Watched {
+        node,
+        attachments: Arc::clone(&attachments),
+        driver,
+        metrics,
+        conditions,
+        list,
+        slow_path,
+        services: serving.as_ref().map(Serving::report),
+        fleet,
+        health: health.is_some().then_some(board),
+    };
     let served = serve_beside_pods(config, &reconciler, watched);
     drop(serving);
     tracing::info!("stopping; running pods keep their network");
@@ -145,8 +161,11 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     for clockwork in [&mut publishing, &mut pod_links, &mut housekeeping] {
         clockwork.stop();
     }
+    if let Some(health) = &mut health {
+        health.stop();
+    }
     server.join(LAST_REQUESTS);
-    drop((reconciler, publishing, pod_links, housekeeping, kernel_watch));
+    drop((reconciler, publishing, pod_links, housekeeping, kernel_watch, health));
     chores::close_accounts(&attachments);
     served
 }
@@ -250,6 +269,17 @@ fn load_programs(config: &Config, conditions: &NodeConditions) -> Option<FastPat
         );
     }
     None
+}
+
+/// What is wrong with the programs on the uplinks, as they were found last.
+fn programs_on_uplinks(attachments: Arc<Attachments<Linux>>) -> Box<dyn FnMut() -> Option<Result<(), String>> + Send> {
+    Box::new(move || {
+        let uplinks = attachments.kernel().fast_path().map(FastPath::uplink_hooks)?;
+        let closed = uplinks.iter().filter(|uplink| !uplink.open);
+        let closed: Vec<_> =
+            closed.map(|uplink| format!("{}: {}", uplink.uplink, uplink.why.as_deref().unwrap_or("not attached"))).collect();
+        Some(if closed.is_empty() { Ok(()) } else { Err(format!("packets are not carried by the programs: {}", closed.join("; "))) })
+    })
 }
 
 /// Beside the daemon, as a build leaves it, or where a package puts it.

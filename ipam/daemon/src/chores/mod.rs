@@ -56,7 +56,7 @@ impl Clockwork {
     }
 
     /// Likewise, where `work` tells how soon the next tick is.
-    fn start_at_pace(name: &str, mut work: impl FnMut(u64) -> Duration + Send + 'static) -> std::io::Result<Self> {
+    pub(crate) fn start_at_pace(name: &str, mut work: impl FnMut(u64) -> Duration + Send + 'static) -> std::io::Result<Self> {
         let (stop, stopped) = channel::<()>();
         let (ends, ended) = channel::<()>();
         let run = move || {

@@ -7,6 +7,7 @@ mod cloud;
 mod cni;
 mod fixed;
 mod fleet;
+mod health;
 mod layers;
 mod reader;
 mod services;
@@ -26,6 +27,7 @@ pub use cni::CniConfig;
 pub(crate) use cni::{BANDWIDTH, BANDWIDTH_WHY, OWN_PLUGIN};
 pub use fixed::UplinkRange;
 pub use fleet::FleetConfig;
+pub use health::HealthConfig;
 use ipam_pool::range::AddressRange;
 use layers::Layers;
 use reader::Reader;
@@ -80,6 +82,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `services`: how Services are served; `None` where barewired does not serve them.
     pub services: Option<ServicesConfig>,
+    /// `health`: what the node looks at to find out that it is sick; `None` where it does not.
+    pub health: Option<HealthConfig>,
     /// `telemetry.listen`; `None` for `""`.
     pub telemetry: Option<SocketAddr>,
     /// What the file says in a way that the next version accepts no more.
@@ -249,6 +253,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
     let log_levels = reader.parsed::<Levels>("log.level").unwrap_or_default();
     let log_format = reader.parsed::<LogFormat>("log.format").unwrap_or_default();
     let services = services::read(reader, fleet.is_some());
+    let health = health::read(reader);
     let telemetry = match reader.string("telemetry.listen").as_deref() {
         Some("") => None,
         Some(text) => text
@@ -286,6 +291,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         log_levels,
         log_format,
         services,
+        health,
         telemetry,
         warnings: reader.warnings(),
     })

@@ -142,6 +142,24 @@ impl Reader {
         Some(texts)
     }
 
+    /// A table of whole numbers, by their names.
+    pub(super) fn table_of_integers(&mut self, key: &str, allowed: RangeInclusive<u64>) -> Option<BTreeMap<String, u64>> {
+        let wanted = "a table like { name = 1 }";
+        let table = self.typed(key, wanted, |value| if let Value::Table(table) = value { Ok(table) } else { Err(value) })?;
+        let mut numbers = BTreeMap::new();
+        for (name, value) in table {
+            let number = value.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| allowed.contains(number));
+            match number {
+                Some(number) => drop(numbers.insert(name, number)),
+                None => {
+                    let why = format!("{value} is not a whole number from {} to {}", allowed.start(), allowed.end());
+                    self.fault(&format!("{key}.{name}"), &why);
+                }
+            }
+        }
+        Some(numbers)
+    }
+
     pub(super) fn integer(&mut self, key: &str, allowed: RangeInclusive<u64>) -> Option<u64> {
         let wanted = format!("a whole number from {} to {}", allowed.start(), allowed.end());
         self.typed(key, &wanted, |value| {

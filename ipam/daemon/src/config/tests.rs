@@ -326,3 +326,24 @@ fn services_are_served_where_it_is_said_and_a_fleet_tells_of_them() {
     let found = faults(&minimal("[services]\nmode = true\nnode_port_addresses = [\"10.0.0.1/8\"]\nhealth_listen = \"10256\""));
     assert_eq!(found.len(), 3, "{found:?}");
 }
+
+#[test]
+fn checks_of_the_nodes_health_are_named_and_bounded() {
+    let with = |health: &str| Config::from_toml(&format!("{LEAST}\n[health]\nenabled = true\n{health}"), "host");
+    let all = with("").unwrap().health.unwrap();
+    assert_eq!(all.checks.len(), crate::health::Check::ALL.len());
+    let fewer = with("checks_off = [\"clock\", \"disk_var\"]\ninterval_seconds = { kubelet = 60 }").unwrap().health.unwrap();
+    assert_eq!(fewer.checks.len(), all.checks.len() - 2);
+    assert_eq!(fewer.checks[&crate::health::Check::Kubelet], std::time::Duration::from_secs(60));
+    assert_eq!(Config::from_toml(LEAST, "host").unwrap().health, None, "in its first version a node is asked to");
+    for (text, fault) in [
+        ("checks_off = [\"clocks\"]", "health.checks_off[0]: there is no check \"clocks\"; there are uplink, "),
+        ("interval_seconds = { clock = 0 }", "health.interval_seconds.clock: 0 is not a whole number from 1 to 3600"),
+        ("interval_seconds = { nothing = 5 }", "health.interval_seconds.nothing: there is no check"),
+        ("kubelet = \"localhost\"", "health.kubelet: \"localhost\" is not an address and port"),
+        ("runtime_sockets = [\"a.sock\"]", "health.runtime_sockets[0]: \"a.sock\" is not an absolute path"),
+    ] {
+        let faults = with(text).unwrap_err().to_string();
+        assert!(faults.contains(fault), "{faults}");
+    }
+}

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fleet_api::NodeState;
+use fleet_api::message::Report;
 use fleet_client::backoff::Backoff;
 use fleet_client::client::{Client, Config, Identity};
 use tokio::sync::watch;
@@ -31,8 +32,8 @@ pub(crate) struct Hearing {
 }
 
 impl Hearing {
-    /// Reads the file and begins to listen. Who asks for [`Self::tables`] has what was in the file at once.
-    pub(crate) fn start(config: &FleetConfig, conditions: Arc<NodeConditions>) -> std::io::Result<Self> {
+    /// Reads the file and begins to listen. Who asks for [`Self::tables`] has what was in the file at once. The fleet is told `reports`.
+    pub(crate) fn start(config: &FleetConfig, conditions: Arc<NodeConditions>, reports: watch::Receiver<Report>) -> std::io::Result<Self> {
         let FleetConfig { replicas, files, state_file } = config.clone();
         // Where it cannot be made, the file says so.
         let _ = state_file.parent().map(std::fs::create_dir_all);
@@ -42,6 +43,7 @@ impl Hearing {
             file: Some(state_file),
             save_after: SAVE_AFTER,
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            reports: Some(reports),
         });
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

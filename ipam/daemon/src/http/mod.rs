@@ -1,8 +1,10 @@
 //! Metrics and health over HTTP: `/metrics` (Prometheus text), `/healthz` (the process serves), `/readyz` (an ADD would
-//! succeed), `/status` (all conditions), `/pods`, `/addresses` (what there is), `/traffic` (counters), `/trace` (what would become of a packet), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has
+//! succeed), `/status` (all conditions), `/health` (what the node's checks
+//! of itself have found), `/pods`, `/addresses` (what there is), `/traffic` (counters), `/trace` (what would become of a packet), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has
 //! assigned), as JSON. For loopback: it has no authentication. Nothing that is asked here changes or commits anything.
 
 mod fleet;
+mod health;
 mod inventory;
 pub(crate) mod server;
 mod services;
@@ -38,6 +40,7 @@ use crate::cloud::{Count, Driver, SupplyReport};
 use crate::conditions::NodeConditions;
 use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::fleet::Hearing;
+use crate::health::{Board, Line};
 use crate::kernel::{Kernel, Linux};
 use crate::latencies::{AddRefusal, Metrics, Operation};
 use crate::reconcile::slow_path::SlowPath;
@@ -65,6 +68,8 @@ pub(crate) struct Watched {
     pub(crate) services: Option<SharedServices>,
     /// Where the configuration names one.
     pub(crate) fleet: Option<Arc<Hearing>>,
+    /// Where the node looks at itself.
+    pub(crate) health: Option<Arc<Board>>,
 }
 
 impl Watched {
@@ -94,6 +99,7 @@ pub(crate) async fn serve(listen: SocketAddr, watched: Watched) -> Infallible {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/status", get(|State(watched): State<Watched>| async move { Json(status::of(&watched)) }))
+        .route("/health", get(checks))
         .route("/pods", get(pods))
         .route("/addresses", get(|State(watched): State<Watched>| async move { Json(inventory::addresses(&watched)) }))
         .route("/traffic", get(counted))
@@ -123,6 +129,11 @@ async fn fast_path(State(watched): State<Watched>) -> Json<Value> {
     let uplinks = watched.attachments.kernel().fast_path().map(FastPath::uplink_hooks).unwrap_or_default();
     let attached = !uplinks.is_empty() && uplinks.iter().all(|uplink| uplink.open);
     Json(json!({ "attached": attached, "uplinks": uplinks, "slow_path": watched.slow_path.lines() }))
+}
+
+/// `null` where the node does not look at itself.
+async fn checks(State(watched): State<Watched>) -> Json<Option<Vec<Line>>> {
+    Json(watched.health.map(|board| board.lines()))
 }
 
 /// `null` where addresses come from no cloud.
@@ -220,6 +231,10 @@ fn registry(watched: &Watched) -> Registry {
 
     if let Some(report) = &watched.services {
         services::register(&mut registry, &report.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    if let Some(board) = &watched.health {
+        health::register(&mut registry, &board.lines());
     }
 
     match Counted::read(watched) {

@@ -1,0 +1,57 @@
+//! `[health]`: what the node looks at to find out that it is sick.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Reader;
+use crate::health::Check;
+
+const KUBELET: &str = "127.0.0.1:10248";
+/// containerd's, CRI-O's, k3s'.
+const RUNTIMES: [&str; 3] = ["/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/k3s/containerd/containerd.sock"];
+
+/// Which checks are made, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// All but those of `health.checks_off`, each with its time between two looks (`health.interval_seconds`).
+    pub checks: BTreeMap<Check, Duration>,
+    /// `health.kubelet`: where kubelet serves `/healthz`.
+    pub kubelet: SocketAddr,
+    /// `health.runtime_sockets`: the first that is there is the runtime's.
+    pub runtime_sockets: Vec<PathBuf>,
+}
+
+/// Nothing without `health.enabled = true`.
+pub(super) fn read(reader: &mut Reader) -> Option<HealthConfig> {
+    let is_enabled = reader.boolean("health.enabled").unwrap_or(false);
+    let mut checks: BTreeMap<Check, Duration> = Check::ALL.iter().map(|(check, _)| (*check, check.interval())).collect();
+    let named = |name: &str| Check::ALL.iter().find(|(_, known)| *known == name).map(|(check, _)| *check);
+    let unknown = |name: &str| {
+        let all: Vec<_> = Check::ALL.iter().map(|(_, name)| *name).collect();
+        format!("there is no check {name:?}; there are {}", all.join(", "))
+    };
+    for (name, seconds) in reader.table_of_integers("health.interval_seconds", 1..=3_600).unwrap_or_default() {
+        match named(&name) {
+            Some(check) => drop(checks.insert(check, Duration::from_secs(seconds))),
+            None => reader.fault(&format!("health.interval_seconds.{name}"), &unknown(&name)),
+        }
+    }
+    for (index, name) in reader.strings("health.checks_off").unwrap_or_default().iter().enumerate() {
+        match named(name) {
+            Some(check) => drop(checks.remove(&check)),
+            None => reader.fault(&format!("health.checks_off[{index}]"), &unknown(name)),
+        }
+    }
+    let kubelet = reader.string("health.kubelet").unwrap_or_else(|| KUBELET.to_owned());
+    let address =
+        kubelet.parse().map_err(|_| reader.fault("health.kubelet", &format!("{kubelet:?} is not an address and port like {KUBELET}")));
+    let sockets = reader.strings("health.runtime_sockets").unwrap_or_else(|| RUNTIMES.map(str::to_owned).to_vec());
+    let runtime_sockets: Vec<_> = sockets.into_iter().map(PathBuf::from).collect();
+    for (index, socket) in runtime_sockets.iter().enumerate().filter(|(_, socket)| !socket.is_absolute()) {
+        reader.fault(&format!("health.runtime_sockets[{index}]"), &format!("{:?} is not an absolute path", socket.display()));
+    }
+    let kubelet = address.ok()?;
+    is_enabled.then_some(HealthConfig { checks, kubelet, runtime_sockets })
+}

@@ -1,0 +1,243 @@
+//! The node looks at itself, and says what it finds: on a page, in metrics, and to the fleet, whose leader decides (ADRs 31 and 33).
+//!
+//! Each check has a thread of its own that is nicer than most, so that no ADD waits for a disk that hangs. What facts mean is judged by
+//! pure functions (`judge`); facts are read in `read`.
+
+mod board;
+mod check;
+mod judge;
+mod kernel_log;
+mod read;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleet_api::message::Report;
+
+use crate::chores::Clockwork;
+use crate::conditions::{Finding, Kind, NodeConditions};
+use crate::config::HealthConfig;
+use crate::fleet::Hearing;
+pub(crate) use board::{Board, Line};
+pub use check::Check;
+pub(crate) use check::Verdict;
+use judge::Answering;
+
+/// A check that fails is run again so soon: the fleet's leader believes what is said several times within a short time.
+const AGAIN: Duration = Report::AGAIN;
+/// Of an ordinary thread: what is looked at can wait for what pods do.
+const NICE: i32 = 5;
+/// What is restarted may be away so long.
+const RESTART: Duration = Duration::from_secs(30);
+/// The kernel asks a neighbour three times, a second each, before it gives up (`mcast_solicit`, `retrans_time_ms`).
+const NEIGHBOUR: Duration = Duration::from_secs(3);
+/// Without the fleet so long, what is known of Services is too old to be served without a word.
+const FLEET_AGE: Duration = Duration::from_secs(900);
+
+/// What the rest of the daemon knows.
+pub(crate) struct Sources {
+    pub(crate) conditions: Arc<NodeConditions>,
+    /// What is wrong with the programs on uplinks; nothing where there are none.
+    pub(crate) programs: Box<dyn FnMut() -> Option<Result<(), String>> + Send>,
+    pub(crate) fleet: Option<Arc<Hearing>>,
+}
+
+/// One look; the time is since the daemon's start.
+type Look = Box<dyn FnMut(Duration) -> Verdict + Send>;
+
+/// The checks, as long as this lives.
+pub(crate) struct Health {
+    checks: Vec<Clockwork>,
+}
+
+impl Health {
+    /// Starts every check of the configuration.
+    ///
+    /// # Errors
+    /// Where the system has no thread left.
+    pub(crate) fn start(config: &HealthConfig, board: &Arc<Board>, sources: Sources) -> io::Result<Self> {
+        let Sources { conditions, programs, fleet } = sources;
+        let mut programs = Some(programs);
+        let mut checks = Vec::new();
+        for (check, interval) in &config.checks {
+            let look: Look = match check {
+                Check::Programs => look_at_programs(programs.take().unwrap_or_else(|| Box::new(|| None))),
+                Check::Network => look_at_network(Arc::clone(&conditions)),
+                Check::Fleet => look_at_fleet(fleet.clone()),
+                other => look(*other, config, PathBuf::from("/")),
+            };
+            let look = telling(*check, look, Arc::clone(&conditions));
+            let name = Check::ALL.iter().find(|(known, _)| known == check).map_or("", |(_, name)| name);
+            board.add(name, check.basis(), check.limit());
+            checks.push(keep_looking(name, *interval, look, Arc::clone(board))?);
+        }
+        Ok(Self { checks })
+    }
+}
+
+impl Health {
+    /// Has all end, and does not wait: where one hangs, its wait is not in the way of others'.
+    pub(crate) fn stop(&mut self) {
+        self.checks.iter_mut().for_each(Clockwork::stop);
+    }
+}
+
+fn keep_looking(name: &'static str, interval: Duration, mut look: Look, board: Arc<Board>) -> io::Result<Clockwork> {
+    let started = Instant::now();
+    Clockwork::start_at_pace(&format!("health-{name}"), move |run| {
+        if run == 0
+            && let Err(error) = datapath::scheduling::set_nice(NICE)
+        {
+            tracing::debug!(%error, "a health check is scheduled as any other thread");
+        }
+        board.begin(name);
+        let verdict = look(started.elapsed());
+        let pause = if matches!(verdict, Verdict::Failed(_)) { AGAIN.min(interval) } else { interval };
+        board.end(name, verdict);
+        pause
+    })
+}
+
+fn or_unknown(outcome: io::Result<Verdict>) -> Verdict {
+    outcome.unwrap_or_else(|error| Verdict::Unknown(error.to_string()))
+}
+
+/// Checks of what the kernel and others tell, below `root`.
+fn look(check: Check, config: &HealthConfig, root: PathBuf) -> Look {
+    let mut uplinks = read::UplinkReader::default();
+    match check {
+        Check::Uplink => Box::new(move |_| or_unknown(uplinks.read(&root).map(|links| judge::carrier(&links)))),
+        Check::UplinkSpeed => {
+            let mut speed = judge::Speed::default();
+            Box::new(move |_| or_unknown(uplinks.read(&root).map(|links| speed.judge(&links))))
+        }
+        Check::UplinkFlaps => {
+            let mut flaps = judge::Flaps::default();
+            Box::new(move |now| or_unknown(uplinks.read(&root).map(|links| flaps.judge(&links, now))))
+        }
+        Check::UplinkErrors => {
+            let mut errors = judge::Errors::default();
+            Box::new(move |now| or_unknown(uplinks.read(&root).map(|links| errors.judge(&links, now))))
+        }
+        Check::Gateway => {
+            let mut answering = Answering::within(NEIGHBOUR);
+            Box::new(move |now| match read::gateways(&root).map(|answers| judge::gateway(&answers)) {
+                Ok(Some(answer)) => answering.judge(now, answer),
+                Ok(None) => Verdict::Unknown("no gateway of IPv4 has a neighbour entry".to_owned()),
+                Err(error) => Verdict::Unknown(error.to_string()),
+            })
+        }
+        Check::Conntrack => Box::new(move |_| {
+            let table = |(count, most): (u64, u64)| ("tracked connections", count, most);
+            or_unknown(read::conntrack(&root).map(|counts| judge::fullness(counts.map(table).as_slice())))
+        }),
+        Check::Neighbours => Box::new(move |_| or_unknown(read::neighbours(&root).map(|tables| judge::fullness(&tables)))),
+        Check::Clock => {
+            let mut answering = Answering::within(2 * RESTART);
+            Box::new(move |now| {
+                let is_kept =
+                    |is_kept: bool| if is_kept { Ok(()) } else { Err("nothing keeps the clock (adjtimex: STA_UNSYNC)".to_owned()) };
+                or_unknown(datapath::clock::is_synchronised().map(|kept| answering.judge(now, is_kept(kept))))
+            })
+        }
+        Check::DiskRoot => look_at_disk("/", judge::Writable::default(), &root),
+        Check::DiskVar => look_at_disk("/var", judge::Writable { was_writable: true }, &root),
+        Check::Kubelet => {
+            let (address, mut answering) = (config.kubelet, Answering::within(RESTART));
+            Box::new(move |now| answering.judge(now, read::healthz(address)))
+        }
+        Check::Runtime => {
+            let (sockets, mut answering) = (config.runtime_sockets.clone(), Answering::within(RESTART));
+            Box::new(move |now| answering.judge(now, read::accepts(&sockets)))
+        }
+        Check::KernelLog => {
+            let mut log = kernel_log::KernelLog::default();
+            Box::new(move |_| or_unknown(read::uptime(&root).map(|now| log.look(&root.join("dev/kmsg"), now))))
+        }
+        Check::Programs | Check::Network | Check::Fleet => Box::new(|_| Verdict::Unknown("the daemon does not say".to_owned())),
+    }
+}
+
+fn look_at_disk(path: &'static str, mut writable: judge::Writable, root: &Path) -> Look {
+    let below = root.join(path.trim_start_matches('/'));
+    Box::new(move |_| or_unknown(read::disk(&below).map(|disk| writable.judge(path, disk))))
+}
+
+fn look_at_programs(mut programs: Box<dyn FnMut() -> Option<Result<(), String>> + Send>) -> Look {
+    let mut answering = Answering::within(RESTART);
+    Box::new(move |now| match programs() {
+        Some(answer) => answering.judge(now, answer),
+        None => Verdict::Unknown("no kernel programs are used".to_owned()),
+    })
+}
+
+/// A full node is not sick: pods go elsewhere by the number that it has.
+fn look_at_network(conditions: Arc<NodeConditions>) -> Look {
+    let mut answering = Answering::within(RESTART);
+    Box::new(move |now| {
+        let broken = conditions.failing_adds_beside(&[Kind::AddressesExhausted]);
+        answering.judge(now, broken.map_or(Ok(()), |condition| Err(format!("{}: {}", condition.kind.as_str(), condition.message))))
+    })
+}
+
+/// Bad news of it reaches nobody while it is bad: it is there for whoever asks the node.
+fn look_at_fleet(fleet: Option<Arc<Hearing>>) -> Look {
+    Box::new(move |_| match fleet.as_ref().map(|hearing| hearing.report()) {
+        None => Verdict::Unknown("no fleet is configured".to_owned()),
+        Some(report) if report.connected => Verdict::Ok,
+        Some(report) => match report.age_seconds {
+            Some(age) if age >= FLEET_AGE.as_secs_f64() => Verdict::Failed(format!("what is known of the fleet is {age:.0} s old")),
+            _ => Verdict::Unknown("no replica of the fleet is heard".to_owned()),
+        },
+    })
+}
+
+/// What is wrong with the node's network is a condition as well.
+fn telling(check: Check, mut look: Look, conditions: Arc<NodeConditions>) -> Look {
+    let Some((kind, reason, remedy)) = condition_of(check) else { return look };
+    Box::new(move |now| {
+        let verdict = look(now);
+        match &verdict {
+            Verdict::Failed(seen) => conditions.report(kind, Some(Finding::new(reason, seen.clone(), remedy))),
+            Verdict::Ok => conditions.report(kind, None),
+            // Neither is it over.
+            Verdict::Unknown(_) => {}
+        }
+        verdict
+    })
+}
+
+const fn condition_of(check: Check) -> Option<(Kind, &'static str, &'static str)> {
+    match check {
+        Check::UplinkSpeed => Some((
+            Kind::UplinkSlow,
+            "LowerSpeed",
+            "look at the cable, the transceiver and the switch's port; where it is meant, restart barewired",
+        )),
+        Check::UplinkFlaps => Some((Kind::UplinkFlapping, "CarrierLost", "look at the cable, the transceiver and the switch's port")),
+        Check::UplinkErrors => Some((Kind::UplinkErrors, "PacketErrors", "see `ethtool -S` of it for what kind of errors these are")),
+        Check::Gateway => {
+            Some((Kind::GatewaySilent, "NoAnswer", "see `ip neighbour`; the gateway is down, or the way to it: the switch, the VLAN"))
+        }
+        Check::Conntrack => {
+            Some((Kind::ConntrackFull, "NearlyFull", "raise net.netfilter.nf_conntrack_max; see `conntrack -L` for whose they are"))
+        }
+        Check::Neighbours => Some((Kind::NeighboursFull, "NearlyFull", "raise net.ipv4.neigh.default.gc_thresh3, or that of ipv6")),
+        // An uplink without a carrier is a condition already, by the reconciler; the others are not about the network, or come from there.
+        Check::Uplink
+        | Check::Programs
+        | Check::Network
+        | Check::Fleet
+        | Check::Clock
+        | Check::DiskRoot
+        | Check::DiskVar
+        | Check::Kubelet
+        | Check::Runtime
+        | Check::KernelLog => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
