@@ -70,12 +70,12 @@ impl Speed {
 /// What was counted lately.
 type Counted = VecDeque<(Duration, [u64; 2])>;
 
-/// Drops what is older than `window`, but for one. Counters that were set back begin anew.
-fn note(counted: &mut Counted, now: Duration, window: Duration, figures: [u64; 2]) -> [u64; 2] {
+/// Adds what was first seen `at`, and drops what is older than `window`, but for one. Counters that were set back begin anew.
+fn note(counted: &mut Counted, at: Duration, now: Duration, window: Duration, figures: [u64; 2]) -> [u64; 2] {
     if counted.back().is_some_and(|(_, last)| last[0] > figures[0] || last[1] > figures[1]) {
         counted.clear();
     }
-    counted.push_back((now, figures));
+    counted.push_back((at, figures));
     while counted.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= window) {
         counted.pop_front();
     }
@@ -96,12 +96,10 @@ impl Flaps {
         let mut flapping = Vec::new();
         for link in &links.there {
             let counted = self.0.entry(link.name.clone()).or_default();
-            // What has not changed needs no place, so that the window is bounded whatever the interval.
-            let is_same = counted.back().is_some_and(|(_, last)| last[0] == link.carrier_changes);
-            if is_same && counted.len() > 1 {
-                counted.pop_back();
-            }
-            let [changes, _] = note(counted, now, Self::WINDOW, [link.carrier_changes, 0]);
+            // What has not changed keeps its place and its time, so that places are as few as changes whatever the interval.
+            let same = counted.pop_back_if(|(_, last)| last[0] == link.carrier_changes);
+            let at = same.map_or(now, |(at, _)| at);
+            let [changes, _] = note(counted, at, now, Self::WINDOW, [link.carrier_changes, 0]);
             if changes >= Self::CHANGES {
                 flapping.push(format!("the carrier of {} came or went {changes} times within ten minutes", link.name));
             }
@@ -122,7 +120,7 @@ impl Errors {
         let mut bad = Vec::new();
         for link in &links.there {
             let counted = self.0.entry(link.name.clone()).or_default();
-            let [packets, errors] = note(counted, now, Self::WINDOW, [link.packets, link.errors]);
+            let [packets, errors] = note(counted, now, now, Self::WINDOW, [link.packets, link.errors]);
             if errors >= Self::LEAST && errors.saturating_mul(100) >= packets {
                 bad.push(format!("{} has had {errors} errors beside {packets} packets lately", link.name));
             }
