@@ -326,6 +326,15 @@ impl<'lab> Site<'lab> {
         })?)
     }
 
+    /// Waits until so many pods could have addresses that nobody doubts. What pods had a moment ago cools down first.
+    pub(crate) fn wait_until_free(&self, wanted: u64) -> Result<()> {
+        Ok(wait_until(&format!("{wanted} free addresses"), SETTLES, || {
+            let supply = self.supply().map_err(|error| format!("{error:#}"))?;
+            let free: u64 = supply.blocks.iter().filter(|known| known.state == "open").map(|known| known.free).sum();
+            if free >= wanted { Ok(()) } else { Err(format!("{supply:?}")) }
+        })?)
+    }
+
     /// Waits until the daemon gives out addresses of the block no more that `address` is of, and says so.
     pub(crate) fn wait_until_quarantined(&self, address: IpAddr) -> Result<()> {
         Ok(wait_until(&format!("quarantine of {address}"), SETTLES, || {
@@ -365,6 +374,7 @@ struct Condition {
 struct Block {
     block: IpNetwork,
     state: String,
+    free: u64,
 }
 
 /// Pings that are under way.
