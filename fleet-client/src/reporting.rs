@@ -25,9 +25,8 @@ impl Reporting {
         if let Some(said) = self.said {
             sleep_until(said + Report::AGAIN).await;
             // What is unchanged is said all the same; whoever made the reports may be gone, and the last one stands.
-            match timeout_at(said + Report::HEARTBEAT, reports.changed()).await {
-                Ok(Err(_)) => sleep_until(said + Report::HEARTBEAT).await,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout_at(said + Report::HEARTBEAT, reports.changed()).await {
+                sleep_until(said + Report::HEARTBEAT).await;
             }
         }
         self.said = Some(Instant::now());
