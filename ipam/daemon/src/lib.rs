@@ -19,6 +19,7 @@ mod fleet;
 mod http;
 pub mod kernel;
 pub mod latencies;
+pub mod limits;
 pub mod max_pods;
 pub mod plugins;
 pub mod readiness;
