@@ -103,6 +103,8 @@ pub enum Request {
     Gc(GcRequest),
     /// Would an ADD succeed?
     Status,
+    /// Let a quarantined address be used again. Asked by an operator's command: a daemon that does not know it says so.
+    ReleaseAddress(IpAddr),
 }
 
 /// Attach a pod.
