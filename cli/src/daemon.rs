@@ -65,7 +65,8 @@ impl Daemon {
         })
     }
 
-    fn get(self, page: &str) -> Result<Vec<u8>, AskError> {
+    /// A page as it is.
+    pub(crate) fn get(self, page: &str) -> Result<Vec<u8>, AskError> {
         let Self { address } = self;
         let answer = self.exchange(page).map_err(|source| AskError::Unreachable { address, source })?;
         match parse(&answer) {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
-use crate::table::{Table, count, duration};
+use crate::table::{Table, bit_rate, count, duration};
 
 /// So much of a container's ID names it: what `crictl` prints has 13 characters.
 const CONTAINER_ID_MIN: usize = 6;
@@ -27,6 +27,27 @@ struct Pod {
     path: String,
     why: Option<String>,
     attached_seconds: u64,
+    limits: Limits,
+}
+
+/// Bits a second.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+struct Limits {
+    egress: Option<u64>,
+    ingress: Option<u64>,
+    internet_egress: Option<u64>,
+    internet_egress_from: Option<String>,
+}
+
+impl Limits {
+    /// In words; nothing where there are none.
+    fn told(&self) -> Option<String> {
+        let from = self.internet_egress_from.as_deref().map_or_else(String::new, |from| format!(" (of the {from})"));
+        let told = [("egress", self.egress, ""), ("ingress", self.ingress, ""), ("internet egress", self.internet_egress, from.as_str())];
+        let told: Vec<_> = told.into_iter().filter_map(|(what, rate, from)| Some(format!("{what} {}{from}", bit_rate(rate?)))).collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
 }
 
 impl Pod {
@@ -144,6 +165,9 @@ pub(crate) fn pods(page: &Value, wanted: Option<&str>, addresses: &Value) -> Tol
         if let (Some(why), Some(_)) = (&pod.why, wanted) {
             let _ = writeln!(notes, "{} takes the slow path: {why}", pod.full_name());
         }
+        if let (Some(limits), Some(_)) = (pod.limits.told(), wanted) {
+            let _ = writeln!(notes, "{} is limited: {limits}", pod.full_name());
+        }
     }
     (table.text() + &notes, json, Exit::Fine)
 }
@@ -210,7 +234,8 @@ mod tests {
     fn page() -> Value {
         json!([
             { "namespace": "web", "name": "api", "container_id": "0123456789abcdef", "interface": "eth0", "addresses": ["10.0.1.16", "fd00::1"],
-              "host_interface": "bw7", "host_ifindex": 7, "path": "fast", "attached_seconds": 61 },
+              "host_interface": "bw7", "host_ifindex": 7, "path": "fast", "attached_seconds": 61,
+              "limits": { "ingress": 1_500_000, "internet_egress": 10_000_000, "internet_egress_from": "namespace" } },
             { "namespace": "", "name": "", "container_id": "fedcba9876543210", "interface": "eth0", "addresses": ["10.0.1.17"],
               "host_interface": "bw8", "host_ifindex": 8, "path": "slow", "why": "another's filter", "attached_seconds": 5 },
         ])
@@ -222,7 +247,10 @@ mod tests {
             let (_, json, exit) = pods(&page(), Some(wanted), &Value::Null);
             assert_eq!((json.as_array().map(Vec::len), exit), (Some(1), Exit::Fine), "{wanted}");
         }
+        let (text, _, _) = pods(&page(), Some("web/api"), &Value::Null);
+        assert!(text.contains("web/api is limited: ingress 1.5 Mbit/s, internet egress 10 Mbit/s (of the namespace)\n"), "{text}");
         let (text, _, _) = pods(&page(), Some("10.0.1.17"), &Value::Null);
+        assert!(!text.contains("limited"), "{text}");
         assert!(text.contains("slow") && text.contains("another's filter"), "{text}");
         for wanted in ["0123", "web", "", "/", "10.0.1.1"] {
             assert_eq!(pods(&page(), Some(wanted), &Value::Null).2, Exit::Degraded, "{wanted}");

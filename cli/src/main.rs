@@ -14,7 +14,9 @@ mod health;
 mod install;
 mod inventory;
 mod reasons;
+mod release;
 mod status;
+mod support_bundle;
 mod table;
 mod teams;
 mod trace;
@@ -82,10 +84,13 @@ enum Command {
         wanted: Option<String>,
     },
     /// The ranges, and every address that is not free, with its owner
+    #[command(args_conflicts_with_subcommands = true)]
     Addresses {
         /// Only those in this state
         #[arg(long, value_enum)]
         state: Option<State>,
+        #[command(subcommand)]
+        release: Option<Addresses>,
     },
     /// Who sends and receives how much: rates between two readings of the counters, again and again
     Traffic {
@@ -136,11 +141,19 @@ enum Command {
     Install(install::Install),
     /// Take Barewire off this node, or out of an image
     Uninstall(install::Uninstall),
+    /// One file with all that somebody who helps asks for: status, configuration without secrets, log, rules; needs root for most of it
+    SupportBundle(support_bundle::SupportBundle),
     /// Which nodes are whose team's
     #[command(subcommand)]
     Teams(Teams),
     /// The versions of this command and of the daemon
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Addresses {
+    /// Let a quarantined address be used again; needs root
+    Release(release::Release),
 }
 
 #[derive(Debug, Subcommand)]
@@ -258,7 +271,8 @@ fn execute(daemon: Daemon, command: Command, output: Output) -> Result<Answer, A
             let (text, json, exit) = inventory::pods(&page, wanted.as_deref(), &addresses);
             Ok(Answer { text, json, exit })
         }
-        Command::Addresses { state } => {
+        Command::Addresses { release: Some(Addresses::Release(release)), .. } => Ok(Answer::of(release.ask())),
+        Command::Addresses { state, release: None } => {
             let (text, json, exit) = inventory::addresses(&daemon.json("/addresses")?, state.map(State::name));
             Ok(Answer { text, json, exit })
         }
@@ -334,6 +348,7 @@ fn execute(daemon: Daemon, command: Command, output: Output) -> Result<Answer, A
         Command::Config(Config::Show { file }) => Ok(Answer::of(config::show(&file))),
         Command::Install(options) => Ok(Answer::of(options.execute(|line| tell(line, output)))),
         Command::Uninstall(options) => Ok(Answer::of(options.execute(|line| tell(line, output)))),
+        Command::SupportBundle(wanted) => Ok(Answer::of(wanted.run(daemon))),
         Command::Teams(Teams::Plan { file, nodes }) => {
             let (text, json, exit) = teams::plan(&file, &nodes);
             Ok(Answer { text, json, exit })

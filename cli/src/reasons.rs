@@ -12,7 +12,11 @@ pub(crate) fn meaning(reason: &str) -> &'static str {
         "malformed" => "its headers are cut short or nonsense",
         "not_ip" => "it is neither IPv4, IPv6 nor ARP",
         "flow_table_full" => "its flow must be noted, and the pod has as many as it may have",
-        "internet_egress_limit" => "it is beyond what the pod may send to the internet (network.pod_internet_egress)",
+        "internet_egress_limit" => {
+            "it is beyond what the pod may send to the internet (barewire.io/internet-egress, network.pod_internet_egress)"
+        }
+        "egress_limit" => "it is beyond what the pod may send (kubernetes.io/egress-bandwidth)",
+        "ingress_limit" => "it is beyond what the pod may be sent (kubernetes.io/ingress-bandwidth)",
         "fragment" => "it is a piece of a packet",
         "options" => "it has IPv4 options or IPv6 extension headers",
         "hop_limit" => "its hop limit is used up",
@@ -32,7 +36,7 @@ pub(crate) fn meaning(reason: &str) -> &'static str {
 
 /// Whether packets are dropped for it; otherwise they take the network stack.
 pub(crate) fn drops(reason: &str) -> bool {
-    const DROPS: [&str; 9] = [
+    const DROPS: [&str; 11] = [
         "no_endpoint",
         "spoofed_address",
         "spoofed_mac",
@@ -42,6 +46,8 @@ pub(crate) fn drops(reason: &str) -> bool {
         "not_ip",
         "flow_table_full",
         "internet_egress_limit",
+        "egress_limit",
+        "ingress_limit",
     ];
     DROPS.contains(&reason)
 }

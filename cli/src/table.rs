@@ -52,6 +52,18 @@ pub(crate) fn count(number: u64) -> String {
     if number < 1 << 32 { number.to_string() } else { format!("~2^{}", number.ilog2() + u32::from(!number.is_power_of_two())) }
 }
 
+/// A rate in the largest unit that it is a whole number of, or to a tenth.
+pub(crate) fn bit_rate(bits: u64) -> String {
+    let (unit, name) = match bits {
+        1_000_000_000.. => (1_000_000_000, "Gbit/s"),
+        1_000_000.. => (1_000_000, "Mbit/s"),
+        1_000.. => (1_000, "kbit/s"),
+        _ => (1, "bit/s"),
+    };
+    let (whole, tenth) = (bits / unit, bits % unit * 10 / unit);
+    if tenth == 0 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
+}
+
 /// A duration in its two largest units.
 pub(crate) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
@@ -79,5 +91,6 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!([count(0), count(254), count((1 << 48) - 2), count(1 << 48)], ["0", "254", "~2^48", "~2^48"]);
         assert_eq!([59, 60, 3_700, 90_000].map(duration), ["59s", "1m0s", "1h1m", "1d1h"]);
+        assert_eq!([999, 1_000, 1_500_000, 10_000_000_000].map(bit_rate), ["999 bit/s", "1 kbit/s", "1.5 Mbit/s", "10 Gbit/s"]);
     }
 }

@@ -64,6 +64,8 @@ fn add(attachment: Attachment, netns: &str, pod: PodIdentity, config: AddConfig)
         pod,
         ips: config.runtime.ips,
         mac: config.runtime.mac,
+        bandwidth: config.runtime.bandwidth,
+        internet_egress: config.runtime.internet_egress,
     };
     let answer = daemon::ask_for_receipt(&at(config.socket), &Request::Add(request), netns_fd.as_fd());
     let (Reply::Attached(result), receipt) = answer.map_err(refusal)? else { return Err(unexpected()) };

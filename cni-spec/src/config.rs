@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::peek::peek;
-use crate::{AddResult, Code, ContainerId, Error, IfName, NetworkName, PrevResult, Version, absent};
+use crate::{AddResult, Bandwidth, Code, ContainerId, Error, IfName, NetworkName, PrevResult, Version, absent};
 
 /// What ADD reads. Other fields are a plugin's own or of a later version, and ignored, here and below.
 #[derive(Debug, Clone)]
@@ -50,13 +50,20 @@ pub struct GcConfig {
     pub socket: Option<PathBuf>,
 }
 
-/// `runtimeConfig`, for the capabilities `ips` and `mac`.
+/// The pod annotation that limits what the pod sends to the internet.
+pub const INTERNET_EGRESS: &str = "barewire.io/internet-egress";
+
+/// `runtimeConfig`, for the capabilities `ips`, `mac`, `bandwidth` and `io.kubernetes.cri.pod-annotations`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuntimeConfig {
     /// Addresses asked for. The conventions give them in CIDR form; the prefix length is not ours to honour.
     pub ips: Vec<IpAddr>,
     /// The MAC address asked for.
     pub mac: Option<[u8; 6]>,
+    /// Limits of all that the pod sends and is sent.
+    pub bandwidth: Option<Bandwidth>,
+    /// The pod's annotation [`INTERNET_EGRESS`], as it was written.
+    pub internet_egress: Option<String>,
 }
 
 /// What an operation on one interface of one container is about: the parameters of DEL, an entry of a GC's list.
@@ -209,6 +216,9 @@ struct RuntimeFields {
     #[serde(deserialize_with = "absent::list")]
     ips: Vec<String>,
     mac: Option<String>,
+    bandwidth: Option<Map<String, Value>>,
+    #[serde(rename = "io.kubernetes.cri.pod-annotations")]
+    annotations: Option<Map<String, Value>>,
 }
 
 impl RuntimeFields {
@@ -221,7 +231,14 @@ impl RuntimeFields {
             .mac
             .filter(|text| !text.is_empty())
             .map(|text| parse_mac(&text).map_err(|why| invalid("runtimeConfig.mac", format!("{text:?} {why}"))));
-        Ok(RuntimeConfig { ips: ips.collect::<Result<_, _>>()?, mac: mac.transpose()? })
+        let bandwidth = Bandwidth::read(&self.bandwidth.unwrap_or_default())
+            .map_err(|(key, why)| invalid(&format!("runtimeConfig.bandwidth.{key}"), why))?;
+        let internet_egress = match self.annotations.and_then(|mut all| all.remove(INTERNET_EGRESS)) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text),
+            Some(other) => return Err(invalid(&format!("the pod's annotation {INTERNET_EGRESS}"), format!("{other} is not a string"))),
+        };
+        Ok(RuntimeConfig { ips: ips.collect::<Result<_, _>>()?, mac: mac.transpose()?, bandwidth, internet_egress })
     }
 }
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod absent;
+mod bandwidth;
 mod config;
 mod error;
 mod invocation;
@@ -16,7 +17,8 @@ mod peek;
 mod result;
 mod version;
 
-pub use config::{AddConfig, Attachment, CheckConfig, GcConfig, RuntimeConfig, socket, version_asked};
+pub use bandwidth::Bandwidth;
+pub use config::{AddConfig, Attachment, CheckConfig, GcConfig, INTERNET_EGRESS, RuntimeConfig, socket, version_asked};
 pub use error::{Code, Error};
 pub use invocation::{Invocation, PodIdentity};
 pub use name::{ContainerId, IfName, NetworkName};

@@ -223,6 +223,7 @@ fn qdiscs(dumps: &mut Dumps) -> Result<HashSet<Ifindex>, NetlinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fast_path::Limits;
 
     const POD: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -235,6 +236,8 @@ mod tests {
             mtu: 9001,
             container_id: "c".to_owned(),
             addresses: vec!["10.0.1.17".parse().unwrap(), "fd00::17".parse().unwrap()],
+            namespace: String::new(),
+            limits: Limits::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is set on a node once for all pods: everything follows from one description, applied whole.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -40,6 +41,8 @@ pub struct NodeNetwork {
     pub were_carried: bool,
     /// Bytes a second that each pod may send to the internet, where the programs are in use; 0 for no limit.
     pub internet_egress: u64,
+    /// The same for pods of a namespace, in place of that, by the namespace's name.
+    pub internet_egress_of: BTreeMap<String, u64>,
 }
 
 /// A choice by family.

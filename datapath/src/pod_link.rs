@@ -24,7 +24,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
 use netlink_packet_route::route::RouteProtocol;
 
-use crate::fast_path::{FastPath, FastPathError};
+use crate::fast_path::{FastPath, FastPathError, Limits};
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::{Difference, Ifindex, Netns, NetnsError, SysctlError};
 pub(crate) use messages::{family, link_route};
@@ -67,6 +67,10 @@ pub struct PodLink {
     pub container_id: String,
     /// The pod's addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// The pod's namespace in Kubernetes: a node's limits may be by namespace.
+    pub namespace: String,
+    /// What the pod is held to, of its own.
+    pub limits: Limits,
 }
 
 /// Why a pod could not be wired. Nothing of it is left.

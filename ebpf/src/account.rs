@@ -103,11 +103,15 @@ pub enum Reason {
     NoUplink = 19,
     /// Dropped: beyond what the pod may send to the internet.
     InternetEgressLimit = 20,
+    /// Dropped: beyond what the pod may send.
+    EgressLimit = 21,
+    /// Dropped: beyond what the pod may be sent.
+    IngressLimit = 22,
 }
 
 impl Reason {
     /// Every reason, in order of its number, with its name in metrics.
-    pub const ALL: [(Self, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str); 23] = [
         (Self::NoEndpoint, "no_endpoint"),
         (Self::SpoofedAddress, "spoofed_address"),
         (Self::SpoofedMac, "spoofed_mac"),
@@ -129,6 +133,8 @@ impl Reason {
         (Self::NoSuchPod, "no_such_pod"),
         (Self::NoUplink, "no_uplink"),
         (Self::InternetEgressLimit, "internet_egress_limit"),
+        (Self::EgressLimit, "egress_limit"),
+        (Self::IngressLimit, "ingress_limit"),
     ];
 }
 

@@ -4,7 +4,7 @@
 //! [`LAYOUT_VERSION`] is part of the pins' path. A daemon that finds pins of another version does not read them.
 
 /// Raised by any change in this file, of a key or value in [`crate::flow`], or of [`crate::filter`].
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// The interface number of the first host end. Those behind it follow, so that a table by host end is an array.
 pub const FIRST_IFINDEX: u32 = 1 << 20;
@@ -47,10 +47,69 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// 1 where all its packets take the stack: not all of its flows that the stack has in its hands are noted yet.
     pub stack_only: u8,
-    /// Zero.
-    pub padding: u8,
+    /// Which of its [`Limits`] hold: [`LIMIT_SENT`], [`LIMIT_RECEIVED`], [`LIMIT_INTERNET`].
+    pub limits: u8,
     /// The largest packet that its interface takes, in bytes.
     pub mtu: u32,
+}
+
+/// [`Limits::sent`] holds.
+pub const LIMIT_SENT: u8 = 1;
+/// [`Limits::received`] holds.
+pub const LIMIT_RECEIVED: u8 = 2;
+/// [`Limits::internet`] holds, in place of [`Network::internet_egress`].
+pub const LIMIT_INTERNET: u8 = 4;
+
+/// A limit of rate, kept by a token bucket ([`crate::shape`]).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limit {
+    /// Bytes a second; 0 for no limit.
+    pub rate: u64,
+    /// Nanoseconds that a burst may be ahead of the rate.
+    pub burst: u64,
+}
+
+/// The limits of one endpoint. Looked at only where its [`Endpoint::limits`] says so.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Of all that the pod sends.
+    pub sent: Limit,
+    /// Of all that the pod is sent.
+    pub received: Limit,
+    /// Of what the pod sends to the internet.
+    pub internet: Limit,
+}
+
+impl Limits {
+    /// What [`Endpoint::limits`] says of these.
+    #[must_use]
+    pub const fn flags(&self) -> u8 {
+        let mut flags = 0;
+        if self.sent.rate != 0 {
+            flags |= LIMIT_SENT;
+        }
+        if self.received.rate != 0 {
+            flags |= LIMIT_RECEIVED;
+        }
+        if self.internet.rate != 0 {
+            flags |= LIMIT_INTERNET;
+        }
+        flags
+    }
+}
+
+/// The times up to which an endpoint's packets have paid, by limit, in nanoseconds of the kernel's monotonic clock.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Paid {
+    /// See [`Limits::sent`].
+    pub sent: u64,
+    /// See [`Limits::received`].
+    pub received: u64,
+    /// See [`Limits::internet`].
+    pub internet: u64,
 }
 
 /// An interface to the cloud network, open: what is sent by it comes back to the programs.
@@ -107,7 +166,7 @@ pub struct Network {
     pub untracked_mark: u32,
     /// Zero.
     pub padding: u32,
-    /// Bytes a second that each pod may send to the internet; 0 for no limit.
+    /// Bytes a second that each pod without a limit of its own may send to the internet; 0 for no limit.
     pub internet_egress: u64,
     /// What IPv4 addresses mean.
     pub intervals4: [Interval4; INTERVALS_MAX],
@@ -160,6 +219,7 @@ impl Default for Network {
 const _: () = {
     assert!(size_of::<Endpoint>() == 40);
     assert!(size_of::<Uplink>() == 28);
+    assert!(size_of::<Limits>() == 48 && size_of::<Paid>() == 24);
     assert!(size_of::<Interval6>() == 24);
     assert!(INTERVALS_MAX.is_power_of_two() && NOTE_MARKS_MAX.is_power_of_two() && SLOT_WORDS_MAX.is_power_of_two());
     assert!(size_of::<Network>() == 32 + (8 + 24) * INTERVALS_MAX);

@@ -19,7 +19,7 @@ use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_ecn_set_c
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ebpf::account::{Direction, Reason};
-use ebpf::layout::FIRST_IFINDEX;
+use ebpf::layout::{FIRST_IFINDEX, LIMIT_RECEIVED, LIMIT_SENT};
 use ebpf::scope::Scope;
 use ebpf::shape::Judgement;
 use ebpf::verdict::{self, Decision, Tables as _, Verdict};
@@ -45,13 +45,13 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let decision = verdict::from_pod(&bytes, &Maps, slot);
-    if decision.sent == Some(Scope::Internet) {
-        match tables::within_limit(slot, ctx.len()) {
+    let to_internet = decision.sent == Some(Scope::Internet);
+    if to_internet || decision.limits & LIMIT_SENT != 0 {
+        let (judgement, reason) = tables::may_send(slot, ctx.len(), decision.limits, to_internet);
+        match judgement {
             Judgement::Pass => {}
-            // Of what is no IP packet, or whose ends do not understand it, nothing is changed.
-            // SAFETY: the context is valid for as long as the program runs.
-            Judgement::Mark => drop(unsafe { bpf_skb_ecn_set_ce(ctx.skb.skb) }),
-            Judgement::Drop => return because(Reason::InternetEgressLimit, DROP),
+            Judgement::Mark => mark(&ctx),
+            Judgement::Drop => return because(reason, DROP),
         }
     }
     if let Some(scope) = decision.sent {
@@ -80,6 +80,9 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let emission = verdict::to_pod(&bytes, &Maps, slot, tc_index(&ctx) == UNTRACKED);
     if emission.without_note {
         return because(Reason::FlowTableFull, DROP);
+    }
+    if emission.limits & LIMIT_RECEIVED != 0 && is_beyond_received(&ctx, slot) {
+        return because(Reason::IngressLimit, DROP);
     }
     tables::count(Some(slot), Direction::Received, emission.scope, ctx.len());
     PASS
@@ -129,6 +132,9 @@ fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
         }
         Verdict::ToPod { slot } => {
             let Some(pod) = Maps.endpoint(slot) else { return because(Reason::NoSuchPod, PASS) };
+            if pod.limits & LIMIT_RECEIVED != 0 && is_beyond_received(ctx, slot) {
+                return because(Reason::IngressLimit, DROP);
+            }
             count_received();
             // Whoever bridges or looks at frames within the pod sees them addressed to it. Headers of a TCP packet's clone may be
             // written without a copy (`skb_clone_writable`, linux/skbuff.h).
@@ -156,6 +162,26 @@ fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
             leave(ctx, uplink.ifindex, bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: hop })
         }
     }
+}
+
+/// Whether a packet is beyond what its pod may be sent. Where it is nearly, it is marked.
+#[inline(always)]
+fn is_beyond_received(ctx: &TcContext, slot: u32) -> bool {
+    match tables::may_receive(slot, ctx.len()) {
+        Judgement::Pass => false,
+        Judgement::Mark => {
+            mark(ctx);
+            false
+        }
+        Judgement::Drop => true,
+    }
+}
+
+/// Says that the way is congested. Of what is no IP packet, or whose ends do not understand it, nothing is changed.
+#[inline(always)]
+fn mark(ctx: &TcContext) {
+    // SAFETY: the context is valid for as long as the program runs.
+    let _ = unsafe { bpf_skb_ecn_set_ce(ctx.skb.skb) };
 }
 
 /// The next hop, with its address where two words of it can be stored at once: on the stack the verifier takes no store that is not

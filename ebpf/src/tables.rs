@@ -11,11 +11,11 @@ use ebpf::account::{Direction, Reason, Traffic};
 use ebpf::filter::{self, Generations, SlotBit};
 use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use ebpf::layout::{
-    ENDPOINTS_MAX, Endpoint, FLOWS_MAX, NOTE_MARKS_MAX, NOTE_MARKS_PAGE, Network, PIECES_MAX, SLOT_WORDS_MAX, SLOTS_MAX, UPLINKS_MAX,
-    Uplink,
+    ENDPOINTS_MAX, Endpoint, FLOWS_MAX, LIMIT_INTERNET, LIMIT_SENT, Limit, Limits, NOTE_MARKS_MAX, NOTE_MARKS_PAGE, Network, PIECES_MAX,
+    Paid, SLOT_WORDS_MAX, SLOTS_MAX, UPLINKS_MAX, Uplink,
 };
 use ebpf::scope::{Scope, halves};
-use ebpf::shape::{self, Judgement};
+use ebpf::shape::{self, Judged, Judgement};
 use ebpf::verdict::Tables;
 
 /// Two, so that one can be written while the other is read.
@@ -54,9 +54,12 @@ static NOTES: Array<u32> = Array::pinned(ENDPOINTS_MAX, 0);
 static NOTES_SHARE: Array<u32> = Array::pinned(1, 0);
 #[map]
 static PIECES: LruHashMap<Pieces, u32> = LruHashMap::pinned(PIECES_MAX, 0);
-/// By endpoint: the time up to which what it sent to the internet has paid ([`ebpf::shape`]).
+/// By endpoint: what it is held to, where it is to anything of its own.
 #[map]
-static INTERNET_PAID: Array<u64> = Array::pinned(ENDPOINTS_MAX, 0);
+static LIMITS: Array<Limits> = Array::pinned(ENDPOINTS_MAX, 0);
+/// By endpoint: the times up to which its packets have paid ([`ebpf::shape`]).
+#[map]
+static PAID: Array<Paid> = Array::pinned(ENDPOINTS_MAX, 0);
 #[map]
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(ENDPOINTS_MAX, 0);
 #[map]
@@ -202,25 +205,86 @@ fn add(to: *mut u64, number: u64) {
     unsafe { asm!("lock *(u64 *)({to} + 0) += {number}", to = in(reg) to, number = in(reg) number, options(nostack)) };
 }
 
-/// Whether a packet for the internet is within what its pod may send there.
+/// Whether a packet is within what its pod may send at all, and where it is for the internet, there; and which limit it is that it is
+/// beyond.
+///
+/// `own` is [`Endpoint::limits`].
 #[inline(always)]
-pub(crate) fn within_limit(slot: u32, bytes: u32) -> Judgement {
-    let Some(rate) = Maps.network().map(|network| network.internet_egress).filter(|rate| *rate != 0) else { return Judgement::Pass };
-    let Some(paid) = INTERNET_PAID.get_ptr_mut(slot) else { return Judgement::Pass };
+pub(crate) fn may_send(slot: u32, bytes: u32, own: u8, to_internet: bool) -> (Judgement, Reason) {
+    const PASS: (Judgement, Reason) = (Judgement::Pass, Reason::EgressLimit);
+    let of_its_own = |limit: u8, which: fn(&Limits) -> Limit| {
+        if own & limit != 0 { LIMITS.get(slot).map_or(Limit::NONE, which) } else { Limit::NONE }
+    };
+    let sent = of_its_own(LIMIT_SENT, |limits| limits.sent);
+    let internet = if !to_internet {
+        Limit::NONE
+    } else if own & LIMIT_INTERNET != 0 {
+        of_its_own(LIMIT_INTERNET, |limits| limits.internet)
+    } else {
+        Maps.network().map_or(Limit::NONE, |network| Limit::of(network.internet_egress))
+    };
+    if sent.rate == 0 && internet.rate == 0 {
+        return PASS;
+    }
+    let Some(paid) = PAID.get_ptr_mut(slot) else { return PASS };
+    // SAFETY: the fields of the value of an array, which stays where it is for as long as the program lives.
+    let places = unsafe { (&raw mut (*paid).sent, &raw mut (*paid).internet) };
     // SAFETY: the helper takes nothing and reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: a number in the value of an array, aligned, which stays where it is for as long as the program lives.
-    let before = unsafe { paid.read_volatile() };
-    let judged = shape::judge(now, bytes, rate, before);
-    if judged.judgement != Judgement::Drop {
-        // What was not sent in time is not saved up. Of CPUs that find this at once, one's packet may go unpaid.
-        if before < now {
-            // SAFETY: as above.
-            unsafe { paid.write_volatile(now) };
-        }
-        add(paid, judged.cost);
+    let (sent, internet) = (Bucket::judge(places.0, sent, bytes, now), Bucket::judge(places.1, internet, bytes, now));
+    // What is lost for one of them has cost nothing at the other.
+    let judgement = sent.judged.judgement.max(internet.judged.judgement);
+    if judgement != Judgement::Drop {
+        sent.pay(now);
+        internet.pay(now);
     }
-    judged.judgement
+    let is_for_internet = internet.judged.judgement == Judgement::Drop;
+    (judgement, if is_for_internet { Reason::InternetEgressLimit } else { Reason::EgressLimit })
+}
+
+/// Whether a packet is within what its pod may be sent. Asked only of pods with [`ebpf::layout::LIMIT_RECEIVED`].
+#[inline(always)]
+pub(crate) fn may_receive(slot: u32, bytes: u32) -> Judgement {
+    let (Some(paid), Some(limits)) = (PAID.get_ptr_mut(slot), LIMITS.get(slot)) else { return Judgement::Pass };
+    // SAFETY: as in `may_send`.
+    let place = unsafe { &raw mut (*paid).received };
+    // SAFETY: the helper takes nothing and reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let bucket = Bucket::judge(place, limits.received, bytes, now);
+    if bucket.judged.judgement != Judgement::Drop {
+        bucket.pay(now);
+    }
+    bucket.judged.judgement
+}
+
+/// A bucket that was asked, and has still to be paid.
+struct Bucket {
+    paid: *mut u64,
+    before: u64,
+    judged: Judged,
+}
+
+impl Bucket {
+    #[inline(always)]
+    fn judge(paid: *mut u64, limit: Limit, bytes: u32, now: u64) -> Self {
+        // SAFETY: a number in the value of an array, aligned, which stays where it is for as long as the program lives.
+        let before = unsafe { paid.read_volatile() };
+        Self { paid, before, judged: shape::judge(now, bytes, limit, before) }
+    }
+
+    #[inline(always)]
+    fn pay(&self, now: u64) {
+        // A limit that does not hold costs nothing.
+        if self.judged.cost == 0 {
+            return;
+        }
+        // What was not sent in time is not saved up. Of CPUs that find this at once, one's packet may go unpaid.
+        if self.before < now {
+            // SAFETY: as in `judge`.
+            unsafe { self.paid.write_volatile(now) };
+        }
+        add(self.paid, self.judged.cost);
+    }
 }
 
 /// Counts a packet that the programs did not carry.

@@ -89,11 +89,13 @@ pub struct Decision {
     pub sent: Option<Scope>,
     /// Count it as received by this slot from this scope, once it is there. `None` as slot is the host.
     pub received: Option<(Option<u32>, Scope)>,
+    /// Of a pod's packet: which limits it is held to ([`Endpoint::limits`]). What speaks of neighbours is held to none.
+    pub limits: u8,
 }
 
 impl Decision {
     const fn uncounted(verdict: Verdict) -> Self {
-        Self { verdict, sent: None, received: None }
+        Self { verdict, sent: None, received: None, limits: 0 }
     }
 }
 
@@ -110,8 +112,8 @@ pub fn from_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Decision
     }
     match packet::protocol(bytes) {
         None => Decision::uncounted(Verdict::Drop(Reason::Malformed)),
-        Some(Protocol::V4) => leave::<Ipv4>(bytes, tables, slot, endpoint),
-        Some(Protocol::V6) => leave::<Ipv6>(bytes, tables, slot, endpoint),
+        Some(Protocol::V4) => Decision { limits: endpoint.limits, ..leave::<Ipv4>(bytes, tables, slot, endpoint) },
+        Some(Protocol::V6) => Decision { limits: endpoint.limits, ..leave::<Ipv6>(bytes, tables, slot, endpoint) },
         Some(Protocol::Arp) => Decision::uncounted(neighbour::arp(bytes, tables, slot, endpoint)),
         // A tag hides what is behind it from whoever looks at the type, and from this program.
         Some(Protocol::Tagged) => Decision::uncounted(Verdict::Drop(Reason::VlanTag)),
@@ -147,7 +149,7 @@ fn leave<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoin
         Verdict::ToPod { .. } => carriage.peer.map(|peer| (Some(peer), Scope::SameNode)),
         _ => None,
     };
-    Decision { verdict, sent: Some(carriage.scope), received }
+    Decision { verdict, sent: Some(carriage.scope), received, limits: 0 }
 }
 
 /// Whether a pod may send from an address: its own, or one that leads to it.
@@ -188,7 +190,7 @@ fn arrive<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
             return Decision::uncounted(Verdict::Stack(Reason::NoSuchPod));
         }
         let scope = if source.is_confined() { Scope::Vpc } else { source.meaning(network).scope() };
-        return Decision { verdict: Verdict::Host, sent: None, received: Some((None, scope)) };
+        return Decision { received: Some((None, scope)), ..Decision::uncounted(Verdict::Host) };
     };
     let Some(endpoint) = tables.endpoint(slot).filter(|endpoint| endpoint.ifindex != 0) else {
         return Decision::uncounted(Verdict::Stack(Reason::NoSuchPod));
@@ -204,5 +206,5 @@ fn arrive<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
         return Decision::uncounted(Verdict::Drop(Reason::SpoofedAddress));
     }
     let received = if let Verdict::ToPod { .. } = verdict { Some((Some(slot), carriage.scope)) } else { None };
-    Decision { verdict, sent: None, received }
+    Decision { received, ..Decision::uncounted(verdict) }
 }

@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use cni_spec::{AddResult, Attachment, ContainerId, Error, IfName, NetworkName, PodIdentity};
+use cni_spec::{AddResult, Attachment, Bandwidth, ContainerId, Error, IfName, NetworkName, PodIdentity};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::BootMillis;
@@ -103,6 +103,8 @@ pub enum Request {
     Gc(GcRequest),
     /// Would an ADD succeed?
     Status,
+    /// Let a quarantined address be used again. Asked by an operator's command: a daemon that does not know it says so.
+    ReleaseAddress(IpAddr),
 }
 
 /// Attach a pod.
@@ -125,6 +127,12 @@ pub struct AddRequest {
     /// MAC address wanted.
     #[serde(default)]
     pub mac: Option<[u8; 6]>,
+    /// Limits of all that the pod sends and is sent. A daemon that does not know of these keeps none, as it did before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    /// The pod's annotation [`cni_spec::INTERNET_EGRESS`], as it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internet_egress: Option<String>,
 }
 
 /// Detach a pod. Its form is that of every version: see the rules above.

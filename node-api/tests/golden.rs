@@ -21,12 +21,25 @@ fn requests_of_neighbouring_versions_are_understood() {
 
 #[test]
 fn our_own_request_is_written_as_the_golden_one() {
-    for text in
-        [include_str!("golden/request-v1.json"), include_str!("golden/request-v1-deadline.json"), include_str!("golden/del-v1.json")]
-    {
+    for text in [
+        include_str!("golden/request-v1.json"),
+        include_str!("golden/request-v1-deadline.json"),
+        include_str!("golden/request-v1-limits.json"),
+        include_str!("golden/del-v1.json"),
+    ] {
         let envelope: Envelope = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&envelope).unwrap(), text.trim());
     }
+}
+
+#[test]
+fn a_plugin_that_knows_no_limits_asks_for_none() {
+    let limits = |text: &str| {
+        let Request::Add(add) = understand(text.as_bytes()).unwrap().request else { panic!("not an ADD") };
+        (add.bandwidth.map(|asked| asked.ingress_rate), add.internet_egress)
+    };
+    assert_eq!(limits(include_str!("golden/request-v1.json")), (None, None));
+    assert_eq!(limits(include_str!("golden/request-v1-limits.json")), (Some(10_000_000), Some("10M".to_owned())));
 }
 
 #[test]

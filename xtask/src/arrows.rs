@@ -8,8 +8,9 @@ use cargo_metadata::{DependencyKind, Metadata, Package};
 const MAY_USE: [(&str, &[&str]); 21] = [
     ("cni-spec", &[]),
     ("ebpf", &[]),
-    // It asks the daemon over HTTP and links nothing of it; a plan of teams is made of files, by the leader's own code.
-    ("barewire-cli", &["fleet-plans"]),
+    // It asks the daemon over HTTP, and over its socket for the one thing that it changes; a plan of teams is made of files, by the leader's
+    // own code.
+    ("barewire-cli", &["fleet-plans", "node-api"]),
     ("cloudsim", &[]),
     ("conformance-tests", &[]),
     ("lab", &["cloudsim", "conformance-tests"]),

@@ -29,6 +29,24 @@ fn unknown_fields_are_ignored_and_known_ones_read() {
 }
 
 #[test]
+fn limits_are_read_as_each_runtime_writes_them() {
+    let runtime = |runtime: &str| AddConfig::from_json(format!(r#"{{{MINIMAL},"runtimeConfig":{runtime}}}"#).as_bytes()).unwrap().runtime;
+    let asked = Bandwidth { ingress_rate: 10_000_000, ingress_burst: 4_294_967_295, ..Bandwidth::default() };
+    let containerd = r#"{"bandwidth":{"IngressRate":10000000,"IngressBurst":4294967295,"EgressRate":0,"EgressBurst":0}}"#;
+    let crio = r#"{"bandwidth":{"ingressRate":10000000,"ingressBurst":4294967295}}"#;
+    for text in [containerd, crio] {
+        assert_eq!(runtime(text).bandwidth, Some(asked), "{text}");
+    }
+    for nothing in ["{}", r#"{"bandwidth":null}"#, r#"{"bandwidth":{}}"#, r#"{"bandwidth":{"ingressRate":0,"egressRate":null}}"#] {
+        assert_eq!(runtime(nothing).bandwidth, None, "{nothing}");
+    }
+    let annotations = r#"{"io.kubernetes.cri.pod-annotations":{"barewire.io/internet-egress":"10M","other":"x"}}"#;
+    assert_eq!(runtime(annotations).internet_egress.as_deref(), Some("10M"));
+    assert_eq!(runtime(r#"{"io.kubernetes.cri.pod-annotations":{"other":"x"}}"#).internet_egress, None);
+    assert_eq!(runtime(r#"{"io.kubernetes.cri.pod-annotations":null}"#).internet_egress, None);
+}
+
+#[test]
 fn add_each_fault_has_its_code_and_names_the_field() {
     let long = format!(r#"{{"cniVersion":"1.0.0","name":"x","socket":"/{}"}}"#, "s".repeat(107));
     assert_refused(
@@ -48,6 +66,22 @@ fn add_each_fault_has_its_code_and_names_the_field() {
             (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"ips":["10.0.0.300"]}}"#, Code::InvalidConfig, "10.0.0.300"),
             (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"mac":"01:00:5e:00:00:01"}}"#, Code::InvalidConfig, "group"),
             (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"mac":"0a:58"}}"#, Code::InvalidConfig, "0a:58"),
+            (
+                r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"bandwidth":{"egressRate":-5}}}"#,
+                Code::InvalidConfig,
+                "runtimeConfig.bandwidth.egressRate: -5 is not",
+            ),
+            (
+                r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"bandwidth":{"IngressBurst":1.5}}}"#,
+                Code::InvalidConfig,
+                "runtimeConfig.bandwidth.IngressBurst: 1.5 is not",
+            ),
+            (r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"bandwidth":"10M"}}"#, Code::InvalidConfig, "10M"),
+            (
+                r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"barewire.io/internet-egress":7}}}"#,
+                Code::InvalidConfig,
+                "barewire.io/internet-egress: 7 is not a string",
+            ),
             (r#"{"cniVersion":"1.0.0","name":"x","socket":7}"#, Code::InvalidConfig, "socket"),
             (r#"{"cniVersion":"1.0.0","name":"x","socket":"cni.sock"}"#, Code::InvalidConfig, "\"cni.sock\" is not the absolute path"),
             (r#"{"cniVersion":"1.0.0","name":"x","socket":""}"#, Code::InvalidConfig, "socket"),

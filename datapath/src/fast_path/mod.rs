@@ -27,7 +27,7 @@ use aya::{Ebpf, EbpfLoader};
 use ebpf::layout::{Endpoint, LAYOUT_VERSION};
 
 pub use ebpf::account::{Counter, Traffic};
-pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Network};
+pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Limit, Limits, Network};
 pub use ebpf::scope::Scope;
 pub use notes::{NotedFlows, Timeouts};
 pub use tables::TrafficOf;
@@ -244,7 +244,7 @@ impl FastPath {
     /// Where the kernel refuses the write.
     pub fn add_endpoint(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         match slot(link.host_ifindex) {
-            Some(slot) => self.tables.add(slot, &endpoint(link, network)),
+            Some(slot) => self.tables.add(slot, &endpoint(link, network), &limits_of(link, network)),
             None => Ok(()),
         }
     }
@@ -266,11 +266,13 @@ impl FastPath {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
         let wanted = endpoint(link, network);
         let known = self.tables.endpoint(slot)?;
+        let limits = limits_of(link, network);
         let is_known = self.inherited && (known.ifindex, known.ipv4, known.ipv6) == (wanted.ifindex, wanted.ipv4, wanted.ipv6);
         if !is_known {
-            self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted })?;
+            self.tables.add(slot, &Endpoint { stack_only: 1, ..wanted }, &limits)?;
         } else if (Endpoint { stack_only: 0, ..known }) != wanted {
             // Its uplink has another index, say: its flows and its counters are what they were.
+            self.tables.hold_to(slot, &limits)?;
             self.tables.set_endpoint(slot, &Endpoint { stack_only: known.stack_only, ..wanted })?;
         }
         Ok(clsact::attach_pod(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
@@ -295,14 +297,15 @@ impl FastPath {
         Ok(lacks)
     }
 
-    /// Whether the programs know a pod otherwise than it is: somebody has written the maps.
+    /// Whether the programs know a pod otherwise than it is: somebody has written the maps. Of limits, ask [`FastPath::limits_differ`].
     ///
     /// # Errors
     /// Where the maps cannot be read.
     pub fn knows_otherwise(&self, link: &PodLink, network: &NodeNetwork) -> Result<bool, FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(false) };
-        let known = Endpoint { stack_only: 0, ..self.tables.endpoint(slot)? };
-        Ok(known != endpoint(link, network) || !self.tables.leads_to(slot, &known)?)
+        let wanted = endpoint(link, network);
+        let known = Endpoint { stack_only: 0, limits: wanted.limits, ..self.tables.endpoint(slot)? };
+        Ok(known != wanted || !self.tables.leads_to(slot, &known)?)
     }
 
     /// Tells the programs of a pod again. What the stack has had of it meanwhile is not noted, so it keeps to the stack until
@@ -312,7 +315,35 @@ impl FastPath {
     /// Where the kernel refuses the write.
     pub fn restore_endpoint(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
+        self.tables.hold_to(slot, &limits_of(link, network))?;
         self.tables.tell_of(slot, &Endpoint { stack_only: 1, ..endpoint(link, network) })
+    }
+
+    /// Whether a pod is held to other limits than it should be: the configuration has changed, or somebody has written the maps.
+    ///
+    /// # Errors
+    /// Where the maps cannot be read.
+    pub fn limits_differ(&self, link: &PodLink, network: &NodeNetwork) -> Result<bool, FastPathError> {
+        let Some(slot) = slot(link.host_ifindex) else { return Ok(false) };
+        let (known, limits) = (self.tables.endpoint(slot)?, limits_of(link, network));
+        if known.ifindex != link.host_ifindex.0 {
+            return Ok(false);
+        }
+        Ok(known.limits != limits.flags() || (known.limits != 0 && self.tables.limits(slot)? != limits))
+    }
+
+    /// Holds a pod to its limits as they are now. Its connections live on.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the write.
+    pub fn set_limits(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
+        let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
+        let (known, limits) = (self.tables.endpoint(slot)?, limits_of(link, network));
+        if known.ifindex != link.host_ifindex.0 {
+            return Ok(());
+        }
+        self.tables.hold_to(slot, &limits)?;
+        self.tables.set_endpoint(slot, &Endpoint { limits: limits.flags(), ..known })
     }
 
     /// Has the programs take another MAC address for a pod's.
@@ -429,8 +460,18 @@ fn slot(link: Ifindex) -> Option<u32> {
     link.0.checked_sub(FIRST_IFINDEX).filter(|slot| *slot < ENDPOINTS_MAX)
 }
 
+/// What a pod is held to: of its own, or of its namespace. Where neither says anything of the internet, the node does.
+fn limits_of(link: &PodLink, network: &NodeNetwork) -> Limits {
+    let internet = match network.internet_egress_of.get(&link.namespace) {
+        Some(rate) if link.limits.internet == Limit::NONE => Limit::of(*rate),
+        _ => link.limits.internet,
+    };
+    Limits { internet, ..link.limits }
+}
+
 fn endpoint(link: &PodLink, network: &NodeNetwork) -> Endpoint {
-    let mut endpoint = Endpoint { ifindex: link.host_ifindex.0, mac: link.pod_mac, mtu: link.mtu, ..Endpoint::default() };
+    let limits = limits_of(link, network).flags();
+    let mut endpoint = Endpoint { ifindex: link.host_ifindex.0, mac: link.pod_mac, mtu: link.mtu, limits, ..Endpoint::default() };
     for address in &link.addresses {
         match address {
             IpAddr::V4(ipv4) => (endpoint.ipv4, endpoint.uplink_v4) = (ipv4.octets(), network.uplink_of(*address)),

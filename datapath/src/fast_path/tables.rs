@@ -11,7 +11,7 @@ use aya::{Ebpf, Pod};
 use ebpf::account::{Reason, Traffic};
 use ebpf::filter::SlotBit;
 use ebpf::flow::{Flow4, Flow6, Noted};
-use ebpf::layout::{Endpoint, Network, UPLINKS_MAX};
+use ebpf::layout::{ENDPOINTS_MAX, Endpoint, Limits, Network, Paid, UPLINKS_MAX};
 use ebpf::scope::halves;
 
 use super::FastPathError;
@@ -31,7 +31,7 @@ macro_rules! plain {
         $(unsafe impl Pod for Plain<$kind> {})*
     };
 }
-plain!(Endpoint, ebpf::layout::Uplink, Network, Traffic, Flow4, Flow6, Noted);
+plain!(Endpoint, ebpf::layout::Uplink, Limits, Paid, Network, Traffic, Flow4, Flow6, Noted);
 
 /// Whose traffic is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub(super) struct Tables {
     networks: Mutex<Networks>,
     endpoints: Mutex<Array<MapData, Plain<Endpoint>>>,
     uplinks: Mutex<Array<MapData, Plain<ebpf::layout::Uplink>>>,
+    limits: Mutex<Array<MapData, Plain<Limits>>>,
+    paid: Mutex<Array<MapData, Plain<Paid>>>,
     slots4: Mutex<HashMap<MapData, [u8; 4], u32>>,
     slots6: Mutex<HashMap<MapData, [u8; 16], u32>>,
     slot_bits: Mutex<Array<MapData, u64>>,
@@ -121,6 +123,8 @@ impl Tables {
             networks: Mutex::new(networks),
             endpoints: typed!("ENDPOINTS"),
             uplinks: typed!("UPLINKS"),
+            limits: typed!("LIMITS"),
+            paid: typed!("PAID"),
             slots4: typed!("SLOTS4"),
             slots6: typed!("SLOTS6"),
             slot_bits: typed!("SLOT_BITS"),
@@ -156,7 +160,38 @@ impl Tables {
     }
 
     pub(super) fn set_network(&self, network: &Network) -> Result<(), FastPathError> {
-        lock(&self.networks).set(network).map_err(map("NETWORK"))
+        let before = self.network()?.internet_egress;
+        lock(&self.networks).set(network).map_err(map("NETWORK"))?;
+        // What was paid for at a slow rate reaches far ahead: at a faster one, nothing would pass until then.
+        if before != network.internet_egress { self.forget_paid_for_internet() } else { Ok(()) }
+    }
+
+    fn forget_paid_for_internet(&self) -> Result<(), FastPathError> {
+        let mut table = lock(&self.paid);
+        for slot in 0..ENDPOINTS_MAX {
+            let paid = table.get(&slot, 0).map_err(map("PAID"))?.0;
+            if paid.internet != 0 {
+                table.set(slot, Plain(Paid { internet: 0, ..paid }), 0).map_err(map("PAID"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn limits(&self, slot: u32) -> Result<Limits, FastPathError> {
+        lock(&self.limits).get(&slot, 0).map(|found| found.0).map_err(map("LIMITS"))
+    }
+
+    /// Sets an endpoint's limits, before its flags say that they hold. Where they were others, its buckets are full again.
+    pub(super) fn hold_to(&self, slot: u32, limits: &Limits) -> Result<(), FastPathError> {
+        if self.limits(slot)? == *limits {
+            return Ok(());
+        }
+        lock(&self.limits).set(slot, Plain(*limits), 0).map_err(map("LIMITS"))?;
+        self.forget_paid(slot)
+    }
+
+    fn forget_paid(&self, slot: u32) -> Result<(), FastPathError> {
+        lock(&self.paid).set(slot, Plain(Paid::default()), 0).map_err(map("PAID"))
     }
 
     pub(super) fn network(&self) -> Result<Box<Network>, FastPathError> {
@@ -241,10 +276,13 @@ impl Tables {
     }
 
     /// The endpoint first, then the addresses that lead to it: nobody finds an endpoint half written.
-    pub(super) fn add(&self, slot: u32, endpoint: &Endpoint) -> Result<(), FastPathError> {
+    pub(super) fn add(&self, slot: u32, endpoint: &Endpoint, limits: &Limits) -> Result<(), FastPathError> {
         let nothing = vec![Plain(Traffic::default()); nr_cpus().map_err(|(_, source)| map("TRAFFIC")(MapError::IoError(source)))?];
         let nothing = PerCpuValues::try_from(nothing).map_err(|source| map("TRAFFIC")(MapError::IoError(source)))?;
         lock(&self.traffic).set(slot, nothing, 0).map_err(map("TRAFFIC"))?;
+        self.hold_to(slot, limits)?;
+        // Those of whoever had the slot before.
+        self.forget_paid(slot)?;
         self.tell_of(slot, endpoint)
     }
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, Scope, Timeouts, Traffic, TrafficOf};
+use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, Limits, Scope, Timeouts, Traffic, TrafficOf};
 use datapath::netlink::{Request, Socket};
 use datapath::{HostNetns, Ifindex, Kept, Netns, NodeNetwork, PodLink, PodRange, Uplink, attach};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -270,7 +270,7 @@ pub(crate) fn network() -> Result<NodeNetwork> {
 }
 
 /// The first pod has filter blocks of its own, the second is one of many and shares them.
-fn pod_link(number: usize) -> Result<PodLink> {
+pub(crate) fn pod_link(number: usize) -> Result<PodLink> {
     const MANY: u32 = 300;
     let slot = u8::try_from(number)?;
     Ok(PodLink {
@@ -281,6 +281,8 @@ fn pod_link(number: usize) -> Result<PodLink> {
         mtu: 1500,
         container_id: format!("test-{number}"),
         addresses: FAMILIES.iter().map(|family| family[number].parse()).collect::<Result<_, _>>()?,
+        namespace: String::new(),
+        limits: Limits::default(),
     })
 }
 

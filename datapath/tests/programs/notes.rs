@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use datapath::fast_path::{FIRST_IFINDEX, FastPath, Timeouts};
+use datapath::fast_path::{FIRST_IFINDEX, FastPath, Limits, Timeouts};
 use datapath::netlink::{Request, Socket};
 use datapath::{Ifindex, NodeNetwork, PodLink, PodRange};
 use ebpf::layout::LAYOUT_VERSION;
@@ -44,6 +44,8 @@ fn link(slot: u8, address: [u8; 4]) -> PodLink {
         mtu: 1500,
         container_id: format!("test-{slot}"),
         addresses: vec![address.into()],
+        namespace: String::new(),
+        limits: Limits::default(),
     }
 }
 

@@ -117,7 +117,7 @@ impl Source<'_> {
             ipv6: self.ipv6(),
             mac: [2, 0, 0, 0, 0, self.byte() % 2],
             stack_only: u8::from(self.rarely(16)),
-            padding: 0,
+            limits: 0,
             mtu: self.mtu(),
         }
     }

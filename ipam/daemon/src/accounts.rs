@@ -150,6 +150,8 @@ mod tests {
             mac: None,
             addresses: Vec::new(),
             attached_at: BootMillis(0),
+            bandwidth: None,
+            internet_egress: None,
         }
     }
 

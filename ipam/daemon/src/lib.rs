@@ -20,6 +20,7 @@ pub mod health;
 mod http;
 pub mod kernel;
 pub mod latencies;
+pub mod limits;
 pub mod logs;
 pub mod max_pods;
 pub mod plugins;

@@ -376,6 +376,19 @@ impl Pool {
         pool.quarantined.insert(address, why);
     }
 
+    /// Lets a quarantined address be used again, after a cooldown. Tells why it was quarantined; nothing where it is not.
+    pub fn release_quarantined(&mut self, address: IpAddr, now: BootMillis) -> Option<String> {
+        let pool = self.of(Family::of(address));
+        let why = pool.quarantined.remove(&address)?;
+        let of_host = pool.of_host.contains(&address);
+        match pool.part_mut(address) {
+            Some(part) if !of_host => part.free(address, now),
+            Some(_) => {}
+            None => pool.stray(address, now),
+        }
+        Some(why)
+    }
+
     /// Says which addresses the host itself has now. None of them is given to a pod; one that a pod has, it has. Tells those that are in a
     /// range, and whether a pod has it.
     pub fn set_host_addresses(&mut self, addresses: &[IpAddr]) -> Vec<(IpAddr, bool)> {

@@ -87,6 +87,25 @@ fn quarantine_keeps_an_address_out() {
 }
 
 #[test]
+fn a_quarantined_address_that_was_released_cools_down_first() {
+    let mut pool = pool(&["10.0.0.1-10.0.0.2"]);
+    assert_eq!(pool.take(Family::V4, &pod(), at(0)).unwrap(), ip("10.0.0.1"));
+    pool.quarantine(ip("10.0.0.2"), "seen on a foreign link".into());
+    assert_eq!(pool.release_quarantined(ip("10.0.0.1"), at(0)), None, "a pod has it");
+    assert_eq!(pool.release_quarantined(ip("10.0.0.2"), at(1_000)).as_deref(), Some("seen on a foreign link"));
+    assert_eq!(pool.release_quarantined(ip("10.0.0.2"), at(1_000)), None, "once");
+    assert!(pool.take(Family::V4, &pod(), at(1_001)).is_err());
+    assert_eq!(pool.take(Family::V4, &pod(), at(1_000_000)).unwrap(), ip("10.0.0.2"));
+    // The host has it, or it is in no range (any more): it is not quarantined, and nobody gets it.
+    pool.quarantine(ip("10.0.0.1"), "x".into());
+    pool.set_host_addresses(&[ip("10.0.0.1")]);
+    assert!(pool.release_quarantined(ip("10.0.0.1"), at(0)).is_some());
+    assert!(pool.take(Family::V4, &pod(), at(2_000_000)).is_err());
+    pool.quarantine(ip("10.9.9.9"), "x".into());
+    assert!(pool.release_quarantined(ip("10.9.9.9"), at(0)).is_some());
+}
+
+#[test]
 fn what_was_held_and_freed_before_a_restart_is_so_after_it() {
     let mut pool = pool(&["10.0.0.1-10.0.0.4"]);
     pool.restore_held(ip("10.0.0.1"), &pod());

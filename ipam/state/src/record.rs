@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni_spec::{NetworkName, PodIdentity};
+use cni_spec::{Bandwidth, NetworkName, PodIdentity};
 pub use ipam_pool::AttachmentKey;
 use node_api::BootMillis;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,12 @@ pub struct Record {
     pub addresses: Vec<IpAddr>,
     /// When the ADD was answered.
     pub attached_at: BootMillis,
+    /// Limits of all that the pod sends and is sent. Records of versions without them have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    /// Bits a second that the pod may send to the internet, where its annotation says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internet_egress: Option<u64>,
 }
 
 impl Record {
@@ -63,6 +69,8 @@ impl Record {
             mac: None,
             addresses: found.addresses.clone(),
             attached_at: BootMillis(0),
+            bandwidth: None,
+            internet_egress: None,
         })
     }
 

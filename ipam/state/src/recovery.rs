@@ -210,6 +210,8 @@ mod tests {
             mac: Some([2; 6]),
             addresses: vec![address.parse().unwrap()],
             attached_at: BootMillis(5),
+            bandwidth: None,
+            internet_egress: None,
         }
     }
 

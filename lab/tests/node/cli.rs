@@ -3,6 +3,7 @@
 mod capture;
 mod doctor;
 mod output;
+mod release;
 mod trace;
 
 use std::process::{Command, Output};

@@ -29,6 +29,7 @@ mod hardened;
 mod host_ways;
 mod interfaces;
 mod kept;
+mod limits;
 mod list;
 mod monitoring;
 mod netns;

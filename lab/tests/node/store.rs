@@ -39,6 +39,8 @@ fn a_store_of_another_boot_is_history() -> Result<()> {
             mac: Some([2; 6]),
             addresses: vec!["10.0.1.0".parse()?],
             attached_at: BootMillis(5),
+            bandwidth: None,
+            internet_egress: None,
         };
         let (store, _) = Store::open(&host.run_dir(), "another-boot")?;
         store.commit(&Change::Attach(&record))?;

@@ -4,6 +4,8 @@ use datapath::{FoundLink, Ifindex, NetnsId, PodLink};
 use ipam_state::record::{AttachmentKey, Record};
 use ipam_state::recovery::KernelLink;
 
+use crate::limits;
+
 /// The link to make or repair; `None` where the record does not say which MAC address the pod has.
 #[must_use]
 pub fn pod_link(record: &Record) -> Option<PodLink> {
@@ -15,6 +17,8 @@ pub fn pod_link(record: &Record) -> Option<PodLink> {
         mtu: record.mtu,
         container_id: record.key.container_id.to_string(),
         addresses: record.addresses.clone(),
+        namespace: record.pod.namespace.clone(),
+        limits: limits::of(record),
     })
 }
 

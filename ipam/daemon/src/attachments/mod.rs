@@ -23,6 +23,7 @@ mod living;
 mod lock;
 mod pool;
 mod readiness;
+mod release_address;
 mod reservation;
 mod result;
 mod sweep;

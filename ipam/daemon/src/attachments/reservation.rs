@@ -16,6 +16,7 @@ use super::demand::pod_of;
 use super::{Attachments, State};
 use crate::cni_errors;
 use crate::kernel::Kernel;
+use crate::limits::{self, Asked};
 
 /// How long an ADD waits for removals that hold the name it needs. They take some 30 ms.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
@@ -45,6 +46,9 @@ pub(super) struct Reservation<'a, K: Kernel> {
     addresses: Vec<IpAddr>,
     mtu: u32,
     mac: [u8; 6],
+    /// The pod's namespace in Kubernetes.
+    namespace: String,
+    asked: Asked,
     /// When it got its addresses.
     at: BootMillis,
     stage: Stage,
@@ -55,10 +59,13 @@ impl<K: Kernel> Attachments<K> {
     /// that, and whoever serves is told, so that DELs are served meanwhile, which free addresses. Who waits is served in the order of
     /// coming: an address belongs to the first who waits, not to the first who looks.
     pub(super) fn reserve(&self, request: &AddRequest, key: AttachmentKey, now: BootMillis) -> Result<Reservation<'_, K>, Error> {
+        // Before an address is taken that would have to be given back.
+        let asked = limits::judge(request.bandwidth, request.internet_egress.as_deref())?;
         let (at, taken) = self.take_addresses(&key, request, now);
         let (addresses, mtu) = taken?;
         let mac = request.mac.unwrap_or_else(|| mac_for(&key));
-        Ok(Reservation { attachments: self, key, addresses, mtu, mac, at, stage: Stage::Addressed })
+        let namespace = request.pod.namespace.clone();
+        Ok(Reservation { attachments: self, key, addresses, mtu, mac, namespace, asked, at, stage: Stage::Addressed })
     }
 
     /// Addresses and MTU, and what time it is then.
@@ -158,6 +165,8 @@ impl<K: Kernel> Reservation<'_, K> {
             mtu: self.mtu,
             container_id: self.key.container_id.to_string(),
             addresses: self.addresses.clone(),
+            namespace: self.namespace.clone(),
+            limits: limits::limits(self.asked.bandwidth, self.asked.internet_egress),
         }
     }
 
@@ -177,6 +186,8 @@ impl<K: Kernel> Reservation<'_, K> {
             mac: Some(self.mac),
             addresses: self.addresses.clone(),
             attached_at: self.at,
+            bandwidth: self.asked.bandwidth,
+            internet_egress: self.asked.internet_egress,
         })
     }
 

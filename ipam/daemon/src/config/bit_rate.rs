@@ -15,6 +15,12 @@ impl BitRate {
     /// Bits a second: the most that it takes.
     pub const MOST: u64 = 1_000_000_000_000_000;
 
+    /// Bits a second.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Bytes a second, rounded down.
     #[must_use]
     pub const fn bytes(self) -> u64 {
@@ -41,7 +47,7 @@ impl FromStr for BitRate {
         let bits = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
         match bits {
             Some(bits) if (Self::LEAST..=Self::MOST).contains(&bits) => Ok(Self(bits)),
-            Some(0) => Err(format!("{text:?} would stop all traffic to the internet; leave the key out for no limit")),
+            Some(0) => Err(format!("{text:?} would stop all traffic to the internet; leave it out for no limit")),
             Some(_) => Err(format!("{text:?} is out of range; a rate is between 1k and 1000000G bits a second")),
             None => Err(format!("{text:?} is not a rate in bits a second; write a whole number with k, M, G, Ki, Mi or Gi, like \"10M\"")),
         }
@@ -62,8 +68,8 @@ mod tests {
     #[test]
     fn what_is_no_rate_is_told_with_its_remedy() {
         let cases = [
-            ("0", "leave the key out"),
-            ("0G", "leave the key out"),
+            ("0", "leave it out"),
+            ("0G", "leave it out"),
             ("10x", "like \"10M\""),
             ("", "like \"10M\""),
             ("M", "like \"10M\""),

@@ -107,5 +107,5 @@ pub(crate) const BANDWIDTH_WHY: &str = "does not work behind barewire-cni: a pod
      stand beside the kernel programs on the pod's link), and an ingress limit would do nothing (packets from the network do not pass \
      the host end's queue)";
 /// What to do about it.
-const BANDWIDTH_REMEDY: &str = "remove it, and the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth have no effect; barewire-cni itself will \
-     serve the capability in a later version";
+const BANDWIDTH_REMEDY: &str =
+    "remove it: barewire-cni itself keeps the limits of the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth";

@@ -9,9 +9,11 @@ mod fixed;
 mod fleet;
 mod health;
 mod layers;
+mod namespaces;
 mod reader;
 mod services;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -66,6 +68,8 @@ pub struct Config {
     pub fast_path: bool,
     /// `network.pod_internet_egress`: what each pod may send to the internet; `None` for no limit.
     pub pod_internet_egress: Option<BitRate>,
+    /// `network.namespaces`: the same for pods of a namespace, in place of that.
+    pub namespaces: BTreeMap<String, BitRate>,
     /// `paths.kernel_programs`: the object file; found beside the daemon or in `/usr/lib/barewire` where it is not set.
     pub kernel_programs: Option<PathBuf>,
     /// `source`: where addresses come from.
@@ -235,6 +239,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         let why = "needs the kernel programs, which network.fast_path = \"off\" keeps away; set that to \"auto\", or leave this key out";
         reader.fault("network.pod_internet_egress", why);
     }
+    let namespaces = namespaces::read(reader, fast_path);
     let kernel_programs = reader.string("paths.kernel_programs").map(PathBuf::from);
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
     let forward_accept = reader.boolean("network.forward_accept").unwrap_or(true);
@@ -283,6 +288,7 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         on_link_by_gateway,
         fast_path,
         pod_internet_egress,
+        namespaces,
         kernel_programs,
         source: source?,
         cooldown_millis: cooldown * 1000,

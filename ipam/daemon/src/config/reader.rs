@@ -110,6 +110,22 @@ impl Reader {
         sections
     }
 
+    /// A table of tables. Each becomes a section of its own, `key.NAME`; their names are returned.
+    pub(super) fn tables(&mut self, key: &str) -> Vec<String> {
+        let table = self.typed(key, "a table of tables", |value| if let Value::Table(table) = value { Ok(table) } else { Err(value) });
+        let mut names = Vec::new();
+        for (name, item) in table.unwrap_or_default() {
+            let section = format!("{key}.{name}");
+            if item.is_table() {
+                self.document.insert(section, item);
+                names.push(name);
+            } else {
+                self.fault(&section, &format!("{item} is not a table; write [{section}]"));
+            }
+        }
+        names
+    }
+
     pub(super) fn strings(&mut self, key: &str) -> Option<Vec<String>> {
         let items = self.array(key)?;
         let mut texts = Vec::new();

@@ -251,6 +251,25 @@ fn the_daemon_goes_before_pods_unless_it_is_told_otherwise() {
 }
 
 #[test]
+fn a_namespace_may_have_a_limit_of_its_own() {
+    let network = |set: &str| format!("[source]\nkind = \"fixed\"\nranges = [\"10.0.1.16/28\"]\n[network]\nmasquerade = false\n{set}");
+    let config = Config::from_toml(&network("[network.namespaces.\"batch-1\"]\npod_internet_egress = \"10M\"\n"), "host").unwrap();
+    assert_eq!(config.namespaces.iter().map(|(name, rate)| (name.as_str(), rate.bytes())).collect::<Vec<_>>(), [("batch-1", 1_250_000)]);
+    for (set, said) in [
+        ("[network.namespaces.batch]\npod_internet_egress = \"0\"", "network.namespaces.batch.pod_internet_egress: \"0\" would stop"),
+        ("[network.namespaces.batch]\npod_internet_egress = \"10x\"", "network.namespaces.batch.pod_internet_egress: \"10x\" is not"),
+        ("[network.namespaces.batch]\negress = \"10M\"", "network.namespaces.batch.egress: is no key"),
+        ("[network.namespaces.Batch]\npod_internet_egress = \"10M\"", "network.namespaces.Batch: \"Batch\" is no name"),
+        ("namespaces = { batch = \"10M\" }", "network.namespaces.batch: \"10M\" is not a table"),
+        ("namespaces = 7", "network.namespaces: 7 is not a table of tables"),
+        ("fast_path = \"off\"\n[network.namespaces.batch]\npod_internet_egress = \"10M\"", "network.namespaces: needs the kernel programs"),
+    ] {
+        let all = faults(&network(set));
+        assert!(all.len() == 1 && all[0].contains(said), "{set}: {all:?}");
+    }
+}
+
+#[test]
 fn a_limit_on_internet_egress_is_a_rate_and_needs_the_programs() {
     let network = |set: &str| LEAST.replacen("[network]", &format!("[network]\n{set}"), 1);
     let read = |set: &str| Config::from_toml(&network(set), "host").unwrap().pod_internet_egress.map(BitRate::bytes);

@@ -52,7 +52,8 @@ pub(crate) fn plugin_type(plugin: &Value) -> Option<&str> {
 
 /// Our plugins: ours first, then those that the configuration chains.
 fn own_plugins(config: &Config) -> Vec<Value> {
-    let mut first = json!({ "type": OWN_PLUGIN, "capabilities": { "ips": true, "mac": true } });
+    let capabilities = json!({ "ips": true, "mac": true, "bandwidth": true, "io.kubernetes.cri.pod-annotations": true });
+    let mut first = json!({ "type": OWN_PLUGIN, "capabilities": capabilities });
     let socket = config.run_dir.join("cni.sock");
     if socket != Path::new(node_api::DEFAULT_SOCKET) {
         first["socket"] = Value::from(socket.to_string_lossy());
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!(list["cniVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
         assert_eq!(types(list["plugins"].as_array().unwrap()), ["barewire-cni", "portmap"]);
         assert_eq!(list["plugins"][1]["capabilities"]["portMappings"], true);
+        assert_eq!(list["plugins"][0]["capabilities"]["bandwidth"], true);
         assert!(list["plugins"][0].get("socket").is_none());
         let Present::Ours(read) = Present::parse(&text(&list)) else { panic!("it is ours") };
         assert_eq!(read, list);

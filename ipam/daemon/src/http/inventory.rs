@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use datapath::Ifindex;
+use datapath::{Ifindex, NodeNetwork};
 use ipam_pool::{Counts, Pool, RangeState};
 use ipam_state::record::Record;
 use node_api::BootMillis;
@@ -31,6 +31,23 @@ pub(super) struct Pod {
     /// Why it is slow.
     why: Option<&'static str>,
     attached_seconds: u64,
+    /// What the programs hold it to; nothing where it has no limit, or no programs are in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<PodLimits>,
+}
+
+/// Bits a second.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct PodLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    internet_egress: Option<u64>,
+    /// Who says so of the internet: `pod`, `namespace` or `node`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    internet_egress_from: Option<&'static str>,
 }
 
 /// All ranges, and all addresses that are not simply free.
@@ -90,7 +107,9 @@ pub(super) fn pods(watched: &Watched) -> Vec<Pod> {
         }
     });
     let now = BootMillis::now().unwrap_or_default();
-    records.iter().map(|record| pod(record, slow.as_ref(), now)).collect()
+    let network = watched.attachments.kernel().network();
+    let limits = |record: &Record| if slow.is_some() { limits(record, &network) } else { None };
+    records.iter().map(|record| Pod { limits: limits(record), ..pod(record, slow.as_ref(), now) }).collect()
 }
 
 /// `slow` are the links whose packets are not carried; nothing where no programs are in use.
@@ -113,7 +132,23 @@ fn pod(record: &Record, slow: Option<&HashMap<Ifindex, &'static str>>, now: Boot
         path: if why.is_some() { "slow" } else { "fast" },
         why,
         attached_seconds: now.since(record.attached_at) / 1000,
+        limits: None,
     }
+}
+
+fn limits(record: &Record, network: &NodeNetwork) -> Option<PodLimits> {
+    let asked = record.bandwidth.unwrap_or_default();
+    let of_namespace = network.internet_egress_of.get(&record.pod.namespace).map(|bytes| (bytes * 8, "namespace"));
+    let of_node = Some((network.internet_egress * 8, "node")).filter(|(rate, _)| *rate != 0);
+    let internet = record.internet_egress.map(|rate| (rate, "pod")).or(of_namespace).or(of_node);
+    let some = |rate: u64| (rate != 0).then_some(rate);
+    let told = PodLimits {
+        egress: some(asked.egress_rate),
+        ingress: some(asked.ingress_rate),
+        internet_egress: internet.map(|(rate, _)| rate),
+        internet_egress_from: internet.map(|(_, from)| from),
+    };
+    (told != PodLimits { egress: None, ingress: None, internet_egress: None, internet_egress_from: None }).then_some(told)
 }
 
 pub(super) fn addresses(watched: &Watched) -> Addresses {
@@ -184,6 +219,8 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 1]),
             addresses: vec![address],
             attached_at: BootMillis(1_000),
+            bandwidth: None,
+            internet_egress: None,
         }
     }
 
@@ -204,6 +241,26 @@ mod tests {
         assert_eq!(states(&[record(freed)], &pool, now).iter().filter(|entry| entry.address == freed).count(), 1);
         let [range] = &ranges(&pool, now)[..] else { panic!("one range") };
         assert_eq!((range.size, range.in_use, range.free, range.cooldown, range.quarantined), (8, 1, 4, 1, 2));
+    }
+
+    #[test]
+    fn the_limit_of_the_nearest_is_told() {
+        let mut record = record("10.0.0.1".parse().unwrap());
+        let mut network = NodeNetwork::default();
+        let internet = |record: &Record, network: &NodeNetwork| {
+            let told = limits(record, network)?;
+            Some((told.internet_egress?, told.internet_egress_from?))
+        };
+        assert_eq!(limits(&record, &network), None);
+        network.internet_egress = 1_000;
+        assert_eq!(internet(&record, &network), Some((8_000, "node")));
+        network.internet_egress_of.insert("web".to_owned(), 500);
+        assert_eq!(internet(&record, &network), Some((4_000, "namespace")));
+        record.internet_egress = Some(16_000);
+        assert_eq!(internet(&record, &network), Some((16_000, "pod")));
+        record.bandwidth = Some(cni_spec::Bandwidth { ingress_rate: 10_000, ..cni_spec::Bandwidth::default() });
+        let told = limits(&record, &NodeNetwork::default()).unwrap();
+        assert_eq!((told.egress, told.ingress), (None, Some(10_000)));
     }
 
     #[test]

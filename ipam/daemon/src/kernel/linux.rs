@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use datapath::fast_path::{FastPath, FastPathError, Traffic, TrafficOf};
+use datapath::fast_path::{FastPath, FastPathError, Limits, Traffic, TrafficOf};
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::repairs::Uncounted;
 use datapath::{
@@ -119,6 +119,24 @@ impl Linux {
         Ok(fast_path.knows_otherwise(link, &self.network())?)
     }
 
+    /// Whether the programs, where they are used, hold a pod to other limits than they should.
+    ///
+    /// # Errors
+    /// Where the maps cannot be read.
+    pub fn limits_differ(&self, link: &PodLink) -> Result<bool, WiringError> {
+        let Some(fast_path) = self.fast_path() else { return Ok(false) };
+        Ok(fast_path.limits_differ(link, &self.network())?)
+    }
+
+    /// Has the programs hold a pod to its limits as they are now.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_limits(&self, link: &PodLink) -> Result<(), WiringError> {
+        let Some(fast_path) = self.fast_path() else { return Ok(()) };
+        Ok(fast_path.set_limits(link, &self.network())?)
+    }
+
     /// Tells the programs of a pod again.
     ///
     /// # Errors
@@ -188,6 +206,8 @@ impl Kernel for Linux {
         let fast_path = self.fast_path();
         if let Some(fast_path) = fast_path {
             fast_path.add_endpoint(link, &self.network())?;
+        } else if link.limits != Limits::default() {
+            tracing::warn!(container = link.container_id, limits = ?link.limits, "limits of a pod not kept: no kernel programs are in use");
         }
         let wired = self.with_socket(|socket| datapath::attach(socket, netns, link, fast_path));
         if wired.is_err() {

@@ -24,6 +24,7 @@ use crate::config::{BitRate, Config, ConfigFile};
 use crate::kernel::Linux;
 use crate::logs;
 use crate::reconcile::leftover;
+use crate::reconcile::pods::hold_to_limits;
 use crate::reconcile::slow_path::{HostView, SlowPath};
 use crate::reconcile::tried_again;
 
@@ -46,6 +47,7 @@ pub(crate) fn describe(config: &Config) -> NodeNetwork {
         marks: config.marks,
         were_carried: !config.fast_path && leftover::may_live(&config.run_dir),
         internet_egress: config.pod_internet_egress.map_or(0, BitRate::bytes),
+        internet_egress_of: config.namespaces.iter().map(|(name, rate)| (name.clone(), rate.bytes())).collect(),
     }
 }
 
@@ -308,16 +310,22 @@ impl Reconciler {
             masquerade: new.masquerade,
             forward_accept: new.forward_accept,
             pod_internet_egress: new.pod_internet_egress,
+            namespaces: new.namespaces.clone(),
             warnings: new.warnings.clone(),
             ..self.config.clone()
         };
         if now != new {
             tracing::warn!(
-                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress and log.level take effect, the rest when barewired restarts"
+                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress, namespaces and log.level take effect, the rest when barewired restarts"
             );
         }
         self.config = now;
         self.look();
+        for record in self.attachments.records() {
+            if let Err(error) = hold_to_limits(&self.attachments, &record) {
+                tracing::warn!(attachment = %record.key, %error, "limits of a pod not set; tried again in a few seconds");
+            }
+        }
         tracing::info!("configuration reloaded");
     }
 }

@@ -127,6 +127,7 @@ fn repair(attachments: &Attachments<Linux>, ends: &HostEnds, record: &Record) ->
         let is_needed = !repair.differences.is_empty() || repair.programs_know_otherwise;
         Ok::<_, datapath::WiringError>(is_needed.then_some((link, repair)))
     };
+    hold_to_limits(attachments, record)?;
     if plan(record)?.is_none() {
         return Ok(());
     }
@@ -143,6 +144,25 @@ fn repair(attachments: &Attachments<Linux>, ends: &HostEnds, record: &Record) ->
             repairs::note(repairs::Kind::Endpoint, &link.host_ifname);
         }
         restored.and(told)
+    });
+    outcome.unwrap_or(Ok(()))
+}
+
+/// After a reload a pod's limits may be others. That is no repair, and its connections live on. A pod that the programs do not know is
+/// left as it is.
+pub(super) fn hold_to_limits(attachments: &Attachments<Linux>, record: &Record) -> Result<(), datapath::WiringError> {
+    let kernel = attachments.kernel();
+    let differing = |record: &Record| {
+        let Some(link) = pod_link(record) else { return Ok(None) };
+        Ok::<_, datapath::WiringError>(kernel.limits_differ(&link)?.then_some(link))
+    };
+    if differing(record)?.is_none() {
+        return Ok(());
+    }
+    let outcome = attachments.while_it_lives(record, |record| {
+        let Some(link) = differing(record)? else { return Ok(()) };
+        tracing::info!(attachment = %record.key, "limits of a pod set anew");
+        kernel.set_limits(&link)
     });
     outcome.unwrap_or(Ok(()))
 }

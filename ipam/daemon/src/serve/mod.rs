@@ -270,6 +270,12 @@ struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// For the log.
+    fn name(&self) -> String {
+        let peer = getsockopt(self.stream, sockopt::PeerCredentials);
+        peer.map_or_else(|errno| format!("unknown ({errno})"), |peer| format!("process {} of user {}", peer.pid(), peer.uid()))
+    }
+
     /// That an ADD's answer is waited for. Where it is not, its runtime has sent the DEL, which may have been done before
     /// this: then nothing would undo the ADD.
     fn waits(&self) -> Result<(), Error> {
@@ -298,7 +304,7 @@ fn operation(request: &Request) -> Operation {
     match request {
         Request::Add(_) => Operation::Add,
         Request::Del(_) => Operation::Del,
-        Request::Check(_) | Request::Gc(_) | Request::Status => Operation::Other,
+        Request::Check(_) | Request::Gc(_) | Request::Status | Request::ReleaseAddress(_) => Operation::Other,
     }
 }
 
@@ -324,6 +330,7 @@ fn answer<'a, K: Kernel>(
         Request::Check(request) => attachments.check(&request, &netns(None)?),
         Request::Gc(request) => attachments.gc(&request, now),
         Request::Status => attachments.status(now),
+        Request::ReleaseAddress(address) => attachments.release_address(address, &caller.name(), now),
     };
     done.map(|()| (Reply::Done, None))
 }

@@ -83,6 +83,8 @@ impl World {
             pod: PodIdentity::default(),
             ips: vec![],
             mac: None,
+            bandwidth: None,
+            internet_egress: None,
         };
         let is_awaited = id == STALE || thread_rng().gen_ratio(7, 8);
         let awaited = || if is_awaited { Ok(()) } else { Err(Error::new(Code::TryAgainLater, "nobody waits")) };

@@ -345,6 +345,8 @@ pub(crate) fn add(attachments: &Attachments<ModelKernel>, pod: u64, now: BootMil
         network: "pods".parse().unwrap(),
         ips: Vec::new(),
         mac: None,
+        bandwidth: None,
+        internet_egress: None,
         pod: PodIdentity::default(),
     };
     let attached = attachments.add(&request, &(NAMESPACE + pod), &|| Ok(()), now)?;

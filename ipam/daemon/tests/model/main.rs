@@ -181,6 +181,8 @@ impl World {
             pod: PodIdentity::default(),
             ips: vec![],
             mac: None,
+            bandwidth: None,
+            internet_egress: None,
         }
     }
 

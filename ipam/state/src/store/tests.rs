@@ -18,6 +18,8 @@ fn record(container: &str, address: &str) -> Record {
         mac: Some([2, 0, 0, 0, 0, 1]),
         addresses: vec![address.parse().unwrap()],
         attached_at: BootMillis(5),
+        bandwidth: None,
+        internet_egress: None,
     }
 }
 
@@ -41,6 +43,21 @@ fn what_was_committed_is_there_after_a_restart() {
     let contents = reopen(home.path());
     assert_eq!(contents.records, [b]);
     assert_eq!(contents.freed, [("10.0.0.1".parse().unwrap(), BootMillis(9))]);
+}
+
+#[test]
+fn limits_are_there_after_a_restart_and_older_records_have_none() {
+    let home = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(home.path(), "boot-1").unwrap();
+    let bandwidth = cni_spec::Bandwidth { egress_rate: 10_000_000, ..cni_spec::Bandwidth::default() };
+    let limited = Record { bandwidth: Some(bandwidth), internet_egress: Some(1_000), ..record("a", "10.0.0.1") };
+    store.commit(&Change::Attach(&limited)).unwrap();
+    drop(store);
+    assert_eq!(reopen(home.path()).records, [limited]);
+    // As a version without limits wrote it.
+    let older = serde_json::to_value(record("b", "10.0.0.2")).unwrap();
+    assert!(older.get("bandwidth").is_none() && older.get("internet_egress").is_none(), "{older}");
+    assert_eq!(serde_json::from_value::<Record>(older).unwrap(), record("b", "10.0.0.2"));
 }
 
 #[test]
