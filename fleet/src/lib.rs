@@ -1,13 +1,18 @@
 //! The fleet (ADR 21): a server that tells each node what it needs. What nodes hear it with is `fleet-client`.
 #![forbid(unsafe_code)]
 
+pub mod acting;
 pub mod admission;
 pub mod hub;
 pub mod leader;
 pub mod manifest;
 pub mod objects;
 pub mod reports;
+pub mod rights;
 pub mod server;
+pub mod telemetry;
+pub mod top;
 pub mod watches;
+pub mod webhook;
 
 pub use fleet_client::{backoff, client, identity, last, tls};

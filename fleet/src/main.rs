@@ -1,123 +1,65 @@
 //! `barewire-fleet`: one replica.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
+mod arguments;
+
 use std::io::Write as _;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::get;
-use clap::{Args, Parser, Subcommand};
+use arguments::{Admission, Cli, Serve, Task};
+use clap::Parser;
+use fleet::acting::{self, Counters, Executor, Mode, Nodes, TeamsFile};
 use fleet::admission::Limits;
 use fleet::backoff::Backoff;
 use fleet::hub::Hub;
 use fleet::leader::{Elector, Timing};
 use fleet::manifest;
+use fleet::rights;
 use fleet::server::Server;
+use fleet::telemetry::{self, Told};
 use fleet::tls::{self, Credentials};
-use fleet::watches::{self, Watch};
+use fleet::top;
+use fleet::watches::{self, Tables, Watch};
+use fleet::webhook::{self, Webhook};
 use fleet_api::{Kind, Replica};
+use fleet_plans::health;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Nodes choose a moment of it to go to another replica.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Reports of nodes that wait to be heard.
+const REPORTS: usize = 4_096;
 /// Between two looks at the files of the certificate.
 const FILES: Duration = Duration::from_secs(10);
-
-#[derive(Debug, Parser)]
-#[command(name = "barewire-fleet", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-/// Watch the API server for all nodes, and tell each what it needs
-struct Cli {
-    #[command(subcommand)]
-    task: Option<Task>,
-    #[command(flatten)]
-    serve: Option<Serve>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Task {
-    /// Write what a cluster needs for the fleet: rights and a Deployment, as YAML
-    Manifest {
-        /// Where all of it is
-        #[arg(long, default_value = "kube-system")]
-        namespace: String,
-        /// The container image
-        #[arg(long, default_value = "barewire-fleet:latest")]
-        image: String,
-        /// How many
-        #[arg(long, default_value_t = 3)]
-        count: u32,
-        /// All replicas as nodes reach them, host:port
-        #[arg(long, value_delimiter = ',')]
-        replicas: Vec<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Serve {
-    /// Only look: at the files, the API server and the rights there
-    #[arg(long)]
-    dry_run: bool,
-    /// Where nodes connect
-    #[arg(long, default_value = "0.0.0.0:7443")]
-    listen: SocketAddr,
-    /// Where /readyz and /metrics are; without authentication, so for loopback
-    #[arg(long, default_value = "127.0.0.1:7444")]
-    telemetry: SocketAddr,
-    /// Who signs the nodes' certificates, PEM
-    #[arg(long)]
-    authority: PathBuf,
-    /// What to show to nodes, PEM; its name is barewire-fleet
-    #[arg(long)]
-    certificate: PathBuf,
-    /// Its key, PEM
-    #[arg(long)]
-    key: PathBuf,
-    /// How to reach the API server [default: as a pod does]
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
-    /// Where nodes reach this replica, host:port
-    #[arg(long)]
-    advertise: Option<String>,
-    /// All replicas as nodes reach them, host:port, this one included
-    #[arg(long, value_delimiter = ',')]
-    replicas: Vec<String>,
-    /// Namespace of the Lease that says which replica leads
-    #[arg(long, default_value = "kube-system")]
-    lease_namespace: String,
-    /// Its name
-    #[arg(long, default_value = "barewire-fleet")]
-    lease: String,
-    /// Handshakes a second
-    #[arg(long, default_value_t = Limits::default().handshakes_per_second)]
-    handshakes: u32,
-    /// Nodes at a time
-    #[arg(long, default_value_t = Limits::default().nodes)]
-    nodes: usize,
-}
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BAREWIRE_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let Cli { task, serve } = Cli::parse();
-    if let Some(Task::Manifest { namespace, image, count, replicas }) = task {
-        let text = manifest::manifest(&manifest::Settings { namespace, image, replicas: count, addresses: replicas });
-        return std::io::stdout().write_all(text.as_bytes()).context("standard output");
-    }
-    serve_nodes(serve.context("what to serve with is missing; see --help")?).await
+    let text = match task {
+        None => return serve_nodes(serve.context("what to serve with is missing; see --help")?).await,
+        Some(Task::Manifest { namespace, image, count, replicas, acts }) => {
+            let teams = acts.teams.as_deref().map(manifest::Teams::read).transpose()?;
+            let acting = acts.acting();
+            manifest::manifest(&manifest::Settings { namespace, image, replicas: count, addresses: replicas, teams, acting })
+        }
+        Some(Task::ApiserverTop { kubeconfig, samples, every, lines, json }) => {
+            let client = Client::try_from(config(kubeconfig.as_deref()).await?)?;
+            let report = top::sample(&client, samples, Duration::from_secs(every)).await?;
+            if json { format!("{:#}\n", report.json()) } else { report.text(lines) }
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
 }
 
 impl Serve {
@@ -148,13 +90,20 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     let credentials = cli.credentials()?;
     let tls = tls::server(&credentials)?;
     if cli.dry_run {
-        return look(&client(cli.kubeconfig.as_deref()).await?, &cli).await;
+        return look(&Client::try_from(config(cli.kubeconfig.as_deref()).await?)?, &cli).await;
     }
     let listener = TcpListener::bind(cli.listen).await.with_context(|| format!("listen at {}", cli.listen))?;
     let telemetry = TcpListener::bind(cli.telemetry).await.with_context(|| format!("listen at {}", cli.telemetry))?;
     let mut ends = signal(SignalKind::terminate())?;
+    let webhook = match &cli.admission {
+        Admission { admission_listen: Some(listen), admission_certificate: Some(certificate), admission_key: Some(key) } => {
+            Some(Webhook::bind(*listen, certificate, key).await?)
+        }
+        _ => None,
+    };
 
-    let client = client(cli.kubeconfig.as_deref()).await?;
+    let config = config(cli.kubeconfig.as_deref()).await?;
+    let client = Client::try_from(config.clone())?;
     let cluster = tokio::select! {
         cluster = cluster(&client) => cluster,
         _ = ends.recv() => return Ok(()),
@@ -166,7 +115,7 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     // None of these ends by itself: where one does, or panics, the whole program does, and is started anew.
     let mut tasks = JoinSet::new();
     for kind in Kind::ALL {
-        tasks.spawn(named("a watch", Watch::new(kind, Arc::clone(&hub)).run(client.clone())));
+        tasks.spawn(named("a watch", Watch::new(Tables::new(kind, Arc::clone(&hub))).run(client.clone())));
     }
     let cli = Arc::new(cli);
     tasks.spawn(named("the look at files", follow_files(Arc::clone(&cli), Arc::clone(&server), credentials)));
@@ -176,7 +125,7 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     tasks.spawn(async move { serving.run(listener, tls).await.context("serve nodes") });
     let who = cli.advertise.clone().unwrap_or_else(|| cli.listen.to_string());
     let identity = format!("{who}_{:016x}", fastrand::u64(..));
-    let elector = Elector::new(client, &cli.lease_namespace, &cli.lease, &identity, Timing::default());
+    let elector = Elector::new(client.clone(), &cli.lease_namespace, &cli.lease, &identity, Timing::default());
     let (leads, (stop, stopped)) = (elector.leads(), watch::channel(false));
     let (given_up, gone) = oneshot::channel::<()>();
     tasks.spawn(async move {
@@ -185,7 +134,32 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
         // The others are to end first.
         std::future::pending().await
     });
-    let router = router(Arc::clone(&hub), Arc::clone(&server), leads);
+    let acts = Arc::new(Counters::default());
+    let (told, teams) = watch::channel(TeamsFile::default());
+    if cli.acts.acting().is_on() {
+        let nodes = Arc::new(Nodes::default());
+        tasks.spawn(named("the watch of nodes", Watch::new(Arc::clone(&nodes)).run(client.clone())));
+        if let Some(path) = cli.acts.teams.clone() {
+            tasks.spawn(named("the look at teams", acting::follow(path, told)));
+        }
+        let (said, reports) = mpsc::channel(REPORTS);
+        tasks.spawn(named("the hearing of reports", acting::hear(Arc::clone(server.reports()), leads.clone(), said)));
+        let (counted, streams) = watch::channel(0);
+        tasks.spawn(named("the count of streams", count(Arc::clone(&server), counted)));
+        // The executor decides itself what is tried again, and when.
+        let mut config = config;
+        config.default_retry = false;
+        let acting_client = Client::try_from(config)?;
+        let settings = settings(&cli, identity);
+        let executor = Executor::new(acting_client, nodes, Arc::clone(&acts), teams.clone(), reports, streams, settings);
+        tasks.spawn(named("the executor", executor.run(leads.clone())));
+    }
+    let admission = Arc::new(webhook::Counters::default());
+    if let Some(webhook) = webhook {
+        let router = webhook::router(teams.clone(), Arc::clone(&admission));
+        tasks.spawn(named("the webhook of admission", webhook.run(router)));
+    }
+    let router = telemetry::router(Told { hub: Arc::clone(&hub), server: Arc::clone(&server), leads, acts, teams, admission });
     tasks.spawn(async move { axum::serve(telemetry, router).await.context("serve telemetry") });
     tokio::select! {
         ended = tasks.join_next() => match ended {
@@ -201,19 +175,42 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     }
 }
 
+fn settings(cli: &Serve, identity: String) -> acting::Settings {
+    let acting = cli.acts.acting();
+    acting::Settings {
+        teams: acting.teams.unwrap_or_default(),
+        health: health::Settings { dry_run: acting.health != Some(Mode::Apply), ..health::Settings::default() },
+        per_second: cli.acts_per_second,
+        identity,
+        lease: (cli.lease_namespace.clone(), cli.lease.clone()),
+    }
+}
+
+/// How many nodes are connected, twice a second: many that go at once are no sick nodes. Never returns.
+async fn count(server: Arc<Server>, counted: watch::Sender<usize>) {
+    loop {
+        counted.send_replace(server.connected());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 /// Whether the API server grants what is needed. All that is missing is said at once.
 async fn look(client: &Client, cli: &Serve) -> Result<()> {
     let mut missing = Vec::new();
-    let mut said = |what: &str, outcome: Result<(), kube::Error>| match outcome {
+    let told = |error: kube::Error| error.to_string();
+    let mut said = |what: &str, outcome: Result<(), String>| match outcome {
         Ok(()) => tracing::info!(permission = what, "granted"),
         Err(error) => missing.push(format!("{what}: {error}")),
     };
-    said("get namespace kube-system", watches::cluster(client).await.map(drop));
+    said("get namespace kube-system", watches::cluster(client).await.map(drop).map_err(told));
     for watched in watches::ALL {
-        said(&format!("list {}", watched.resource), watched.try_list(client).await);
+        said(&format!("list {}", watched.resource), watched.try_list(client).await.map_err(told));
+    }
+    for right in rights::needed(cli.acts.acting()).into_iter().skip(watches::ALL.len()) {
+        said(&format!("{} {}", right.verbs.join(", "), right.resource), right.granted(client).await.map_err(|missing| missing.to_string()));
     }
     let leases = kube::Api::<Lease>::namespaced(client.clone(), &cli.lease_namespace);
-    said(&format!("get lease {}/{}", cli.lease_namespace, cli.lease), leases.get_opt(&cli.lease).await.map(drop));
+    said(&format!("get lease {}/{}", cli.lease_namespace, cli.lease), leases.get_opt(&cli.lease).await.map(drop).map_err(told));
     if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("\n")) }
 }
 
@@ -222,15 +219,14 @@ async fn named(what: &'static str, task: impl Future<Output = ()>) -> Result<()>
     bail!("{what} has ended")
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<Client> {
-    let config = match kubeconfig {
+async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {
+    match kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path).with_context(|| path.display().to_string())?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+            Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
         }
-        None => kube::Config::incluster().context("neither --kubeconfig nor a pod's service account")?,
-    };
-    Ok(Client::try_from(config)?)
+        None => kube::Config::incluster().context("neither --kubeconfig nor a pod's service account"),
+    }
 }
 
 async fn cluster(client: &Client) -> String {
@@ -260,46 +256,4 @@ async fn drain(server: &Server, cli: &Serve) {
         }
     };
     drop(tokio::time::timeout(DRAIN + Duration::from_secs(5), gone).await);
-}
-
-fn router(hub: Arc<Hub>, server: Arc<Server>, leads: watch::Receiver<bool>) -> Router {
-    let readiness = Arc::clone(&hub);
-    let ready = move || async move {
-        if readiness.replica().is_ready() {
-            (StatusCode::OK, "ready\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not all kinds have been listed\n")
-        }
-    };
-    Router::new().route("/readyz", get(ready)).route("/metrics", get(move || async move { metrics(&hub, &server, *leads.borrow()) }))
-}
-
-/// Prometheus' text format.
-fn metrics(hub: &Hub, server: &Server, leads: bool) -> String {
-    let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, value: u64| {
-        let _ = writeln!(text, "# TYPE barewire_fleet_{name} {kind}\nbarewire_fleet_{name} {value}");
-    };
-    let counters = server.counters();
-    metric("nodes", "gauge", server.nodes().len() as u64);
-    for (name, counter) in [
-        ("connections_total", &counters.accepted),
-        ("connections_crowded_total", &counters.crowded),
-        ("connections_refused_total", &counters.refused),
-        ("sent_bytes_total", &counters.sent_bytes),
-        ("snapshots_sent_total", &counters.snapshots),
-        ("health_reports_total", &counters.reports),
-        ("health_reports_refused_total", &counters.bad_reports),
-    ] {
-        metric(name, "counter", counter.load(Ordering::Relaxed));
-    }
-    metric("leader", "gauge", leads.into());
-    let replica = hub.replica();
-    for (kind, name) in [(Kind::Services, "services"), (Kind::Endpoints, "endpoints")] {
-        let log = replica.log(kind);
-        metric(&format!("{name}_entries"), "gauge", log.table().len() as u64);
-        metric(&format!("{name}_resource_version"), "gauge", log.position().resource_version);
-        metric(&format!("{name}_snapshot_encodes_total"), "counter", log.snapshot_encodes());
-    }
-    text
 }

@@ -1,9 +1,14 @@
-//! What a cluster needs for the fleet: a service account with the rights that the watches take and no others, and a Deployment on the
-//! machines of the control plane.
+//! What a cluster needs for the fleet: a service account with the rights that it takes and no others, a class of requests of its own, and a
+//! Deployment on the machines of the control plane. With a file of teams: the file, and the policies of admission that are made of it.
+
+mod teams;
 
 use std::fmt::Write;
 
-use crate::watches::{self, Watched};
+pub use teams::Teams;
+
+use crate::acting::Mode;
+use crate::rights::{Acting, Right, needed};
 
 /// What differs between clusters.
 #[derive(Debug, Clone)]
@@ -16,6 +21,10 @@ pub struct Settings {
     pub replicas: u32,
     /// All replicas as nodes reach them, `host:port`.
     pub addresses: Vec<String>,
+    /// The file of teams.
+    pub teams: Option<Teams>,
+    /// What of the leader is switched on.
+    pub acting: Acting,
 }
 
 /// The name of all objects, of the Lease and of the secret with `ca.crt`, `tls.crt` and `tls.key`.
@@ -24,11 +33,29 @@ pub const NAME: &str = "barewire-fleet";
 /// The manifest, YAML.
 #[must_use]
 pub fn manifest(settings: &Settings) -> String {
-    let Settings { namespace, image, replicas, addresses } = settings;
-    let mut rules = String::new();
-    for Watched { group, resource, .. } in watches::ALL {
-        let _ = write!(rules, "\n  - {{apiGroups: ['{group}'], resources: [{resource}], verbs: [list, watch]}}");
+    let Settings { namespace, image, replicas, addresses, teams, acting } = settings;
+    let (mut rules, mut of_default) = (String::new(), String::new());
+    for Right { group, resource, verbs, namespace } in needed(*acting) {
+        let rules = if namespace.is_some() { &mut of_default } else { &mut rules };
+        let _ = write!(rules, "\n  - {{apiGroups: ['{group}'], resources: [{resource}], verbs: [{}]}}", verbs.join(", "));
     }
+    let writes = match acting.writes() {
+        false => "Nothing is written but the Lease.",
+        true => "Written are nodes, and what is told of them.",
+    };
+    let events = if of_default.is_empty() { String::new() } else { events(namespace, &of_default) };
+    let mut switches = String::new();
+    for (flag, mode) in [("teams-mode", acting.teams), ("health-mode", acting.health)] {
+        if let Some(mode) = mode {
+            let mode = if mode == Mode::Apply { "apply" } else { "dry-run" };
+            let _ = write!(switches, "\n            - --{flag}={mode}");
+        }
+    }
+    let (mount, volume) = teams.as_ref().map_or_else(Default::default, |_| {
+        let _ = write!(switches, "\n            - --teams=/etc/barewire-fleet-teams/teams.yaml");
+        (teams::MOUNT, teams::VOLUME)
+    });
+    let teams = teams.as_ref().map(|teams| teams.objects(namespace, acting.teams.unwrap_or_default())).unwrap_or_default();
     let labels = format!("labels: {{app.kubernetes.io/name: {NAME}}}");
     let addresses = if addresses.is_empty() { String::new() } else { format!("\n            - --replicas={}", addresses.join(",")) };
     format!(
@@ -37,7 +64,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata: {{name: {NAME}, namespace: {namespace}}}
 ---
-# What all nodes need of the API server, and which cluster it is. Nothing is written but the Lease.
+# What all nodes need of the API server, and which cluster it is. {writes}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {{name: {NAME}}}
@@ -65,6 +92,21 @@ metadata: {{name: {NAME}, namespace: {namespace}}}
 roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {NAME}}}
 subjects:
   - {{kind: ServiceAccount, name: {NAME}, namespace: {namespace}}}
+---{events}
+# Its requests wait in no queue behind others': it is asked when the API server is in trouble.
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: FlowSchema
+metadata: {{name: {NAME}}}
+spec:
+  # Before kube-system-service-accounts (900).
+  matchingPrecedence: 850
+  priorityLevelConfiguration: {{name: workload-high}}
+  distinguisherMethod: {{type: ByUser}}
+  rules:
+    - subjects:
+        - {{kind: ServiceAccount, serviceAccount: {{name: {NAME}, namespace: {namespace}}}}}
+      resourceRules:
+        - {{apiGroups: ['*'], resources: ['*'], verbs: ['*'], clusterScope: true, namespaces: ['*']}}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -112,7 +154,7 @@ spec:
             - --certificate=/etc/barewire-fleet/tls.crt
             - --key=/etc/barewire-fleet/tls.key
             - --lease-namespace={namespace}
-            - --advertise=$(HOST_IP):7443{addresses}
+            - --advertise=$(HOST_IP):7443{addresses}{switches}
           env:
             - {{name: HOST_IP, valueFrom: {{fieldRef: {{fieldPath: status.hostIP}}}}}}
           ports:
@@ -126,10 +168,30 @@ spec:
             limits: {{memory: 1Gi}}
           securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
           volumeMounts:
-            - {{name: credentials, mountPath: /etc/barewire-fleet, readOnly: true}}
+            - {{name: credentials, mountPath: /etc/barewire-fleet, readOnly: true}}{mount}
       volumes:
-        - {{name: credentials, secret: {{secretName: {NAME}, defaultMode: 0440}}}}
-"
+        - {{name: credentials, secret: {{secretName: {NAME}, defaultMode: 0440}}}}{volume}
+{teams}"
+    )
+}
+
+/// The right to what is written in namespace `default`.
+fn events(namespace: &str, rules: &str) -> String {
+    format!(
+        "
+# Events of nodes are in namespace default.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: {NAME}-events, namespace: default}}
+rules:{rules}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: {NAME}-events, namespace: default}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {NAME}-events}}
+subjects:
+  - {{kind: ServiceAccount, name: {NAME}, namespace: {namespace}}}
+---"
     )
 }
 
@@ -137,14 +199,40 @@ spec:
 mod tests {
     use super::*;
 
+    fn settings(teams: Option<Teams>, acting: Acting) -> Settings {
+        let (namespace, image) = ("kube-system".to_owned(), "barewire-fleet:latest".to_owned());
+        Settings { namespace, image, replicas: 3, addresses: Vec::new(), teams, acting }
+    }
+
+    /// That a real API server takes all of it is a test of `tests/cluster_watch`.
+    #[test]
+    fn what_is_switched_on_is_in_the_manifest_and_no_more() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/teams.yaml");
+        let teams = || Some(Teams::read(std::path::Path::new(file)).unwrap());
+        let (dry, apply) = (Some(Mode::DryRun), Some(Mode::Apply));
+        let writes = ["verbs: [get, patch]", "resources: [events]"];
+        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry }));
+        assert!(writes.iter().all(|part| !text.contains(part)) && text.contains("resources: [nodes], verbs: [list, watch]"), "{text}");
+        assert!(text.contains("--teams-mode=dry-run") && text.contains("\"Warn\"") && !text.contains("kind\": \"Mutating"), "{text}");
+        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry }));
+        assert!(writes.iter().all(|part| text.contains(part)) && !text.contains("pods/eviction"), "{text}");
+        assert!(
+            text.contains("--teams-mode=apply") && text.contains("\"Deny\"") && text.contains("MutatingAdmissionPolicyBinding"),
+            "{text}"
+        );
+        let text = manifest(&settings(None, Acting { teams: None, health: apply }));
+        assert!(text.contains("pods/eviction") && !text.contains("teams.yaml") && text.contains("--health-mode=apply"), "{text}");
+        for document in text.split("\n---\n") {
+            serde_saphyr::from_str::<serde_json::Value>(document).unwrap_or_else(|error| panic!("{error}: {document}"));
+        }
+    }
+
     #[test]
     fn the_manifest_in_deploy_is_what_the_program_writes() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/barewire-fleet.yaml");
-        let settings =
-            Settings { namespace: "kube-system".to_owned(), image: "barewire-fleet:latest".to_owned(), replicas: 3, addresses: Vec::new() };
         let is = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
-            is == manifest(&settings),
+            is == manifest(&settings(None, Acting::default())),
             "deploy/barewire-fleet.yaml: write it anew: barewire-fleet manifest > deploy/barewire-fleet.yaml"
         );
     }

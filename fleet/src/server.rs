@@ -151,6 +151,12 @@ impl Server {
         lock(&self.nodes).clone()
     }
 
+    /// How many nodes are connected.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        lock(&self.nodes).len()
+    }
+
     /// Sends every node to one of `replicas` (or to any other) within a time.
     pub fn drain(&self, replicas: Vec<String>, within: Duration) {
         self.drain.send_replace(Some(Drain { replicas, within }));

@@ -1,4 +1,4 @@
-//! One list and one watch for each kind, for all nodes.
+//! One list and one watch for each resource, for all nodes.
 //!
 //! kube-runtime's watcher does not tell as of which `resourceVersion` a list was; positions are made of that, so the loop is our own, over
 //! kube's client (Kubernetes manual, "API concepts": streaming lists, bookmarks, 410 Gone).
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backoff::Backoff;
 use crate::hub::Hub;
-use crate::objects::{self, BadObject, SELECTOR};
+use crate::objects::{self, SELECTOR};
 
 /// How long the API server may keep a watch; it answers with its end, and the next goes on.
 const WATCH: u64 = 290;
@@ -40,16 +40,21 @@ pub struct Watched {
     pub version: &'static str,
     /// In the plural, as paths and rights have it.
     pub resource: &'static str,
+    /// Which objects: a selector of labels; empty for all.
+    pub selector: &'static str,
 }
 
-/// All that is watched.
+/// What is watched where the leader acts on nodes.
+pub const NODES: Watched = Watched { group: "", version: "v1", resource: "nodes", selector: "" };
+
+/// All that is watched for nodes' sake.
 pub const ALL: [Watched; Kind::ALL.len()] = [Watched::of(Kind::Services), Watched::of(Kind::Endpoints)];
 
 impl Watched {
     const fn of(kind: Kind) -> Self {
         match kind {
-            Kind::Services => Self { group: "", version: "v1", resource: "services" },
-            Kind::Endpoints => Self { group: "discovery.k8s.io", version: "v1", resource: "endpointslices" },
+            Kind::Services => Self { group: "", version: "v1", resource: "services", selector: SELECTOR },
+            Kind::Endpoints => Self { group: "discovery.k8s.io", version: "v1", resource: "endpointslices", selector: SELECTOR },
         }
     }
 
@@ -63,7 +68,7 @@ impl Watched {
     }
 
     fn path(self) -> String {
-        let Self { group, version, resource } = self;
+        let Self { group, version, resource, .. } = self;
         if group.is_empty() { format!("/api/{version}/{resource}") } else { format!("/apis/{group}/{version}/{resource}") }
     }
 }
@@ -100,21 +105,97 @@ impl Ended {
     }
 }
 
-/// Follows one kind. Never returns.
+/// One object, as it is now or was last.
 #[derive(Debug)]
-pub struct Watch {
+pub enum Event {
+    /// New, or another than before.
+    Applied(Value),
+    /// No more.
+    Deleted(Value),
+}
+
+/// What becomes of what is watched. A bad object is skipped, and kills nothing.
+pub trait Target {
+    /// A list that has not come to its end.
+    type List: Default;
+
+    /// What is watched.
+    fn watched(&self) -> Watched;
+
+    /// One object of a list, or what happens to one before the list's end.
+    fn read(&self, list: &mut Self::List, event: Event);
+
+    /// A list has come to its end: what is not in it is no more.
+    fn listed(&mut self, version: u64, list: Self::List);
+
+    /// Something has changed; or nothing, as of a later version.
+    fn changed(&mut self, version: u64, event: Option<Event>);
+}
+
+/// A kind of the stream, whose table is the hub's.
+#[derive(Debug)]
+pub struct Tables {
     kind: Kind,
     hub: Arc<Hub>,
-    /// As of when what the hub has is; nothing: list first.
+}
+
+impl Tables {
+    /// Of one kind, into `hub`.
+    #[must_use]
+    pub fn new(kind: Kind, hub: Arc<Hub>) -> Self {
+        Self { kind, hub }
+    }
+
+    fn changes(&self, table: &Table, event: Event) -> Vec<Change> {
+        let changes = match event {
+            Event::Applied(object) => objects::applied(self.kind, table, object),
+            Event::Deleted(object) => objects::deleted(self.kind, table, object),
+        };
+        changes.unwrap_or_else(|bad| {
+            tracing::warn!(kind = ?self.kind, error = %bad, "object skipped");
+            Vec::new()
+        })
+    }
+}
+
+impl Target for Tables {
+    type List = Table;
+
+    fn watched(&self) -> Watched {
+        Watched::of(self.kind)
+    }
+
+    fn read(&self, table: &mut Table, event: Event) {
+        for change in self.changes(table, event) {
+            table.apply(change);
+        }
+    }
+
+    fn listed(&mut self, version: u64, table: Table) {
+        tracing::info!(kind = ?self.kind, entries = table.len(), resource_version = version, "listed");
+        self.hub.change(|replica| replica.log_mut(self.kind).replace(version, table));
+    }
+
+    fn changed(&mut self, version: u64, event: Option<Event>) {
+        let changes = event.map_or_else(Vec::new, |event| self.changes(self.hub.replica().log(self.kind).table(), event));
+        self.hub.change(|replica| replica.log_mut(self.kind).record(version, changes));
+    }
+}
+
+/// Follows one resource. Never returns.
+#[derive(Debug)]
+pub struct Watch<T> {
+    target: T,
+    /// As of when what the target has is; nothing: list first.
     version: Option<u64>,
     streams: bool,
 }
 
-impl Watch {
-    /// Of one kind, into `hub`.
+impl<T: Target> Watch<T> {
+    /// Into `target`.
     #[must_use]
-    pub fn new(kind: Kind, hub: Arc<Hub>) -> Self {
-        Self { kind, hub, version: None, streams: true }
+    pub fn new(target: T) -> Self {
+        Self { target, version: None, streams: true }
     }
 
     /// Lists and watches for ever.
@@ -141,7 +222,7 @@ impl Watch {
                 _ => {}
             }
             let wait = backoff.next(fastrand::f64()).max(ended.retry_after());
-            tracing::warn!(kind = ?self.kind, error = %ended, retry_after_ms = wait.as_millis(), "watch ended");
+            tracing::warn!(resource = self.target.watched().resource, error = %ended, retry_after_ms = wait.as_millis(), "watch ended");
             sleep(wait).await;
         }
     }
@@ -151,7 +232,7 @@ impl Watch {
         let start = match self.version {
             Some(version) => format!("resourceVersion={version}"),
             None if self.streams => {
-                building = Some(Table::default());
+                building = Some(T::List::default());
                 "sendInitialEvents=true&resourceVersionMatch=NotOlderThan".to_owned()
             }
             None => {
@@ -167,14 +248,19 @@ impl Watch {
                 return if building.is_some() { Err(Ended::CutList) } else { Ok(()) };
             };
             match event? {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => self.take(&mut building, object, objects::applied)?,
-                WatchEvent::Deleted(object) => self.take(&mut building, object, objects::deleted)?,
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    self.happened(&mut building, objects::version_of(&object), Event::Applied(object))?;
+                }
+                WatchEvent::Deleted(object) => self.happened(&mut building, objects::version_of(&object), Event::Deleted(object))?,
                 WatchEvent::Bookmark(bookmark) => {
                     let version = number(&bookmark.metadata.resource_version)?;
                     match building.take_if(|_| bookmark.metadata.annotations.contains_key(LIST_END)) {
-                        Some(table) => self.listed(version, table),
+                        Some(list) => self.listed(version, list),
                         None if building.is_some() => {}
-                        None => self.record(version, Vec::new()),
+                        None => {
+                            self.target.changed(version, None);
+                            self.version = Some(version);
+                        }
                     }
                 }
                 WatchEvent::Error(status) => return Err(Ended::Status(status)),
@@ -182,32 +268,15 @@ impl Watch {
         }
     }
 
-    fn take(
-        &mut self,
-        building: &mut Option<Table>,
-        object: Value,
-        change: fn(Kind, &Table, Value) -> Result<Vec<Change>, BadObject>,
-    ) -> Result<(), Ended> {
-        if let Some(table) = building {
-            let changes = self.told(change(self.kind, table, object));
-            for change in changes {
-                table.apply(change);
-            }
+    fn happened(&mut self, building: &mut Option<T::List>, version: Option<u64>, event: Event) -> Result<(), Ended> {
+        if let Some(list) = building {
+            self.target.read(list, event);
             return Ok(());
         }
-        let version = objects::version_of(&object).ok_or_else(|| Ended::Version("none".to_owned()))?;
-        let changes = change(self.kind, self.hub.replica().log(self.kind).table(), object);
-        let changes = self.told(changes);
-        self.record(version, changes);
+        let version = version.ok_or_else(|| Ended::Version("none".to_owned()))?;
+        self.target.changed(version, Some(event));
+        self.version = Some(version);
         Ok(())
-    }
-
-    /// A bad object is skipped, and kills nothing.
-    fn told(&self, changes: Result<Vec<Change>, BadObject>) -> Vec<Change> {
-        changes.unwrap_or_else(|bad| {
-            tracing::warn!(kind = ?self.kind, error = %bad, "object skipped");
-            Vec::new()
-        })
     }
 
     /// By pages, of one and the same `resourceVersion`.
@@ -225,39 +294,31 @@ impl Watch {
             #[serde(default, rename = "continue")]
             next: String,
         }
-        let (mut table, mut next) = (Table::default(), String::new());
+        let (mut whole, mut next) = (T::List::default(), String::new());
         loop {
             let list: List = client.request(self.request(&format!("limit={PAGE}&continue={next}"))?).await?;
             for object in list.items {
-                for change in self.told(objects::applied(self.kind, &table, object)) {
-                    table.apply(change);
-                }
+                self.target.read(&mut whole, Event::Applied(object));
             }
             next = list.metadata.next;
             if next.is_empty() {
                 let version = number(&list.metadata.resource_version)?;
-                self.listed(version, table);
+                self.listed(version, whole);
                 return Ok(());
             }
         }
     }
 
-    fn listed(&mut self, version: u64, table: Table) {
-        tracing::info!(kind = ?self.kind, entries = table.len(), resource_version = version, "listed");
-        self.hub.change(|replica| replica.log_mut(self.kind).replace(version, table));
-        self.version = Some(version);
-    }
-
-    fn record(&mut self, version: u64, changes: Vec<Change>) {
-        self.hub.change(|replica| replica.log_mut(self.kind).record(version, changes));
+    fn listed(&mut self, version: u64, list: T::List) {
+        self.target.listed(version, list);
         self.version = Some(version);
     }
 
     fn request(&self, query: &str) -> Result<Request<Vec<u8>>, http::Error> {
-        let path = Watched::of(self.kind).path();
+        let watched = self.target.watched();
         // The selector's own characters may stand in a query as they are, but for the exclamation mark, which proxies do not like.
-        let selector = SELECTOR.replace('!', "%21").replace('/', "%2F");
-        Request::get(format!("{path}?labelSelector={selector}&{query}")).body(Vec::new())
+        let selector = watched.selector.replace('!', "%21").replace('/', "%2F");
+        Request::get(format!("{}?labelSelector={selector}&{query}", watched.path())).body(Vec::new())
     }
 }
 

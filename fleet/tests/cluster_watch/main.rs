@@ -9,6 +9,8 @@
 #[expect(dead_code, reason = "the other program's tests use the rest of it")]
 mod fixture;
 
+mod acting;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -103,14 +105,15 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn kubectl(&self, arguments: &[&str], input: &str) -> Result<(), String> {
+    fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         use std::io::Write;
         let mut command = Command::new(&self.kubectl);
         command.arg(format!("--kubeconfig={}", self.folder.join("kubeconfig").display())).args(["--request-timeout=20s"]).args(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
     fn apply(&self, object: &str) {
@@ -222,7 +225,7 @@ struct Led {
 }
 
 impl Led {
-    fn start(folder: &Path, number: u16, telemetry: &'static str) -> Self {
+    fn start(folder: &Path, number: u16, telemetry: &'static str, more: &[String]) -> Self {
         let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());
         let listen = format!("127.0.0.1:{}", 7_450 + number);
         let arguments = [
@@ -234,20 +237,26 @@ impl Led {
             format!("--listen={listen}"),
             format!("--telemetry={telemetry}"),
         ];
-        let program = start(folder, Path::new(env!("CARGO_BIN_EXE_barewire-fleet")), &arguments.each_ref().map(String::as_str));
+        let arguments: Vec<&str> = arguments.iter().chain(more).map(String::as_str).collect();
+        let program = start(folder, Path::new(env!("CARGO_BIN_EXE_barewire-fleet")), &arguments);
         Self { program, telemetry }
     }
 
-    fn leads(&self) -> bool {
+    /// A page of the telemetry; nothing where it is not served.
+    fn page(&self, path: &str) -> String {
         use std::io::{Read, Write};
         let ask = || {
             let mut stream = std::net::TcpStream::connect(self.telemetry)?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
             let mut text = String::new();
             stream.read_to_string(&mut text).map(|_| text)
         };
-        ask().is_ok_and(|text: String| text.lines().any(|line| line == "barewire_fleet_leader 1"))
+        ask().unwrap_or_default()
+    }
+
+    fn leads(&self) -> bool {
+        self.page("/metrics").lines().any(|line| line == "barewire_fleet_leader 1")
     }
 }
 
@@ -287,14 +296,14 @@ fn one_replica_leads_and_another_after_it() {
         let manifest = Command::new(program).arg("manifest").output().unwrap();
         cluster.kubectl(&["apply", "--validate=strict", "-f", "-"], std::str::from_utf8(&manifest.stdout).unwrap()).unwrap();
         until("the rights of the manifest", folder, || dry_run().status.success());
-        let first = Led::start(folder, 1, "127.0.0.1:7461");
+        let first = Led::start(folder, 1, "127.0.0.1:7461", &[]);
         until_leads(&first, &[], folder);
-        let second = Led::start(folder, 2, "127.0.0.1:7462");
+        let second = Led::start(folder, 2, "127.0.0.1:7462", &[]);
 
         // Killed: the Lease runs out.
         let since = Instant::now();
         drop(first.program);
-        let first = Led::start(folder, 3, "127.0.0.1:7463");
+        let first = Led::start(folder, 3, "127.0.0.1:7463", &[]);
         until("another leads", folder, || {
             let (first, second) = (first.leads(), second.leads());
             assert!(!(first && second), "both lead");

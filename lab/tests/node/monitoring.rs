@@ -62,8 +62,13 @@ fn lint(scraped: &str) -> Result<()> {
 }
 
 fn alerts() -> Result<Vec<Value>> {
-    let rules: Value = serde_saphyr::from_str(&fs::read_to_string(deployed("alerts.yaml"))?)?;
-    Ok(rules["groups"][0]["rules"].as_array().context("rules")?.clone())
+    alerts_of("alerts.yaml")
+}
+
+fn alerts_of(file: &str) -> Result<Vec<Value>> {
+    let rules: Value = serde_saphyr::from_str(&fs::read_to_string(deployed(file))?)?;
+    let groups = rules["groups"].as_array().context("groups")?;
+    Ok(groups.iter().filter_map(|group| group["rules"].as_array()).flatten().cloned().collect())
 }
 
 /// Each expression of alerts and dashboards, with where it is.
@@ -108,20 +113,30 @@ fn rules_are_sound_and_fire_when_they_should() -> Result<()> {
     if crate::binaries().is_none() {
         return Ok(());
     }
-    promtool(&["check", "rules", "--lint-fatal"], &deployed("alerts.yaml"))?;
-    promtool(&["test", "rules"], &deployed("alerts_test.yaml"))
+    for (rules, tests) in [("alerts.yaml", "alerts_test.yaml"), ("fleet-alerts.yaml", "fleet-alerts_test.yaml")] {
+        promtool(&["check", "rules", "--lint-fatal"], &deployed(rules))?;
+        promtool(&["test", "rules"], &deployed(tests))?;
+    }
+    Ok(())
 }
 
 #[test]
 fn each_alert_has_a_section_of_the_runbook() -> Result<()> {
-    let runbook = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbook.md"))?;
-    let named: Vec<String> = alerts()?.iter().filter_map(|alert| Some(alert["alert"].as_str()?.to_owned())).collect();
+    for (file, runbook) in [("alerts.yaml", "runbook.md"), ("fleet-alerts.yaml", "runbook-fleet.md")] {
+        each_has_a_section(&alerts_of(file)?, runbook)?;
+    }
+    Ok(())
+}
+
+fn each_has_a_section(alerts: &[Value], name: &str) -> Result<()> {
+    let runbook = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name))?;
+    let named: Vec<String> = alerts.iter().filter_map(|alert| Some(alert["alert"].as_str()?.to_owned())).collect();
     let sections: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     ensure!(sections == named, "{sections:?} are not {named:?}");
-    for alert in alerts()? {
+    for alert in alerts {
         let url = alert["annotations"]["runbook_url"].as_str().unwrap_or_default();
         let anchor = alert["alert"].as_str().unwrap_or_default().to_lowercase();
-        ensure!(url.ends_with(&format!("/docs/runbook.md#{anchor}")), "{url}");
+        ensure!(url.ends_with(&format!("/docs/{name}#{anchor}")), "{url}");
     }
     Ok(())
 }

@@ -64,9 +64,9 @@ struct Member<'a> {
 ///
 /// # Errors
 /// Everything that is wrong with the file and with it on these nodes; nothing should be changed then.
-pub fn plan(teams: &Teams, nodes: &[Node]) -> Result<Plan, BTreeSet<Fault>> {
+pub fn plan<'a>(teams: &Teams, nodes: impl IntoIterator<Item = &'a Node>) -> Result<Plan, BTreeSet<Fault>> {
     let mut faults = teams.faults();
-    let mut sorted: Vec<_> = nodes.iter().collect();
+    let mut sorted: Vec<_> = nodes.into_iter().collect();
     sorted.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let pools = pools(teams, &sorted, &mut faults);
 

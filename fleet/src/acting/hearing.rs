@@ -1,0 +1,126 @@
+//! What nodes report, as the state machine of health hears it: one verdict for each look of a check, however often the look is told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fleet_api::message::{self, Outcome};
+use fleet_plans::health::{About, Report, Verdict};
+use tokio::sync::{mpsc, watch};
+
+use crate::reports::Reports;
+
+/// Nodes whose last looks are remembered; beyond that all are forgotten, and a look that is told again then counts once more.
+const NODES_MAX: usize = 50_000;
+
+/// Hands on what nodes report while this replica leads. Ends when nobody can say any more whether it does, or nobody hears.
+pub async fn hear(reports: Arc<Reports>, mut leads: watch::Receiver<bool>, told: mpsc::Sender<(String, Report)>) {
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        // Until then nothing is kept, and what another leader has heard is not this one's.
+        let (mut reader, mut looks) = (reports.read(), Looks::default());
+        loop {
+            let (node, report) = tokio::select! {
+                biased;
+                _ = leads.wait_for(|leads| !*leads) => break,
+                next = reader.next() => next,
+            };
+            for verdict in looks.verdicts(&node, report) {
+                if told.send((node.clone(), verdict)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// By node: which look of each check was heard last.
+#[derive(Debug, Default)]
+struct Looks(HashMap<String, HashMap<(String, String), u64>>);
+
+impl Looks {
+    /// What was looked at since the node's last report. What could not be told is neither good nor bad, and what is about nobody that this
+    /// version knows is passed over.
+    fn verdicts(&mut self, node: &str, report: message::Report) -> Vec<Report> {
+        if self.0.len() >= NODES_MAX && !self.0.contains_key(node) {
+            self.0.clear();
+        }
+        let known = self.0.entry(node.to_owned()).or_default();
+        let before = std::mem::take(known);
+        let mut verdicts = Vec::new();
+        for finding in report.findings {
+            let key = (finding.check.clone(), finding.peer.clone());
+            let is_new = before.get(&key) != Some(&finding.run);
+            known.insert(key, finding.run);
+            let about = match message::About::try_from(finding.about) {
+                Ok(message::About::Own) => About::Own,
+                Ok(message::About::Probe) => About::Probe,
+                Ok(message::About::Peer) => About::Peer(finding.peer),
+                Err(_) => continue,
+            };
+            let verdict = match Outcome::try_from(finding.outcome) {
+                Ok(Outcome::Ok) => Verdict::Good,
+                Ok(Outcome::Failed) => Verdict::Bad(finding.seen),
+                Ok(Outcome::Unknown) | Err(_) => continue,
+            };
+            if is_new {
+                verdicts.push(Report { node: node.to_owned(), about, check: finding.check, verdict });
+            }
+        }
+        verdicts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_api::message::Finding;
+
+    use super::*;
+
+    fn report(findings: &[(&str, Outcome, u64)]) -> message::Report {
+        let finding = |(check, outcome, run): &(&str, Outcome, u64)| Finding {
+            check: (*check).to_owned(),
+            outcome: (*outcome).into(),
+            run: *run,
+            seen: "seen".to_owned(),
+            ..Finding::default()
+        };
+        message::Report { findings: findings.iter().map(finding).collect() }
+    }
+
+    #[test]
+    fn a_look_counts_once_however_often_it_is_told() {
+        let mut looks = Looks::default();
+        let mut heard = |findings: &[_]| -> Vec<_> {
+            let verdicts = looks.verdicts("n", report(findings)).into_iter();
+            verdicts.map(|said| (said.check, matches!(said.verdict, Verdict::Bad(_)))).collect()
+        };
+        let bad = |check: &str| (check.to_owned(), true);
+        assert_eq!(heard(&[("uplink", Outcome::Failed, 1), ("clock", Outcome::Ok, 1)]), [bad("uplink"), ("clock".to_owned(), false)]);
+        assert_eq!(heard(&[("uplink", Outcome::Failed, 1), ("clock", Outcome::Ok, 1)]), [], "a heartbeat");
+        assert_eq!(heard(&[("uplink", Outcome::Failed, 2), ("clock", Outcome::Unknown, 2)]), [bad("uplink")]);
+        assert_eq!(heard(&[("uplink", Outcome::Failed, 1)]), [bad("uplink")], "the node's daemon was started anew");
+    }
+
+    #[tokio::test]
+    async fn reports_are_handed_on_while_this_replica_leads() {
+        let reports = Arc::new(Reports::default());
+        let (led, leads) = watch::channel(false);
+        let (told, mut heard) = mpsc::channel(8);
+        let hearing = tokio::spawn(hear(Arc::clone(&reports), leads, told));
+        reports.put("n", report(&[("uplink", Outcome::Failed, 1)]));
+        led.send_replace(true);
+        let verdict = async {
+            loop {
+                // Whoever leads has begun to read at some moment from now on.
+                reports.put("n", report(&[("uplink", Outcome::Failed, 2)]));
+                if let Ok(verdict) = heard.try_recv() {
+                    break verdict;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let (node, verdict) = tokio::time::timeout(std::time::Duration::from_secs(10), verdict).await.unwrap();
+        assert_eq!((node.as_str(), verdict.check.as_str(), verdict.verdict), ("n", "uplink", Verdict::Bad("seen".to_owned())));
+        drop(led);
+        tokio::time::timeout(std::time::Duration::from_secs(10), hearing).await.unwrap().unwrap();
+    }
+}
