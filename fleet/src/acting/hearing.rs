@@ -20,7 +20,7 @@ pub async fn hear(reports: Arc<Reports>, mut leads: watch::Receiver<bool>, told:
         loop {
             let (node, report) = tokio::select! {
                 biased;
-                _ = leads.wait_for(|leads| !*leads) => break,
+                led = leads.wait_for(|leads| !*leads) => if led.is_ok() { break } else { return },
                 next = reader.next() => next,
             };
             for verdict in looks.verdicts(&node, report) {
