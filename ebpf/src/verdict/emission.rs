@@ -17,13 +17,11 @@ pub struct Emission {
     pub hosts_own: bool,
     /// Its flow had to be noted and could not be: it must not go on, or its replies would miss the stack.
     pub without_note: bool,
-    /// Towards a pod: which limits of its own it has ([`Endpoint::limits`]). ARP is held to none.
-    pub limits: u8,
 }
 
 impl Emission {
     const fn of(scope: Scope, hosts_own: bool) -> Self {
-        Self { scope, hosts_own, without_note: false, limits: 0 }
+        Self { scope, hosts_own, without_note: false }
     }
 }
 
@@ -41,17 +39,12 @@ pub fn to_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bo
 
 #[inline(always)]
 fn deliver<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bool) -> Emission {
-    let pod = tables.endpoint(slot).filter(|pod| pod.ifindex != 0);
-    let limits = pod.map_or(0, |pod| pod.limits);
-    Emission { limits, ..delivered::<F>(bytes, tables, slot, pod, untracked) }
-}
-
-#[inline(always)]
-fn delivered<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, pod: Option<&Endpoint>, untracked: bool) -> Emission {
     let Some(packet) = &F::read(bytes) else { return Emission::of(Scope::Node, false) };
     let source = packet.source();
     let Some(network) = tables.network().filter(|_| !source.is_confined()) else { return Emission::of(Scope::Node, false) };
-    let Some(pod) = pod else { return Emission::of(source.meaning(network).scope(), false) };
+    let Some(pod) = tables.endpoint(slot).filter(|pod| pod.ifindex != 0) else {
+        return Emission::of(source.meaning(network).scope(), false);
+    };
     note(bytes, tables, network, slot, pod, packet, source, untracked)
 }
 

@@ -72,7 +72,10 @@ impl Place<'_> {
         if let Some(port) = u16::try_from(service.health_check_node_port).ok().filter(|port| *port != 0) {
             let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
             let ready = endpoints.filter(|(_, endpoint)| endpoint.ready && endpoint.node == self.node.name);
-            fragment.health = Some((port, ready.map(|(address, _)| address).collect::<BTreeSet<_>>().len()));
+            let addresses: BTreeSet<_> = ready.map(|(address, _)| address).collect();
+            // A pod has an address of each family and is one endpoint: kube-proxy counts, and answers, for each family apart.
+            let of_v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
+            fragment.health = Some((port, of_v4.max(addresses.len() - of_v4)));
         }
         fragment.problems.sort_unstable();
         fragment.problems.dedup();

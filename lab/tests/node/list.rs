@@ -275,7 +275,7 @@ fn a_bandwidth_plugin_is_refused_or_a_condition() -> Result<()> {
     on_host(Settings::default(), |host| {
         let config = host.write_configuration("chained_plugins = [{ type = \"bandwidth\", capabilities = { bandwidth = true } }]\n")?;
         let said = run(Command::new(host.binary("barewired")).arg("--check").arg("--config").arg(config), Duration::from_secs(20))?;
-        let named = ["cni.chained_plugins[0]", "\"bandwidth\"", "remove it", "later version"];
+        let named = ["cni.chained_plugins[0]", "\"bandwidth\"", "remove it", "barewire-cni itself keeps the limits"];
         ensure!(!said.status.success() && named.iter().all(|part| said.stderr.contains(part)), "{}", said.stderr);
         let daemon = host.start()?;
         let mut list = list(host)?;
