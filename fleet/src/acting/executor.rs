@@ -1,33 +1,17 @@
 //! The task that acts while this replica leads.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use fleet_plans::health::{self, Report};
+use fleet_plans::health::Report;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 
 use super::carry::Shared;
 use super::session::Session;
-use super::{Counters, Mode, Nodes, TeamsFile};
+use super::{Counters, Nodes, Settings, TeamsFile};
 
 /// Reports that are heard before anything else is looked at again.
 const REPORTS: usize = 1_024;
-
-/// How it acts.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Whether plans of teams are carried out.
-    pub teams: Mode,
-    /// Health's thresholds and budgets; `dry_run` says whether it acts.
-    pub health: health::Settings,
-    /// Acts a second, of all parts.
-    pub per_second: u32,
-    /// Which replica it is, for Events.
-    pub identity: String,
-    /// The Lease's namespace and name; an annotation of it resets the breaker.
-    pub lease: (String, String),
-}
 
 /// Acts on nodes while this replica leads.
 pub struct Executor {
@@ -108,8 +92,3 @@ impl Executor {
         }
     }
 }
-
-/// Between two looks where nothing is to be done.
-pub(super) const CALM: Duration = Duration::from_secs(1);
-/// And where something is.
-pub(super) const BUSY: Duration = Duration::from_millis(100);

@@ -15,14 +15,16 @@ mod request;
 mod reset;
 mod schedule;
 mod session;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use counters::Counters;
-pub use executor::{Executor, Settings};
+pub use executor::Executor;
 pub use file::{TeamsFile, follow};
 pub use hearing::hear;
 pub use nodes::Nodes;
+pub use settings::Settings;
 
 /// How far a part of the leader goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

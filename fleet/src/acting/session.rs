@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::carry::{Deed, Shared, carry_out, reason};
 use super::drain::{self, Round};
-use super::executor::{BUSY, CALM, Settings};
 use super::nodes::{Follower, Nodes};
 use super::request::Outcome;
 use super::reset::{self, Reset};
 use super::schedule::Schedule;
+use super::settings::{BUSY, CALM, Settings};
 use super::{Mode, Part};
 
 /// Between two plans of teams: one of 7,500 nodes takes some 50 ms.

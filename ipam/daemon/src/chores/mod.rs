@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use datapath::Ifindex;
@@ -15,6 +14,7 @@ use node_api::{BootMillis, queue};
 use sd_notify::NotifyState;
 
 use crate::attachments::Attachments;
+use crate::clockwork::{Clockwork, TICK};
 use crate::cloud::Driver;
 use crate::cni_errors;
 use crate::conditions::{Finding, Kind, NodeConditions};
@@ -27,65 +27,14 @@ use crate::reconcile::files::Files;
 use crate::reconcile::pods::PodLinks;
 use crate::serve::ServedRequests;
 
-const TICK: Duration = Duration::from_secs(1);
 /// While threads are held up in the kernel.
 const HASTE: Duration = Duration::from_millis(100);
-/// How long the end of the daemon waits for a thread here, once the requests have ended.
-const LAST: Duration = Duration::from_secs(1);
 const SWEEP_EVERY_TICKS: u64 = 60;
 const PODS_EVERY_TICKS: u64 = EVERY.as_secs() / TICK.as_secs();
 /// Well within the time that an address rests between two pods.
 const NOTES_EVERY_TICKS: u64 = 10;
 /// Between pods nobody commits anything: this often it is tried whether one could. While one cannot, each tick.
 const PROBE_EVERY_TICKS: u64 = 10;
-
-/// A thread that does something each second; it ends when this is dropped, or is left behind where the kernel does not let it go.
-pub(crate) struct Clockwork {
-    stop: Option<Sender<()>>,
-    /// Disconnected when the thread has ended.
-    ended: Receiver<()>,
-}
-
-impl Clockwork {
-    /// Calls `work` with the number of the tick, from 0, at once and then each second.
-    fn start(name: &str, mut work: impl FnMut(u64) + Send + 'static) -> std::io::Result<Self> {
-        Self::start_at_pace(name, move |tick| {
-            work(tick);
-            TICK
-        })
-    }
-
-    /// Likewise, where `work` tells how soon the next tick is.
-    pub(crate) fn start_at_pace(name: &str, mut work: impl FnMut(u64) -> Duration + Send + 'static) -> std::io::Result<Self> {
-        let (stop, stopped) = channel::<()>();
-        let (ends, ended) = channel::<()>();
-        let run = move || {
-            for tick in 0_u64.. {
-                let pause = work(tick);
-                if let Err(RecvTimeoutError::Disconnected) = stopped.recv_timeout(pause) {
-                    break;
-                }
-            }
-            drop(ends);
-        };
-        std::thread::Builder::new().name(name.into()).spawn(run)?;
-        Ok(Self { stop: Some(stop), ended })
-    }
-}
-
-impl Clockwork {
-    /// Has it end, and does not wait.
-    pub(crate) fn stop(&mut self) {
-        self.stop = None;
-    }
-}
-
-impl Drop for Clockwork {
-    fn drop(&mut self) {
-        self.stop();
-        let _ = self.ended.recv_timeout(LAST);
-    }
-}
 
 /// Keeps house.
 pub(crate) fn start(

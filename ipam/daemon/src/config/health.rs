@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::health::Check;
+use crate::health_check::Check;
 
 const KUBELET: &str = "127.0.0.1:10248";
 /// containerd's, CRI-O's, k3s'.

@@ -350,10 +350,10 @@ fn services_are_served_where_it_is_said_and_a_fleet_tells_of_them() {
 fn checks_of_the_nodes_health_are_named_and_bounded() {
     let with = |health: &str| Config::from_toml(&format!("{LEAST}\n[health]\nenabled = true\n{health}"), "host");
     let all = with("").unwrap().health.unwrap();
-    assert_eq!(all.checks.len(), crate::health::Check::ALL.len());
+    assert_eq!(all.checks.len(), crate::health_check::Check::ALL.len());
     let fewer = with("checks_off = [\"clock\", \"disk_var\"]\ninterval_seconds = { kubelet = 60 }").unwrap().health.unwrap();
     assert_eq!(fewer.checks.len(), all.checks.len() - 2);
-    assert_eq!(fewer.checks[&crate::health::Check::Kubelet], std::time::Duration::from_secs(60));
+    assert_eq!(fewer.checks[&crate::health_check::Check::Kubelet], std::time::Duration::from_secs(60));
     assert_eq!(Config::from_toml(LEAST, "host").unwrap().health, None, "in its first version a node is asked to");
     for (text, fault) in [
         ("checks_off = [\"clocks\"]", "health.checks_off[0]: there is no check \"clocks\"; there are uplink, "),

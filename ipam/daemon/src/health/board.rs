@@ -8,8 +8,8 @@ use fleet_api::message::{About, Finding, Outcome, Report};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::check::{Basis, Verdict};
 use crate::conditions::timestamp;
+use crate::health_check::{Basis, Verdict};
 
 /// A check on the page.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::check::Verdict;
+use crate::health_check::Verdict;
 
 /// An uplink as the kernel describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

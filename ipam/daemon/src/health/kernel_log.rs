@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::libc;
 
-use super::check::Verdict;
+use crate::health_check::Verdict;
 
 /// So long a line counts: what has not come again since may have been once.
 const HOLD: Duration = Duration::from_secs(600);

@@ -4,7 +4,6 @@
 //! pure functions (`judge`); facts are read in `read`.
 
 mod board;
-mod check;
 mod judge;
 mod kernel_log;
 mod read;
@@ -16,13 +15,12 @@ use std::time::{Duration, Instant};
 
 use fleet_api::message::Report;
 
-use crate::chores::Clockwork;
+use crate::clockwork::Clockwork;
 use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::HealthConfig;
 use crate::fleet::Hearing;
+use crate::health_check::{Check, Verdict};
 pub(crate) use board::{Board, Line};
-pub use check::Check;
-pub(crate) use check::Verdict;
 use judge::Answering;
 
 /// A check that fails is run again so soon: the fleet's leader believes what is said several times within a short time.

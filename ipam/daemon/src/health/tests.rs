@@ -5,6 +5,7 @@ use fleet_api::message::Outcome;
 use tokio::sync::watch;
 
 use super::*;
+use crate::health_check::Basis;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -78,8 +79,8 @@ fn a_look_that_hangs_holds_up_no_other_and_not_the_end() {
         let _ = held.recv();
         Verdict::Ok
     });
-    board.add("hangs", check::Basis::Own, Duration::ZERO);
-    board.add("works", check::Basis::Own, SOON);
+    board.add("hangs", Basis::Own, Duration::ZERO);
+    board.add("works", Basis::Own, SOON);
     let checks = vec![
         keep_looking("hangs", AGAIN, hang, Arc::clone(&board)).unwrap(),
         keep_looking("works", Duration::from_millis(1), Box::new(|_| Verdict::Failed("x".to_owned())), Arc::clone(&board)).unwrap(),

@@ -6,7 +6,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::Labels;
-use crate::health::{Line, Verdict};
+use crate::health::Line;
+use crate::health_check::Verdict;
 
 /// As many series as there are checks and results.
 pub(super) fn register(registry: &mut Registry, lines: &[Line]) {

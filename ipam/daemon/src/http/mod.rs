@@ -6,7 +6,6 @@
 mod fleet;
 mod health;
 mod inventory;
-pub(crate) mod server;
 mod services;
 mod status;
 mod trace;
@@ -41,6 +40,7 @@ use crate::conditions::NodeConditions;
 use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::fleet::Hearing;
 use crate::health::{Board, Line};
+use crate::http_server;
 use crate::kernel::{Kernel, Linux};
 use crate::latencies::{AddRefusal, Metrics, Operation};
 use crate::reconcile::slow_path::SlowPath;
@@ -109,7 +109,7 @@ pub(crate) async fn serve(listen: SocketAddr, watched: Watched) -> Infallible {
         .route("/debug/fast_path", get(fast_path))
         .route("/debug/supply", get(supply))
         .with_state(watched);
-    server::serve(listen, router, &conditions).await
+    http_server::serve(listen, router, &conditions).await
 }
 
 async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::conditions::{Finding, Kind, NodeConditions, timestamp};
-use crate::http::server;
+use crate::http_server;
 
 /// Of all ports together: load balancers ask from a few places, now and then.
 const CONNECTIONS_MAX: usize = 64;
@@ -149,7 +149,7 @@ impl Ports {
             match TcpListener::bind(at).await {
                 Ok(listener) => {
                     let router = router(service.clone(), told.clone());
-                    let task = self.tasks.spawn(server::accept(listener, router, Arc::clone(&self.room)));
+                    let task = self.tasks.spawn(http_server::accept(listener, router, Arc::clone(&self.room)));
                     self.listening.insert(*at, (service.clone(), task));
                 }
                 Err(error) => refused.push((*at, error)),

@@ -1,0 +1,27 @@
+//! How the leader acts, and how often it looks.
+
+use std::time::Duration;
+
+use fleet_plans::health;
+
+use super::Mode;
+
+/// How it acts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether plans of teams are carried out.
+    pub teams: Mode,
+    /// Health's thresholds and budgets; `dry_run` says whether it acts.
+    pub health: health::Settings,
+    /// Acts a second, of all parts.
+    pub per_second: u32,
+    /// Which replica it is, for Events.
+    pub identity: String,
+    /// The Lease's namespace and name; an annotation of it resets the breaker.
+    pub lease: (String, String),
+}
+
+/// Between two looks where nothing is to be done.
+pub(super) const CALM: Duration = Duration::from_secs(1);
+/// And where something is.
+pub(super) const BUSY: Duration = Duration::from_millis(100);
