@@ -13,9 +13,21 @@ use fleet::rights::Acting;
 /// Watch the API server for all nodes, and tell each what it needs
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) task: Option<Task>,
+    task: Option<Task>,
     #[command(flatten)]
-    pub(crate) serve: Option<Serve>,
+    serve: Option<Serve>,
+    #[command(flatten)]
+    acts: Acts,
+    #[command(flatten)]
+    admission: Admission,
+}
+
+impl Cli {
+    /// What to do instead of serving, and what to serve with.
+    pub(crate) fn parts(self) -> (Option<Task>, Option<Serve>) {
+        let Self { task, serve, acts, admission } = self;
+        (task, serve.map(|serve| Serve { acts, admission, ..serve }))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,7 +70,7 @@ pub(crate) enum Task {
 }
 
 /// What the leader does to nodes.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Acts {
     /// The file of teams; without it nodes are no team's business
     #[arg(long, value_name = "FILE")]
@@ -80,7 +92,7 @@ impl Acts {
 }
 
 /// The webhook of admission.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Admission {
     /// Where API servers ask what of a pod is added or refused (POST /mutate, /validate); without it they do not
     #[arg(long, value_name = "ADDRESS", requires_all = ["admission_certificate", "admission_key", "teams"])]
@@ -134,11 +146,46 @@ pub(crate) struct Serve {
     /// Nodes at a time
     #[arg(long, default_value_t = Limits::default().nodes)]
     pub(crate) nodes: usize,
-    #[command(flatten)]
+    /// Of [`Cli`]: whether a struct is there cannot be told of one that has others in it.
+    #[arg(skip)]
     pub(crate) acts: Acts,
-    #[command(flatten)]
+    /// Likewise.
+    #[arg(skip)]
     pub(crate) admission: Admission,
     /// Nodes that the leader writes to, and pods that it evicts, a second
     #[arg(long, default_value_t = 5)]
     pub(crate) acts_per_second: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parsed(more: &[&str]) -> Result<(Option<Task>, Option<Serve>), clap::Error> {
+        let files = ["--authority=a", "--certificate=b", "--key=c"];
+        Cli::try_parse_from([&["barewire-fleet"], &files[..], more].concat()).map(Cli::parts)
+    }
+
+    #[test]
+    fn what_is_said_reaches_who_serves() {
+        Cli::command().debug_assert();
+        let serve = |more: &[&str]| parsed(more).unwrap().1.unwrap();
+        assert_eq!(serve(&[]).acts.acting(), Acting::default(), "nothing acts by itself");
+        let Acting { teams, health } = serve(&["--teams=t"]).acts.acting();
+        assert_eq!((teams, health), (Some(Mode::DryRun), Some(Mode::DryRun)));
+        let Acting { teams, health } = serve(&["--health-mode=apply"]).acts.acting();
+        assert_eq!((teams, health), (None, Some(Mode::Apply)));
+        let webhook =
+            ["--teams=t", "--teams-mode=apply", "--admission-listen=127.0.0.1:1", "--admission-certificate=d", "--admission-key=e"];
+        let serve = serve(&webhook);
+        assert_eq!((serve.acts.acting().teams, serve.admission.admission_listen.is_some()), (Some(Mode::Apply), true));
+        for wrong in [&["--teams-mode=apply"][..], &["--teams=t", "--admission-listen=127.0.0.1:1"], &["--teams=t", "--teams-mode=on"]] {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
+        }
+        let manifest = Cli::try_parse_from(["barewire-fleet", "manifest", "--teams=t", "--teams-mode=apply"]).unwrap().parts().0;
+        assert!(matches!(manifest, Some(Task::Manifest { acts, .. }) if acts.acting().writes()));
+        assert!(Cli::try_parse_from(["barewire-fleet"]).is_err(), "the files are missing");
+    }
 }

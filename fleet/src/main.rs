@@ -45,7 +45,7 @@ const FILES: Duration = Duration::from_secs(10);
 async fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BAREWIRE_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Cli { task, serve } = Cli::parse();
+    let (task, serve) = Cli::parse().parts();
     let text = match task {
         None => return serve_nodes(serve.context("what to serve with is missing; see --help")?).await,
         Some(Task::Manifest { namespace, image, count, replicas, acts }) => {
