@@ -7,6 +7,7 @@
 //! The tables are plain hashes, not LRU: a note that is evicted before its flow ends breaks a connection, and nobody would
 //! know. The daemon removes notes once conntrack has forgotten the flow (docs/adr/0007).
 
+pub use crate::packet::Seen;
 use crate::packet::Transport;
 
 /// A flow over IPv4: its two ends in order of their numbers, so that both directions are the same flow.
@@ -55,17 +56,6 @@ pub struct Noted {
     pub from_low: u8,
     /// What was seen from the higher end.
     pub from_high: u8,
-}
-
-/// One packet of a flow, as a note takes it in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
-    /// It goes from the lower end to the higher.
-    pub from_low: bool,
-    /// [`Noted::FIN`] and [`Noted::RST`], where it is TCP with these flags.
-    pub signs: u8,
-    /// It is TCP, with SYN and without ACK: a connection begins.
-    pub opens: bool,
 }
 
 /// How far a noted flow has come: what decides how long the note stays.
@@ -131,9 +121,9 @@ impl Noted {
     /// A packet was seen.
     pub const SEEN: u8 = 1;
     /// One with FIN.
-    pub const FIN: u8 = 2;
+    pub const FIN: u8 = Seen::FIN;
     /// One with RST, and none after it: what goes on was not reset.
-    pub const RST: u8 = 4;
+    pub const RST: u8 = Seen::RST;
     /// One in a later second than that in which packets had been seen in both directions.
     pub const LATER: u8 = 8;
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::compiler::Compiler;
+use crate::compiler::{self, Compiler};
 use crate::process;
 use crate::workspace::{self, Workspace};
 use crate::world;
@@ -183,7 +183,7 @@ pub(crate) fn run_with_world(workspace: &Workspace, purpose: Purpose) -> Result<
 /// # Errors
 /// Where something is missing and cannot be installed here; the message says what to do by hand.
 pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
-    if !compiler_is_new_enough(&workspace.rustc, &workspace.rust_version) {
+    if !compiler::is_new_enough(&workspace.rustc, &workspace.rust_version) {
         bail!(
             "rustc {} is older than {}, which Cargo.toml asks for: install a newer stable Rust (`rustup update stable`)",
             workspace.rustc,
@@ -252,11 +252,6 @@ pub(crate) fn installed_crate(name: &str) -> Result<Option<PathBuf>> {
         }
     }
     Ok(None)
-}
-
-pub(crate) fn compiler_is_new_enough(installed: &str, required: &str) -> bool {
-    let numbers = |version: &str| -> Vec<u32> { version.split(['.', '-']).map_while(|part| part.parse().ok()).collect() };
-    numbers(installed) >= numbers(required)
 }
 
 /// The owner of our own entry in /proc is our effective user.
@@ -404,14 +399,6 @@ mod tests {
     fn only_packages_in_the_state_installed_count() {
         let listing = "runc installed\niptables config-files\n";
         assert_eq!(not_installed(&["runc", "iptables", "tcpdump"], listing), ["iptables", "tcpdump"]);
-    }
-
-    #[test]
-    fn compilers_are_compared_by_number() {
-        assert!(compiler_is_new_enough("1.95.0", "1.95"));
-        assert!(compiler_is_new_enough("1.100.0", "1.95"));
-        assert!(compiler_is_new_enough("1.96.0-nightly", "1.95.1"));
-        assert!(!compiler_is_new_enough("1.94.1", "1.95"));
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::bootstrap;
 use crate::process;
 use crate::workspace::{self, Workspace};
 
@@ -147,7 +146,7 @@ impl fmt::Display for Owner {
 /// Whether a compiler of this description, which lives in `sysroot`, will do.
 fn fitness(verbose: &str, sysroot: &Path, rust_version: &str) -> Result<()> {
     let release = workspace::field(verbose, "release")?;
-    if !bootstrap::compiler_is_new_enough(release, rust_version) {
+    if !is_new_enough(release, rust_version) {
         bail!("rustc {release} is older than {rust_version}, which Cargo.toml asks for");
     }
     let llvm = workspace::field(verbose, "LLVM version")?;
@@ -177,6 +176,12 @@ fn search_path<'a>(first: impl IntoIterator<Item = &'a Path>) -> Result<OsString
     let inherited = env::var_os("PATH").unwrap_or_default();
     let first = first.into_iter().map(Path::to_owned);
     env::join_paths(first.chain(env::split_paths(&inherited))).context("a folder with a colon in its name cannot be in PATH")
+}
+
+/// Whether a version is the required one or later, by its numbers.
+pub(crate) fn is_new_enough(installed: &str, required: &str) -> bool {
+    let numbers = |version: &str| -> Vec<u32> { version.split(['.', '-']).map_while(|part| part.parse().ok()).collect() };
+    numbers(installed) >= numbers(required)
 }
 
 #[cfg(test)]
@@ -226,5 +231,13 @@ mod tests {
             assert!(removed.contains(&name.into()), "{name} is inherited");
         }
         assert_eq!(search_path([Path::new("/first")]).unwrap().to_str().unwrap().split(':').next(), Some("/first"));
+    }
+
+    #[test]
+    fn compilers_are_compared_by_number() {
+        assert!(is_new_enough("1.95.0", "1.95"));
+        assert!(is_new_enough("1.100.0", "1.95"));
+        assert!(is_new_enough("1.96.0-nightly", "1.95.1"));
+        assert!(!is_new_enough("1.94.1", "1.95"));
     }
 }

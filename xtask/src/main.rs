@@ -13,6 +13,8 @@ mod binaries;
 mod book;
 mod bootstrap;
 mod bpf;
+#[cfg(test)]
+mod circles;
 mod compiler;
 mod deny;
 mod dist;
@@ -25,6 +27,8 @@ mod process;
 mod reproduce;
 mod suite;
 mod summary;
+#[cfg(test)]
+mod tokens;
 mod workspace;
 mod world;
 

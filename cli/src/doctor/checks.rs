@@ -1,8 +1,7 @@
 //! From facts to findings. Pure.
 
-use std::path::PathBuf;
-
 use super::facts::{Configuration, Expected, Facts, FileFound, Lists, PathOutcome};
+use super::fix::Fix;
 use super::network_tools;
 
 /// How bad it is, the worst last.
@@ -35,14 +34,6 @@ impl Severity {
             Self::Failed => "failed",
         }
     }
-}
-
-/// What mends a finding without a question left open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fix {
-    Sysctl { name: String, value: i64 },
-    File { path: PathBuf, text: &'static str, then: &'static str },
-    Mode { path: PathBuf, mode: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::checks::Fix;
-
 /// Where sysctls are kept over a boot. One file: a line of it is replaced, others stay.
 const SYSCTLS: &str = "/etc/sysctl.d/90-barewire.conf";
+
+/// What mends a finding without a question left open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fix {
+    Sysctl { name: String, value: i64 },
+    File { path: PathBuf, text: &'static str, then: &'static str },
+    Mode { path: PathBuf, mode: u32 },
+}
 
 /// What became of a fix.
 #[derive(Debug)]

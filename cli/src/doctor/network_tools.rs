@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checks::Fix;
+use super::fix::Fix;
 
 /// Any pod's host end has such a name.
 pub(super) const A_POD_LINK: &str = "bw0000100000";

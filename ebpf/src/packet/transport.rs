@@ -2,7 +2,6 @@
 
 use super::ip::{Fragment, Header, walk};
 use super::{Bytes, ETHERNET};
-use crate::flow::{Noted, Seen};
 use crate::scope::halves;
 
 /// Protocol numbers (IANA).
@@ -99,6 +98,24 @@ pub const fn has_flows(protocol: u8) -> bool {
     matches!(protocol, ICMP | TCP | UDP | ICMPV6) || super::ip::is_extension(protocol)
 }
 
+/// One packet of a flow, as a note takes it in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// It goes from the lower end to the higher.
+    pub from_low: bool,
+    /// [`Seen::FIN`] and [`Seen::RST`], where it is TCP with these flags.
+    pub signs: u8,
+    /// It is TCP, with SYN and without ACK: a connection begins.
+    pub opens: bool,
+}
+
+impl Seen {
+    /// It has FIN.
+    pub const FIN: u8 = 2;
+    /// It has RST.
+    pub const RST: u8 = 4;
+}
+
 /// What a note takes in of a packet. A TCP header that is cut short has no flags.
 #[must_use]
 #[inline(always)]
@@ -111,8 +128,8 @@ pub fn seen(bytes: &impl Bytes, header: &Header, from_low: bool) -> Seen {
     if header.protocol == TCP
         && let Some([_, flags]) = bytes.read::<2>(header.transport + 12)
     {
-        let fin = if flags & FIN != 0 { Noted::FIN } else { 0 };
-        let rst = if flags & RST != 0 { Noted::RST } else { 0 };
+        let fin = if flags & FIN != 0 { Seen::FIN } else { 0 };
+        let rst = if flags & RST != 0 { Seen::RST } else { 0 };
         seen.signs = fin | rst;
         seen.opens = flags & (SYN | ACK) == SYN;
     }
