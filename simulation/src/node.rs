@@ -296,7 +296,7 @@ impl Node {
         self.serve();
         let now = self.now();
         let Daemon { pool, supply, source, .. } = self.daemon.as_mut()?;
-        let request = supply.next(pool, self.waiting.len() as u64, now)?;
+        let request = supply.poll_request(pool, self.waiting.len() as u64, now)?;
         if let Request::Unassign { blocks, .. } = &request {
             self.released.extend(blocks.iter().map(|block| (*block, now)));
         }
@@ -309,7 +309,7 @@ impl Node {
             self.released.retain(|block, _| !blocks.contains(block));
         }
         let Some(Daemon { pool, supply, .. }) = &mut self.daemon else { return };
-        let reports = supply.done(outcome, pool, now);
+        let reports = supply.handle_response(outcome, pool, now);
         self.reports.extend(reports.into_iter().map(|report| (now, report)));
         self.look_at_interfaces();
         self.serve();

@@ -1,7 +1,10 @@
 //! The supply of addresses: what the cloud has assigned to the node, what of it may be used, and what to ask for next.
 //!
-//! Pure: it is told what was read and answered, and tells what to call. Time is an argument, chance comes from the node's name. The
-//! daemon drives it with real clouds, the simulator with thousands of nodes under a virtual clock (docs/adr/0010).
+//! Pure, sans-IO: it is told what was read and answered, and tells what to call. Time is an argument, chance comes from the node's name. The
+//! daemon drives it with real clouds, the simulator with thousands of nodes under a virtual clock (docs/adr/0010). Whoever drives it calls
+//! [`Supply::poll_request`] whenever something may be due (there is no harm in asking too often), makes the call that this returns,
+//! and hands what became of it to [`Supply::handle_response`]. Nothing happens by time alone: what was due at some time is done by the
+//! first poll after it.
 //!
 //! - One request is in flight. What became of it is not guessed: without an answer, both readers are asked first (a request whose
 //!   reply was lost may have been granted).
@@ -257,9 +260,9 @@ impl Supply {
     }
 
     /// What to call now, if anything; `waiting` pods have asked for addresses that the pool did not have. The caller tells what became
-    /// of it with [`Supply::done`] before it asks again; a block to be unassigned is closed in the pool, and its tombstone is to be made
+    /// of it with [`Supply::handle_response`] before it asks again; a block to be unassigned is closed in the pool, and its tombstone is to be made
     /// durable before the call.
-    pub fn next(&mut self, pool: &mut Pool, waiting: u64, now: BootMillis) -> Option<Request> {
+    pub fn poll_request(&mut self, pool: &mut Pool, waiting: u64, now: BootMillis) -> Option<Request> {
         if self.in_flight.is_some() {
             return None;
         }
@@ -287,7 +290,7 @@ impl Supply {
     }
 
     /// Takes in what became of the request in flight.
-    pub fn done(&mut self, outcome: Outcome, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
+    pub fn handle_response(&mut self, outcome: Outcome, pool: &mut Pool, now: BootMillis) -> Vec<Report> {
         let mut reports = Vec::new();
         let Some(request) = self.in_flight.take() else { return reports };
         match outcome {
@@ -356,7 +359,7 @@ impl Supply {
         !self.unsure.is_empty()
     }
 
-    /// Takes one of the node's own tokens for a call that is none of [`Supply::next`]'s, if there is one and calls succeed.
+    /// Takes one of the node's own tokens for a call that is none of [`Supply::poll_request`]'s, if there is one and calls succeed.
     pub fn take_token(&mut self, now: BootMillis) -> bool {
         self.api_mode() == ApiMode::Normal && self.bucket.take(now).is_ok()
     }

@@ -69,10 +69,10 @@ impl World {
 
     fn run_with(&mut self, seconds: u64, mut serve: impl FnMut(&mut Self, &Request) -> Outcome) {
         for _ in 0..seconds {
-            while let Some(request) = self.supply.next(&mut self.pool, 0, self.now) {
+            while let Some(request) = self.supply.poll_request(&mut self.pool, 0, self.now) {
                 self.calls.push(request.clone());
                 let outcome = serve(self, &request);
-                let reports = self.supply.done(outcome, &mut self.pool, self.now);
+                let reports = self.supply.handle_response(outcome, &mut self.pool, self.now);
                 self.reports.extend(reports);
             }
             self.now = self.now.plus(SECOND);
@@ -420,10 +420,10 @@ fn a_node_whose_pods_wait_does_not_wait_for_its_turn_unless_all_do() {
         world.run(1);
         world.take(16);
         for _ in 0..60 {
-            while let Some(request) = world.supply.next(&mut world.pool, waiting, world.now) {
+            while let Some(request) = world.supply.poll_request(&mut world.pool, waiting, world.now) {
                 let is_read = matches!(request, Request::Read(_));
                 let outcome = if throttled && !is_read { Outcome::Refused(Refusal::Throttled(None)) } else { world.serve(&request) };
-                world.supply.done(outcome, &mut world.pool, world.now);
+                world.supply.handle_response(outcome, &mut world.pool, world.now);
                 world.calls.push(request);
             }
             world.now = world.now.plus(SECOND);
@@ -562,7 +562,7 @@ fn a_reader_that_is_asked_does_not_take_the_turn_of_pods_that_wait() {
     world.take(16);
     world.now = world.now.plus(60 * SECOND);
     assert_eq!(world.supply.reading_to_make(1, world.now), Some(Reader::Metadata), "it is due");
-    let request = world.supply.next(&mut world.pool, 1, world.now);
+    let request = world.supply.poll_request(&mut world.pool, 1, world.now);
     assert!(matches!(request, Some(Request::Assign { .. })), "{request:?}");
 }
 
@@ -573,11 +573,11 @@ fn while_the_api_is_away_pods_that_wait_do_not_keep_metadata_from_being_read() {
     world.take(16);
     let mut readings = 0;
     for _ in 0..600 {
-        while let Some(request) = world.supply.next(&mut world.pool, 1, world.now) {
+        while let Some(request) = world.supply.poll_request(&mut world.pool, 1, world.now) {
             readings += u32::from(request == Request::Read(Reader::Metadata));
             let is_metadata = request == Request::Read(Reader::Metadata);
             let outcome = if is_metadata { world.serve(&request) } else { Outcome::Refused(Refusal::Other("away".into())) };
-            world.supply.done(outcome, &mut world.pool, world.now);
+            world.supply.handle_response(outcome, &mut world.pool, world.now);
         }
         world.now = world.now.plus(SECOND);
     }
@@ -647,13 +647,13 @@ fn where_nobody_asks_for_addresses_a_pod_that_waits_has_them_read_soon_and_not_a
         let given = world.now.plus(7 * SECOND);
         let mut readings = 0;
         while world.pool.lacking(world.now).is_some() && world.now < given.plus(60 * SECOND) {
-            while let Some(request) = world.supply.next(&mut world.pool, waiting, world.now) {
+            while let Some(request) = world.supply.poll_request(&mut world.pool, waiting, world.now) {
                 readings += 1;
                 if world.now >= given {
                     world.assigned.insert("10.0.1.16/28".parse().unwrap());
                 }
                 let outcome = world.serve(&request);
-                world.supply.done(outcome, &mut world.pool, world.now);
+                world.supply.handle_response(outcome, &mut world.pool, world.now);
             }
             world.now = world.now.plus(100);
         }
@@ -668,7 +668,7 @@ fn pods_that_come_together_are_asked_for_together() {
     let mut world = World::new(true, &["10.0.1.0/28"]);
     world.run(60);
     world.take(16);
-    let request = world.supply.next(&mut world.pool, 51, world.now);
+    let request = world.supply.poll_request(&mut world.pool, 51, world.now);
     assert_eq!(request, Some(Request::Assign { interface: "eni-1".into(), family: Family::V4, blocks: 4 }));
 }
 

@@ -41,8 +41,8 @@ fn node(number: u32) -> (Pool, Supply) {
     let interface =
         Interface { id, mac: [2, 0, 0, 0, 0, 1], address: None, gateways: vec![], blocks, free_slots: [12, 0], created_here: true };
     let reading = Reading { reader: Reader::Metadata, interfaces: vec![interface], interface_room: true, has_unidentified: false };
-    if supply.next(&mut pool, 0, now).is_some() {
-        supply.done(Outcome::Read(reading), &mut pool, now);
+    if supply.poll_request(&mut pool, 0, now).is_some() {
+        supply.handle_response(Outcome::Read(reading), &mut pool, now);
     }
     let mut pods = Vec::new();
     for generation in 0..GENERATIONS {

@@ -187,7 +187,7 @@ impl<K: Kernel> Driver<K> {
     /// Makes the call that is due, if one is; tells whether it did.
     pub async fn round(&self) -> bool {
         let begun = (self.clock)();
-        let Some(request) = self.with_pool(|state, pool, waiting| state.supply.next(pool, waiting, begun)) else { return false };
+        let Some(request) = self.with_pool(|state, pool, waiting| state.supply.poll_request(pool, waiting, begun)) else { return false };
         let outcome = match self.remember(&request, begun) {
             Ok(()) => self.call(&request).await,
             Err(why) => Outcome::Refused(Refusal::Other(why)),
@@ -199,7 +199,7 @@ impl<K: Kernel> Driver<K> {
             state.calls.note(Call::of(&request), &outcome);
             state.conditions.note(Call::of(&request), &outcome, now);
             let lists_native = matches!(&outcome, Outcome::Read(reading) if reading.reader == Reader::Metadata);
-            let reports = state.supply.done(outcome, pool, now);
+            let reports = state.supply.handle_response(outcome, pool, now);
             state.hear(reports, pool);
             if lists_native {
                 let State { native: known, supply, .. } = state;

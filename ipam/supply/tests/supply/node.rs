@@ -102,7 +102,7 @@ impl Node {
 
     /// Asks for a call; what is about to be given back becomes durable before it is made.
     pub(crate) fn ask(&mut self, now: BootMillis) -> Option<Request> {
-        let request = self.supply.next(&mut self.pool, self.waiting.len() as u64, now)?;
+        let request = self.supply.poll_request(&mut self.pool, self.waiting.len() as u64, now)?;
         if let Request::Unassign { blocks, .. } = &request {
             self.released.extend(blocks.iter().map(|block| (*block, now)));
         }
@@ -127,7 +127,7 @@ impl Node {
             (_, Outcome::Unknown) => self.unsure = READERS.to_vec(),
             _ => {}
         }
-        self.supply.done(outcome, &mut self.pool, now);
+        self.supply.handle_response(outcome, &mut self.pool, now);
     }
 
     /// What is known becomes durable.
