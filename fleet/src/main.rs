@@ -1,12 +1,10 @@
 //! `barewire-fleet`: one replica.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +17,7 @@ use fleet::backoff::Backoff;
 use fleet::hub::Hub;
 use fleet::leader::{Elector, Timing};
 use fleet::manifest;
+use fleet::metrics::{self, Seen};
 use fleet::server::Server;
 use fleet::tls::{self, Credentials};
 use fleet::watches::{self, Watch};
@@ -271,33 +270,7 @@ fn router(hub: Arc<Hub>, server: Arc<Server>, leads: watch::Receiver<bool>) -> R
             (StatusCode::SERVICE_UNAVAILABLE, "not all kinds have been listed\n")
         }
     };
-    Router::new().route("/readyz", get(ready)).route("/metrics", get(move || async move { metrics(&hub, &server, *leads.borrow()) }))
-}
-
-/// Prometheus' text format.
-fn metrics(hub: &Hub, server: &Server, leads: bool) -> String {
-    let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, value: u64| {
-        let _ = writeln!(text, "# TYPE barewire_fleet_{name} {kind}\nbarewire_fleet_{name} {value}");
-    };
-    let counters = server.counters();
-    metric("nodes", "gauge", server.nodes().len() as u64);
-    for (name, counter) in [
-        ("connections_total", &counters.accepted),
-        ("connections_crowded_total", &counters.crowded),
-        ("connections_refused_total", &counters.refused),
-        ("sent_bytes_total", &counters.sent_bytes),
-        ("snapshots_sent_total", &counters.snapshots),
-    ] {
-        metric(name, "counter", counter.load(Ordering::Relaxed));
-    }
-    metric("leader", "gauge", leads.into());
-    let replica = hub.replica();
-    for (kind, name) in [(Kind::Services, "services"), (Kind::Endpoints, "endpoints")] {
-        let log = replica.log(kind);
-        metric(&format!("{name}_entries"), "gauge", log.table().len() as u64);
-        metric(&format!("{name}_resource_version"), "gauge", log.position().resource_version);
-        metric(&format!("{name}_snapshot_encodes_total"), "counter", log.snapshot_encodes());
-    }
-    text
+    Router::new()
+        .route("/readyz", get(ready))
+        .route("/metrics", get(move || async move { metrics::text(&Seen { hub: &hub, server: &server, leads: *leads.borrow() }) }))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use datapath::Ifindex;
 use datapath::NodeNetwork;
-use datapath::fast_path::{FIRST_IFINDEX, Scope, TrafficOf};
+use datapath::fast_path::{FIRST_IFINDEX, Reason, Scope, TrafficOf};
 
 use crate::carried::{FAMILIES, Node, exchange, network};
 use crate::{object, private};
@@ -49,7 +49,7 @@ fn a_pod_sends_to_the_internet_what_it_may_and_to_the_cluster_what_it_wants() ->
 fn send(node: &Node, from: IpAddr, to: IpAddr, senders: usize) -> Result<(u64, u64, Duration)> {
     let counts = || -> Result<(u64, u64)> {
         let sent = node.fast_path.traffic(TrafficOf::Pod(Ifindex(FIRST_IFINDEX)))?.sent[Scope::Internet as usize].bytes;
-        let dropped = node.fast_path.reasons()?.into_iter().find(|(name, _)| *name == "internet_egress_limit");
+        let dropped = node.fast_path.reasons()?.into_iter().find(|(reason, _)| *reason == Reason::InternetEgressLimit);
         Ok((sent, dropped.map_or(0, |(_, packets)| packets)))
     };
     let sockets: Vec<UdpSocket> =

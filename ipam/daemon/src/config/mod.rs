@@ -1,12 +1,13 @@
 //! The configuration file. It is judged as a whole: every fault is told at once, each with its key.
 //!
-//! The schema with its defaults is documented in docs/configuration.md; `deploy/barewired.toml` is an example.
+//! Every key with its default is in `keys`, which docs/configuration.md is written from; `deploy/barewired.toml` is an example.
 
 mod bit_rate;
 mod cloud;
 mod cni;
 mod fixed;
 mod fleet;
+pub(crate) mod keys;
 mod reader;
 
 use std::net::SocketAddr;

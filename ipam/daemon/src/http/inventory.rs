@@ -89,7 +89,7 @@ pub(super) fn pods(watched: &Watched) -> Vec<Pod> {
             links.iter().map(|link| (*link, "the programs' tables cannot be read")).collect()
         }
     });
-    let now = BootMillis::now().unwrap_or_default();
+    let now = BootMillis::now();
     records.iter().map(|record| pod(record, slow.as_ref(), now)).collect()
 }
 
@@ -118,7 +118,7 @@ fn pod(record: &Record, slow: Option<&HashMap<Ifindex, &'static str>>, now: Boot
 
 pub(super) fn addresses(watched: &Watched) -> Addresses {
     let records = watched.attachments.records();
-    let now = BootMillis::now().unwrap_or_default();
+    let now = BootMillis::now();
     watched.attachments.look_at_pool(|pool| Addresses { ranges: ranges(pool, now), addresses: states(&records, pool, now) })
 }
 
@@ -195,7 +195,7 @@ mod tests {
         pool.release(freed, &owner, BootMillis(10_000));
         pool.quarantine(bad, "seen elsewhere".to_owned());
         let of_host: IpAddr = "10.0.0.5".parse().unwrap();
-        pool.set_host_addresses(&[of_host, "192.0.2.1".parse().unwrap()]);
+        pool.set_host_addresses(&[of_host, "192.0.2.1".parse().unwrap()], BootMillis(0));
         let now = BootMillis(10_500);
         let told = states(&[record(held)], &pool, now);
         let told: Vec<_> = told.iter().map(|entry| (entry.address, entry.state, entry.free_in_seconds)).collect();

@@ -6,6 +6,8 @@
 //! Types are of negative polarity, as a node's `MemoryPressure` is: one that is listed holds. [`Kind`] also says what a condition means
 //! for pods, so that nobody has to know all of them.
 
+mod kinds;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -14,148 +16,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// What a condition is about: its `type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// The node's own uplink is not there, or nothing tells which it is.
-    NoUplink,
-    /// The node's own uplink has no carrier, or is set down.
-    UplinkDown,
-    /// One of several uplinks is not there or down: no new pod gets an address of it.
-    SecondaryUplinkDown,
-    /// News of links, addresses and routes do not arrive: they are looked for every few seconds.
-    UplinkNewsLost,
-    /// The kernel does not forward, and does not let us change that.
-    ForwardingRefused,
-    /// A setting beside forwarding was refused.
-    SysctlRefused,
-    /// Masquerade or marks could not be set.
-    RulesRefused,
-    /// A way out of a further uplink was refused.
-    RoutesRefused,
-    /// The kernel programs are wanted and not (all) in use: the host's stack carries what they would.
-    FastPathUnavailable,
-    /// An uplink lacks the programs, or another's is ahead of them: nothing is carried by it.
-    UplinkHookLost,
-    /// Nothing of one family is carried: somebody's rules may treat it otherwise.
-    FamilyNotCarried,
-    /// The host's own rules drop packets of pods.
-    PodsNotForwarded,
-    /// The rules that let pods' packets pass could not be put where others' rules drop them.
-    ForwardAcceptRefused,
-    /// Routes or rules of the host cannot be read.
-    HostRulesUnread,
-    /// Native networks contain addresses of services that no network of services has.
-    ServicesNative,
-    /// A further uplink is no Ethernet device.
-    UplinkNotEthernet,
-    /// Another tool has a filter on the link of a pod.
-    FilterOnPodLink,
-    /// The host end of a pod's link is gone: nothing but an ADD makes one.
-    PodLinkGone,
-    /// Something of a pod's link on the host was altered, and the kernel refuses to have it back.
-    PodLinkNotRestored,
-    /// The host itself has addresses of the pods' ranges.
-    AddressesOfHost,
-    /// A pod has as many noted flows as one may have.
-    FlowTableFull,
-    /// Pods ran before the kernel programs did, and their flows cannot be learned: they keep to the host's stack.
-    FlowsUnknown,
-    /// A pod could have no address now.
-    AddressesExhausted,
-    /// Somebody holds the kernel's lock of network configuration.
-    KernelHeldUp,
-    /// Attachments cannot be made durable.
-    StoreNotWritable,
-    /// Something is wrong between the node and its cloud.
-    CloudDegraded,
-    /// A plugin of the chain is not there or does not answer.
-    PluginUnusable,
-    /// There is no CNI version that all plugins of the chain speak.
-    NoCommonVersion,
-    /// Another agent has put `bandwidth` behind us.
-    BandwidthChained,
-    /// The network configuration list does not stand.
-    NoNetworkList,
-    /// The network configuration list cannot be read or written.
-    NetworkListNotWritable,
-    /// There is another network configuration in the runtime's directory.
-    OtherNetworkList,
-    /// Metrics and health are not served.
-    TelemetryNotServed,
-    /// Plugins find no socket, and it cannot be made again.
-    SocketNotServed,
-    /// What the daemon holds open in its run directory is there no more.
-    RunDirectoryLost,
-    /// No replica of the fleet is heard: what is known of Services ages.
-    FleetNotHeard,
-    /// What the fleet tells cannot be kept for the next start.
-    FleetStateNotKept,
-}
-
-impl Kind {
-    /// The `type`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoUplink => "NoUplink",
-            Self::UplinkDown => "UplinkDown",
-            Self::SecondaryUplinkDown => "SecondaryUplinkDown",
-            Self::UplinkNewsLost => "UplinkNewsLost",
-            Self::ForwardingRefused => "ForwardingRefused",
-            Self::SysctlRefused => "SysctlRefused",
-            Self::RulesRefused => "RulesRefused",
-            Self::RoutesRefused => "RoutesRefused",
-            Self::FastPathUnavailable => "FastPathUnavailable",
-            Self::UplinkHookLost => "UplinkHookLost",
-            Self::FamilyNotCarried => "FamilyNotCarried",
-            Self::PodsNotForwarded => "PodsNotForwarded",
-            Self::ForwardAcceptRefused => "ForwardAcceptRefused",
-            Self::HostRulesUnread => "HostRulesUnread",
-            Self::ServicesNative => "ServicesNative",
-            Self::UplinkNotEthernet => "UplinkNotEthernet",
-            Self::FilterOnPodLink => "FilterOnPodLink",
-            Self::PodLinkGone => "PodLinkGone",
-            Self::PodLinkNotRestored => "PodLinkNotRestored",
-            Self::AddressesOfHost => "AddressesOfHost",
-            Self::FlowTableFull => "FlowTableFull",
-            Self::FlowsUnknown => "FlowsUnknown",
-            Self::AddressesExhausted => "AddressesExhausted",
-            Self::KernelHeldUp => "KernelHeldUp",
-            Self::StoreNotWritable => "StoreNotWritable",
-            Self::CloudDegraded => "CloudDegraded",
-            Self::PluginUnusable => "PluginUnusable",
-            Self::NoCommonVersion => "NoCommonVersion",
-            Self::BandwidthChained => "BandwidthChained",
-            Self::NoNetworkList => "NoNetworkList",
-            Self::NetworkListNotWritable => "NetworkListNotWritable",
-            Self::OtherNetworkList => "OtherNetworkList",
-            Self::TelemetryNotServed => "TelemetryNotServed",
-            Self::SocketNotServed => "SocketNotServed",
-            Self::RunDirectoryLost => "RunDirectoryLost",
-            Self::FleetNotHeard => "FleetNotHeard",
-            Self::FleetStateNotKept => "FleetStateNotKept",
-        }
-    }
-
-    /// Whether a runtime's ADD fails, or gives a pod no network, while it holds.
-    #[must_use]
-    pub const fn fails_adds(self) -> bool {
-        matches!(
-            self,
-            Self::NoUplink
-                | Self::UplinkDown
-                | Self::ForwardingRefused
-                | Self::AddressesExhausted
-                | Self::KernelHeldUp
-                | Self::StoreNotWritable
-                | Self::PluginUnusable
-                | Self::NoCommonVersion
-                | Self::NoNetworkList
-                | Self::SocketNotServed
-        )
-    }
-}
+pub use kinds::Kind;
 
 impl Serialize for Kind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
