@@ -45,3 +45,29 @@ pub(crate) fn drops(reason: &str) -> bool {
     ];
     DROPS.contains(&reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Of a metric, as docs/metrics.md has them from the programs' own list.
+    fn reasons(metric: &str) -> Vec<String> {
+        let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
+        let begin = format!("| `{metric}` | `reason` | ");
+        let row = page.lines().find_map(|line| line.strip_prefix(&begin)).unwrap_or_else(|| panic!("{metric} is not in docs/metrics.md"));
+        row.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_reason_of_the_programs_has_a_meaning() {
+        for (metric, dropped) in [("barewire_fast_path_dropped_total", true), ("barewire_fast_path_passed_to_stack_total", false)] {
+            for reason in reasons(metric) {
+                assert_ne!(meaning(&reason), meaning("nobody's"), "{reason}");
+                assert_eq!(drops(&reason), dropped, "{reason}");
+            }
+        }
+    }
+}
