@@ -59,7 +59,7 @@ impl Replica {
 
     fn metric(&self, name: &str) -> u64 {
         let mut text = String::new();
-        self.counters.write(&mut text, 0);
+        crate::metrics::write(&super::METRICS, &*self.counters, &mut text);
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("barewire_fleet_{name} "))).unwrap_or_else(|| panic!("{name}"));
         line.parse().unwrap()
     }
