@@ -14,12 +14,15 @@ pub struct Metric<S> {
     help: &'static str,
 }
 
+/// Each series by the values of its labels.
+pub type Series = Vec<(Vec<&'static str>, u64)>;
+
 #[derive(Debug)]
 enum Kind<S> {
     Gauge(fn(&S) -> u64),
     Counter(fn(&S) -> u64),
-    /// The names of labels, and each series' values of them.
-    Counters(&'static [&'static str], fn(&S) -> Vec<(Vec<&'static str>, u64)>),
+    /// The names of labels.
+    Counters(&'static [&'static str], fn(&S) -> Series),
     Histogram(fn(&S) -> Histogram),
 }
 
@@ -58,12 +61,7 @@ pub const fn counter<S>(name: &'static str, help: &'static str, value: fn(&S) ->
 }
 
 /// A counter with labels; its name ends with `_total`.
-pub const fn counters<S>(
-    name: &'static str,
-    labels: &'static [&'static str],
-    help: &'static str,
-    values: fn(&S) -> Vec<(Vec<&'static str>, u64)>,
-) -> Metric<S> {
+pub const fn counters<S>(name: &'static str, labels: &'static [&'static str], help: &'static str, values: fn(&S) -> Series) -> Metric<S> {
     Metric { name, kind: Kind::Counters(labels, values), help }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Part;
 use super::request::Outcome;
-use crate::metrics::{Metric, counter, counters, gauge};
+use crate::metrics::{Metric, Series, counter, counters, gauge};
 
 /// What became of an act, as the metric names it.
 const OUTCOMES: [&str; 7] = ["done", "conflict", "gone", "later", "refused", "lost", "dry_run"];
@@ -72,7 +72,7 @@ impl Counters {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn acts(&self) -> Vec<(Vec<&'static str>, u64)> {
+    fn acts(&self) -> Series {
         let of_part = |part: Part| {
             let counts = OUTCOMES.iter().zip(&self.acts[part as usize]);
             counts.map(move |(outcome, count)| (vec![part.name(), outcome], get(count)))
@@ -80,7 +80,7 @@ impl Counters {
         PARTS.into_iter().flat_map(of_part).collect()
     }
 
-    fn evictions(&self) -> Vec<(Vec<&'static str>, u64)> {
+    fn evictions(&self) -> Series {
         OUTCOMES[..DRY_RUN].iter().zip(&self.evictions).map(|(outcome, count)| (vec![*outcome], get(count))).collect()
     }
 }

@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::review::{Endpoint, answer};
 use crate::acting::TeamsFile;
-use crate::metrics::{Histogram, Metric, counters, histogram};
+use crate::metrics::{Histogram, Metric, Series, counters, histogram};
 
 /// At a time: an API server opens one for each request that is under way, and keeps some.
 const CONNECTIONS: usize = 512;
@@ -66,7 +66,7 @@ impl Counters {
         }
     }
 
-    fn reviews(&self) -> Vec<(Vec<&'static str>, u64)> {
+    fn reviews(&self) -> Series {
         [("changed", &self.changed), ("refused", &self.refused), ("admitted", &self.plain), ("bad", &self.bad)]
             .map(|(decision, count)| (vec![decision], get(count)))
             .into()
