@@ -80,6 +80,8 @@ pub struct Element {
     pub key: Vec<u8>,
     /// Of maps of verdicts: its code and its chain.
     pub verdict: Option<(i32, String)>,
+    /// Of other maps: fields like those of the key.
+    pub value: Option<Vec<u8>>,
     /// For how long it is there, and for how much longer, where it is for a time: milliseconds.
     pub lasts: Option<(u64, u64)>,
 }
@@ -197,7 +199,8 @@ fn element(nested: &[u8]) -> Option<Element> {
         (code, find(verdict, VERDICT_CHAIN).map(text).unwrap_or_default())
     });
     let lasts = millis(TIMEOUT).map(|timeout| (timeout, millis(EXPIRATION).unwrap_or(timeout)));
-    Some(Element { key: find(find(nested, KEY)?, VALUE)?.to_vec(), verdict, lasts })
+    let value = find(nested, DATA).and_then(|data| find(data, VALUE)).map(<[u8]>::to_vec);
+    Some(Element { key: find(find(nested, KEY)?, VALUE)?.to_vec(), verdict, value, lasts })
 }
 
 /// Hook and policy of a base chain.

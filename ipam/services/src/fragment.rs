@@ -15,6 +15,15 @@ use crate::{Family, Node};
 /// The bit of a packet's mark that asks for the node's own address; kube-proxy's, and reserved for it among ours.
 pub(crate) const MASQUERADE: u32 = 0x4000;
 
+/// Up to so many endpoints a service has no chain of its own: for each number of them there is one that all such services share. Chains and
+/// sets are what the kernel is slow with: it looks for each new set among all others.
+pub(crate) const SHARED_MAX: usize = 32;
+
+/// The chain that chooses one of so many [`Container::Backends`].
+pub(crate) fn shared_chain(protocol: u8, endpoints: usize) -> String {
+    format!("pick-{protocol}-{endpoints}")
+}
+
 /// What one service adds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fragment {
@@ -135,15 +144,23 @@ impl View<'_> {
         let uses = Uses { cluster: !internal_local || is_external, local: internal_local || external_local };
         let chosen = choose(candidates, uses, &self.place.node.name, self.place.zone);
         fragment.endpoints += chosen.all().len();
-        self.policies(&chosen, uses, fragment);
+        let internal = if internal_local { &chosen.local } else { &chosen.cluster };
+        let shares = self.service.affinity_seconds == 0 && !is_external && (1..=SHARED_MAX).contains(&internal.len());
+        let internal_chain = if shares {
+            self.number(internal, fragment);
+            shared_chain(self.port.protocol_number(), internal.len())
+        } else {
+            self.policies(&chosen, uses, fragment);
+            self.chain(if internal_local { "local" } else { "cluster" })
+        };
+        self.hairpins(&chosen, fragment);
 
         let none_at_all = "goto refuse";
         let verdict_of_none = if chosen.any { "drop" } else { none_at_all };
         self.element(fragment, Container::ClusterIps, self.cluster_ip.to_string(), None);
         let has_internal = chosen.any && (!internal_local || !chosen.local.is_empty());
-        let internal = self.chain(if internal_local { "local" } else { "cluster" });
         let (map, verdict) =
-            if has_internal { (Container::Services, goto(&internal)) } else { (Container::NoEndpoints, verdict_of_none.to_owned()) };
+            if has_internal { (Container::Services, goto(&internal_chain)) } else { (Container::NoEndpoints, verdict_of_none.to_owned()) };
         self.element(fragment, map, self.port.at(self.cluster_ip), Some(verdict));
 
         let has_external = chosen.any && (!external_local || !chosen.local.is_empty());
@@ -194,16 +211,27 @@ impl View<'_> {
         }
         let ip = self.family.keyword();
         for endpoint in chosen.all() {
-            if endpoint.is_local {
-                let key = format!("{0} . {0} . {1} . {2}", endpoint.address, self.port.protocol_number(), endpoint.port);
-                self.element(fragment, Container::Hairpin, key, None);
-            }
             if self.service.affinity_seconds != 0 {
                 let set = self.endpoint("affinity", &endpoint);
                 let remember = format!("update @{set} {{ {ip} saddr timeout {}s }}", self.service.affinity_seconds);
                 fragment.chains.insert((self.family, self.endpoint("endpoint", &endpoint)), vec![remember, self.translate(&[endpoint])]);
                 fragment.affinity.insert((self.family, set));
             }
+        }
+    }
+
+    /// Numbers the endpoints for the chain that is shared. Of a port that a service has twice the first holds, as of its address.
+    fn number(&self, endpoints: &[Candidate<'_>], fragment: &mut Fragment) {
+        for (number, to) in endpoints.iter().enumerate() {
+            let key = (self.family, Container::Backends, format!("{} . {number}", self.port.at(self.cluster_ip)));
+            fragment.elements.entry(key).or_insert_with(|| Some(format!("{} . {}", to.address, to.port)));
+        }
+    }
+
+    fn hairpins(&self, chosen: &Chosen<'_>, fragment: &mut Fragment) {
+        for endpoint in chosen.all().into_iter().filter(|endpoint| endpoint.is_local) {
+            let key = format!("{0} . {0} . {1} . {2}", endpoint.address, self.port.protocol_number(), endpoint.port);
+            self.element(fragment, Container::Hairpin, key, None);
         }
     }
 

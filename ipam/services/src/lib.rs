@@ -21,7 +21,7 @@ mod udp;
 pub use edit::{Edit, Turn};
 pub use family::Family;
 pub use node::Node;
-pub use ruleset::{ChainKey, Container, ElementKey, Ruleset};
+pub use ruleset::{ChainKey, Container, ElementKey, LeadsTo, Ruleset};
 pub use script::{Script, TABLE};
 pub use services::{Counts, HealthCheck, Services};
 pub use udp::Frontends;

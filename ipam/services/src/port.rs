@@ -58,6 +58,9 @@ impl<'a> Port<'a> {
     }
 }
 
+/// Of all that services have, IANA's numbers.
+pub(crate) const PROTOCOLS: [u8; 3] = [number(Protocol::Tcp), number(Protocol::Udp), number(Protocol::Sctp)];
+
 const fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,

@@ -21,6 +21,8 @@ pub enum Container {
     NodeAddresses,
     /// Where what is sent to an address and port of a service goes.
     Services,
+    /// Endpoints of a service that is reached by its cluster address alone, by that, its port and a number from zero.
+    Backends,
     /// The same by node port.
     NodePorts,
     /// What becomes of what is sent to an address and port without an endpoint.
@@ -33,11 +35,12 @@ pub enum Container {
 
 impl Container {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ClusterIps,
         Self::Hairpin,
         Self::NodeAddresses,
         Self::Services,
+        Self::Backends,
         Self::NodePorts,
         Self::NoEndpoints,
         Self::NoEndpointsNodePorts,
@@ -52,6 +55,7 @@ impl Container {
             Self::Hairpin => "hairpin",
             Self::NodeAddresses => "node-addresses",
             Self::Services => "service-ips",
+            Self::Backends => "backends",
             Self::NodePorts => "node-ports",
             Self::NoEndpoints => "no-endpoints",
             Self::NoEndpointsNodePorts => "no-endpoints-node-ports",
@@ -59,22 +63,44 @@ impl Container {
         }
     }
 
-    /// Whether its elements have verdicts.
+    /// What its keys lead to.
     #[must_use]
-    pub const fn is_map(self) -> bool {
-        !matches!(self, Self::ClusterIps | Self::Hairpin | Self::NodeAddresses)
-    }
-
-    /// The type of its keys.
-    pub(crate) fn key_type(self, family: Family) -> String {
-        let address = family.address_type();
+    pub const fn leads_to(self) -> LeadsTo {
         match self {
-            Self::ClusterIps | Self::NodeAddresses => address.to_owned(),
-            Self::Hairpin => format!("{address} . {address} . inet_proto . inet_service"),
-            Self::Services | Self::NoEndpoints | Self::Firewall => format!("{address} . inet_proto . inet_service"),
-            Self::NodePorts | Self::NoEndpointsNodePorts => "inet_proto . inet_service".to_owned(),
+            Self::ClusterIps | Self::Hairpin | Self::NodeAddresses => LeadsTo::Nothing,
+            Self::Backends => LeadsTo::Endpoint,
+            Self::Services | Self::NodePorts | Self::NoEndpoints | Self::NoEndpointsNodePorts | Self::Firewall => LeadsTo::Verdict,
         }
     }
+
+    /// As it is declared in a table, the type of its keys and values included.
+    pub(crate) fn declaration(self, family: Family) -> String {
+        let (name, address) = (self.name(), family.address_type());
+        match self {
+            Self::ClusterIps | Self::NodeAddresses => format!("set {name} {{ type {address}; }}"),
+            Self::Hairpin => format!("set {name} {{ type {address} . {address} . inet_proto . inet_service; }}"),
+            Self::Services | Self::NoEndpoints | Self::Firewall => {
+                format!("map {name} {{ type {address} . inet_proto . inet_service : verdict; }}")
+            }
+            // A number has no type of its own: what yields one has.
+            Self::Backends => {
+                let ip = family.keyword();
+                format!("map {name} {{ typeof {ip} daddr . meta l4proto . th dport . numgen random mod 2 : {ip} daddr . th dport; }}")
+            }
+            Self::NodePorts | Self::NoEndpointsNodePorts => format!("map {name} {{ type inet_proto . inet_service : verdict; }}"),
+        }
+    }
+}
+
+/// What a key of a set or map leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeadsTo {
+    /// It is a set.
+    Nothing,
+    /// A verdict.
+    Verdict,
+    /// An address and a port.
+    Endpoint,
 }
 
 /// What is to be there, less what every ruleset has.
@@ -84,6 +110,6 @@ pub struct Ruleset {
     pub chains: BTreeMap<ChainKey, Vec<String>>,
     /// Sets of clients that stay with one endpoint.
     pub affinity: BTreeSet<ChainKey>,
-    /// Elements, those of maps with their verdict.
+    /// Elements, those of maps with what they lead to.
     pub elements: BTreeMap<ElementKey, Option<String>>,
 }

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use crate::Node;
 use crate::edit::Edit;
 use crate::family::Family;
-use crate::fragment::MASQUERADE;
+use crate::fragment::{MASQUERADE, SHARED_MAX, shared_chain};
+use crate::port;
 use crate::ranges;
 use crate::ruleset::{ChainKey, Container, ElementKey, Ruleset};
 
@@ -14,21 +15,24 @@ use crate::ruleset::{ChainKey, Container, ElementKey, Ruleset};
 pub const TABLE: &str = "barewire-services";
 
 /// Kernels before 6.2 notice a moment later only that an element that leads to a chain is gone, and refuse to delete the chain until then.
-const CHAIN_RESTS_MS: u64 = 1_000;
+/// And a packet that has chosen an endpoint's number finds the endpoint, although the service has fewer by then.
+const RESTS_MS: u64 = 1_000;
 /// Elements in one line.
 const AT_ONCE: usize = 500;
 
-/// Writes scripts, and remembers the chains that are empty and to be deleted.
+/// Writes scripts, and remembers what nothing leads to any more and is to be deleted: chains, which are empty, and endpoints by number.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     /// Since when, in milliseconds.
-    resting: BTreeMap<ChainKey, u64>,
+    chains: BTreeMap<ChainKey, u64>,
+    /// Likewise.
+    backends: BTreeMap<ElementKey, u64>,
 }
 
 impl Script {
     /// A script that replaces whatever our tables have.
     pub fn install(&mut self, node: &Node, ruleset: &Ruleset) -> String {
-        self.resting.clear();
+        (self.chains, self.backends) = Default::default();
         let mut text = remove();
         for family in Family::ALL {
             text += &base(family, node);
@@ -48,7 +52,7 @@ impl Script {
         }
         for (key, turn) in &edit.chains {
             if turn.is.is_some() && turn.was.is_none() {
-                self.resting.remove(key);
+                self.chains.remove(key);
                 line("add chain", key.0, &key.1);
             }
             if turn.was.is_some() {
@@ -60,42 +64,61 @@ impl Script {
                 line("add rule", key.0, &format!("{} {rule}", key.1));
             }
         }
-        // A verdict is replaced by another within the transaction.
-        let removed = edit.elements.iter().filter_map(|(key, turn)| turn.was.as_ref().map(|_| (key, None)));
-        elements("delete element", removed, &mut line);
+        // What a key leads to is replaced within the transaction.
+        let mut removed = Vec::new();
+        for (key, turn) in &edit.elements {
+            let rests = self.backends.remove(key).is_some();
+            if turn.is.is_none() && key.1 == Container::Backends {
+                self.backends.insert(key.clone(), now_ms);
+            } else if turn.was.is_some() || rests {
+                removed.push((key, None));
+            }
+        }
+        elements("delete element", removed.into_iter(), &mut line);
         let added = edit.elements.iter().filter_map(|(key, turn)| turn.is.as_ref().map(|verdict| (key, verdict.as_deref())));
         elements("add element", added, &mut line);
         for ((family, set), _) in edit.affinity.iter().filter(|(_, turn)| turn.is.is_none()) {
             line("delete set", *family, set);
         }
         for (key, _) in edit.chains.iter().filter(|(_, turn)| turn.is.is_none()) {
-            self.resting.insert(key.clone(), now_ms);
+            self.chains.insert(key.clone(), now_ms);
         }
         text
     }
 
-    /// A script that deletes chains that nothing leads to any more; empty where there are none.
+    /// A script that deletes what nothing leads to any more; empty where there is nothing.
     pub fn sweep(&mut self, now_ms: u64) -> String {
         let mut text = String::new();
-        self.resting.retain(|(family, chain), since| {
-            let is_due = now_ms >= *since + CHAIN_RESTS_MS;
-            if is_due {
+        let is_due = |since: u64| now_ms >= since + RESTS_MS;
+        let due: Vec<_> = self.backends.extract_if(.., |_, since| is_due(*since)).map(|(key, _)| key).collect();
+        elements("delete element", due.iter().map(|key| (key, None)), &mut |verb, family, rest| {
+            let _ = writeln!(text, "{verb} {} {TABLE} {rest}", family.keyword());
+        });
+        self.chains.retain(|(family, chain), since| {
+            if is_due(*since) {
                 let _ = writeln!(text, "delete chain {} {TABLE} {chain}", family.keyword());
             }
-            !is_due
+            !is_due(*since)
         });
         text
     }
 
-    /// Whether chains wait for their deletion.
+    /// Whether anything waits for its deletion.
     #[must_use]
     pub fn rests(&self) -> bool {
-        !self.resting.is_empty()
+        !self.chains.is_empty() || !self.backends.is_empty()
     }
 
-    /// Chains that are empty and wait for their deletion.
-    pub fn resting(&self) -> impl Iterator<Item = &ChainKey> {
-        self.resting.keys()
+    /// Whether a chain is empty and waits for its deletion.
+    #[must_use]
+    pub fn rests_chain(&self, key: &ChainKey) -> bool {
+        self.chains.contains_key(key)
+    }
+
+    /// Whether nothing leads to an element, which waits for its deletion.
+    #[must_use]
+    pub fn rests_element(&self, key: &ElementKey) -> bool {
+        self.backends.contains_key(key)
     }
 
     /// A script that removes our tables, whether or not they are there.
@@ -129,8 +152,15 @@ fn base(family: Family, node: &Node) -> String {
     let (ip, pods) = (family.keyword(), &node.pod_interfaces);
     let mut text = format!("table {ip} {TABLE} {{\n");
     for container in Container::ALL {
-        let (word, verdict) = if container.is_map() { ("map", " : verdict") } else { ("set", "") };
-        let _ = writeln!(text, "  {word} {} {{ type {}{verdict}; }}", container.name(), container.key_type(family));
+        let _ = writeln!(text, "  {}", container.declaration(family));
+    }
+    let backends = Container::Backends.name();
+    for protocol in port::PROTOCOLS {
+        for count in 1..=SHARED_MAX {
+            let to = format!("{ip} daddr . meta l4proto . th dport . numgen random mod {count} map @{backends}");
+            let rule = format!("meta l4proto {protocol} dnat {ip} addr . port to {to}");
+            let _ = writeln!(text, "  chain {} {{\n    {rule}\n  }}", shared_chain(protocol, count));
+        }
     }
     let [services, node_ports, none, none_at_node, firewall, hairpin, own, cluster_ips] = [
         Container::Services,

@@ -11,7 +11,7 @@ use crate::edit::Edit;
 use crate::family::Family;
 use crate::fragment::{Fragment, Place, Slice};
 use crate::port::is_a_name;
-use crate::ruleset::{Container, ElementKey, Ruleset};
+use crate::ruleset::{Container, ElementKey, LeadsTo, Ruleset};
 use crate::udp::Frontends;
 
 /// What a value says; what cannot be read says nothing.
@@ -300,7 +300,7 @@ impl Services {
     /// What of the tables makes no sense, in words, at most `limit` of them; and how many there are. All else is served.
     #[must_use]
     pub fn problems(&self, limit: usize) -> (Vec<String>, usize) {
-        let contested = self.claims.iter().filter(|(key, claims)| key.1.is_map() && claims.len() > 1);
+        let contested = self.claims.iter().filter(|(key, claims)| key.1.leads_to() == LeadsTo::Verdict && claims.len() > 1);
         let contested = contested.map(|((_, container, key), claims)| {
             let names: Vec<_> = claims.keys().map(String::as_str).collect();
             format!("{} {key} is of {}; the first has it", container.name(), names.join(" and "))

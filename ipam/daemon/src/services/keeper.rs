@@ -208,7 +208,7 @@ impl<E: Edge> Keeper<E> {
         let begun = Instant::now();
         let seen = self.edge.read(None)?;
         self.rest_until_ms = now_ms + millis(begun.elapsed() * SHARE);
-        match standing.known.compare(&seen, self.services.ruleset(), self.script.resting()) {
+        match standing.known.compare(&seen, self.services.ruleset(), &self.script) {
             // Of before the reading: what has changed since is looked at next time.
             Ok(()) => standing.generation = generation,
             Err(difference) => {
@@ -261,7 +261,7 @@ impl<E: Edge> Keeper<E> {
         self.done.applications += 1;
         let generation = self.edge.generation()?;
         let mut known = Known::default();
-        known.compare(&self.edge.read(None)?, ruleset, self.script.resting()).map_err(KeepError::Altered)?;
+        known.compare(&self.edge.read(None)?, ruleset, &self.script).map_err(KeepError::Altered)?;
         self.standing = Some(Standing { known, generation });
         if std::mem::replace(&mut self.has_stood, true) {
             repairs::note(repairs::Kind::Nftables, TABLE);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use ::services::{ChainKey, Container, ElementKey, Family, Ruleset};
+use ::services::{ChainKey, Container, ElementKey, Family, LeadsTo, Ruleset, Script};
 use datapath::service_tables::{self, Chain, Form};
 
 /// An address that stays with an endpoint: for how long from its last packet, and for how much longer, in milliseconds.
@@ -38,8 +38,12 @@ impl Seen {
         for (name, elements) in sets {
             if let Some(container) = Container::ALL.into_iter().find(|container| container.name() == name) {
                 let read = elements.into_iter().map(|element| {
-                    let verdict = container.is_map().then(|| verdict(element.verdict.as_ref()));
-                    ((family, container, key(container, family, &element.key)), verdict)
+                    let leads_to = match container.leads_to() {
+                        LeadsTo::Nothing => None,
+                        LeadsTo::Verdict => Some(verdict(element.verdict.as_ref())),
+                        LeadsTo::Endpoint => Some(endpoint(family, &element.value.unwrap_or_default())),
+                    };
+                    ((family, container, key(container, family, &element.key)), leads_to)
                 });
                 self.elements.extend(read);
             } else if !elements.is_empty() {
@@ -54,31 +58,56 @@ impl Seen {
     }
 }
 
-/// A key as nftables writes it. One that is not of its set's type is written as it is, and differs from all.
+/// What a field of a key or a value is.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    Address,
+    Protocol,
+    Port,
+    /// Made on this machine, and in its order of bytes.
+    Number,
+}
+
+/// A key as nftables writes it.
 fn key(container: Container, family: Family, bytes: &[u8]) -> String {
-    const FIELD: usize = 4;
+    use Field::{Address, Number, Port, Protocol};
+    let fields: &[Field] = match container {
+        Container::ClusterIps | Container::NodeAddresses => &[Address],
+        Container::Hairpin => &[Address, Address, Protocol, Port],
+        Container::Services | Container::NoEndpoints | Container::Firewall => &[Address, Protocol, Port],
+        Container::Backends => &[Address, Protocol, Port, Number],
+        Container::NodePorts | Container::NoEndpointsNodePorts => &[Protocol, Port],
+    };
+    written(fields, family, bytes)
+}
+
+/// An address and a port as nftables writes them.
+fn endpoint(family: Family, bytes: &[u8]) -> String {
+    written(&[Field::Address, Field::Port], family, bytes)
+}
+
+/// What is not of these fields is written as it is, and differs from all.
+fn written(fields: &[Field], family: Family, bytes: &[u8]) -> String {
+    const WORD: usize = 4;
     let mut rest = bytes;
     let mut take = |length: usize| {
         let (field, behind) = rest.split_at_checked(length)?;
         rest = behind;
         Some(field)
     };
-    let mut address = || {
-        let bytes = take(if family == Family::V4 { 4 } else { 16 })?;
-        let of_kernel = if family == Family::V4 { service_tables::Family::V4 } else { service_tables::Family::V6 };
-        service_tables::address(bytes, of_kernel).map(|address| address.to_string())
+    let (of_kernel, length) = match family {
+        Family::V4 => (service_tables::Family::V4, 4),
+        Family::V6 => (service_tables::Family::V6, 16),
     };
-    let addresses = match container {
-        Container::NodePorts | Container::NoEndpointsNodePorts => 0,
-        Container::Hairpin => 2,
-        _ => 1,
+    let mut text = |field: &Field| {
+        Some(match field {
+            Field::Address => service_tables::address(take(length)?, of_kernel)?.to_string(),
+            Field::Protocol => take(WORD)?[0].to_string(),
+            Field::Port => u16::from_be_bytes(*take(WORD)?.first_chunk()?).to_string(),
+            Field::Number => u32::from_ne_bytes(*take(WORD)?.first_chunk()?).to_string(),
+        })
     };
-    let mut fields: Vec<Option<String>> = (0..addresses).map(|_| address()).collect();
-    if !matches!(container, Container::ClusterIps | Container::NodeAddresses) {
-        fields.push(take(FIELD).map(|protocol| protocol[0].to_string()));
-        fields.push(take(FIELD).map(|port| u16::from_be_bytes([port[0], port[1]]).to_string()));
-    }
-    let fields: Option<Vec<String>> = fields.into_iter().collect();
+    let fields: Option<Vec<String>> = fields.iter().map(&mut text).collect();
     fields.filter(|_| rest.is_empty()).map_or_else(|| format!("{bytes:?}"), |fields| fields.join(" . "))
 }
 
@@ -110,7 +139,8 @@ impl Known {
     }
 
     /// What differs from what should be, in words; where nothing does, what is seen is learned.
-    pub(crate) fn compare<'a>(&mut self, seen: &Seen, wanted: &Ruleset, resting: impl Iterator<Item = &'a ChainKey>) -> Result<(), String> {
+    /// What rests may still be there.
+    pub(crate) fn compare(&mut self, seen: &Seen, wanted: &Ruleset, script: &Script) -> Result<(), String> {
         if seen.sleeps {
             return Err("the table sleeps".to_owned());
         }
@@ -120,9 +150,8 @@ impl Known {
                 return Err(format!("chain {} has other rules", key.1));
             }
         }
-        let resting: BTreeSet<&ChainKey> = resting.collect();
         let others = seen.chains.iter().filter(|(key, _)| !wanted.chains.contains_key(*key));
-        let others: BTreeMap<_, _> = others.filter(|(key, chain)| !(resting.contains(key) && chain.rules == 0)).collect();
+        let others: BTreeMap<_, _> = others.filter(|(key, chain)| !(script.rests_chain(key) && chain.rules == 0)).collect();
         if self.base.is_empty() {
             self.base = others.into_iter().map(|(key, chain)| (key.clone(), chain.clone())).collect();
         } else if !self.base.iter().eq(others) {
@@ -132,7 +161,7 @@ impl Known {
         if seen.sets != own.chain(wanted.affinity.iter().cloned()).collect() {
             return Err("its sets are others".to_owned());
         }
-        if seen.elements != wanted.elements {
+        if !seen.elements.iter().filter(|(key, _)| !script.rests_element(key)).eq(&wanted.elements) {
             return Err("its elements are others".to_owned());
         }
         self.hashes = wanted.chains.keys().filter_map(|key| Some((key.clone(), seen.chains.get(key)?.hash))).collect();
@@ -150,6 +179,8 @@ mod tests {
         assert_eq!(v4(Container::ClusterIps, &[10, 96, 0, 1]), "10.96.0.1");
         assert_eq!(v4(Container::Services, &[10, 96, 0, 1, 17, 0, 0, 0, 0x1f, 0x90, 0, 0]), "10.96.0.1 . 17 . 8080");
         assert_eq!(v4(Container::NodePorts, &[6, 0, 0, 0, 0x75, 0x30, 0, 0]), "6 . 30000");
+        assert_eq!(v4(Container::Backends, &[10, 96, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0, 3, 0, 0, 0]), "10.96.0.1 . 6 . 80 . 3");
+        assert_eq!(endpoint(Family::V4, &[10, 1, 0, 9, 0x1f, 0x90, 0, 0]), "10.1.0.9 . 8080");
         let hairpin = [10, 1, 0, 9, 10, 1, 0, 9, 132, 0, 0, 0, 0, 80, 0, 0];
         assert_eq!(v4(Container::Hairpin, &hairpin), "10.1.0.9 . 10.1.0.9 . 132 . 80");
         let v6: Vec<u8> = "fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets().into_iter().chain([6, 0, 0, 0, 0, 80, 0, 0]).collect();

@@ -156,15 +156,18 @@ fn node() -> Node {
 struct Fleet {
     tables: [Table; 2],
     version: u64,
+    /// Services with a node port have chains of their own.
+    has_node_ports: bool,
 }
 
 impl Fleet {
     fn new() -> Self {
-        Self { tables: [Table::default(), Table::default()], version: 1 }
+        Self { tables: [Table::default(), Table::default()], version: 1, has_node_ports: true }
     }
 
     fn service(&mut self, name: &str, last: u8, affinity_seconds: u32) {
-        let ports = vec![ServicePort { port: 53, protocol: Protocol::Udp.into(), ..ServicePort::default() }];
+        let node_port = if self.has_node_ports { 30_000 + u32::from(last) } else { 0 };
+        let ports = vec![ServicePort { port: 53, protocol: Protocol::Udp.into(), node_port, ..ServicePort::default() }];
         let cluster_ips = vec![[VIP[0], VIP[1], VIP[2], last].to_vec()];
         let service = Service { cluster_ips, ports, affinity_seconds, ..Service::default() };
         self.tables[0].apply(Change::put(format!("default/{name}"), &service));
@@ -271,6 +274,42 @@ fn a_change_is_an_edit_and_the_next_look_finds_what_it_should() {
     assert!(fake.rules.borrow().keys().any(|(_, chain)| chain.starts_with("cluster-d")), "it rests");
     keeper.look(21_500);
     assert!(!fake.rules.borrow().keys().any(|(_, chain)| chain.starts_with("cluster-d")));
+    assert_eq!((fake.installations.get(), keeper.fault()), (1, None));
+}
+
+#[test]
+fn an_endpoint_that_is_gone_can_be_found_for_a_moment_by_who_has_chosen_its_number() {
+    let (fake, mut keeper, mut fleet) = serving();
+    fleet.has_node_ports = false;
+    fleet.service("dns", 10, 0);
+    keeper.take(&fleet.state(&KINDS));
+    keeper.apply(10);
+    let elements = || -> Vec<(String, String)> {
+        let seen = fake.seen.borrow();
+        let of_dns = seen.elements.iter().filter(|((.., key), _)| key.starts_with("10.96.0.10 . 17 . 53"));
+        of_dns.map(|((.., key), to)| (key["10.96.0.10 . 17 . 53".len()..].to_owned(), to.clone().unwrap())).collect()
+    };
+    let pairs = |all: &[(&str, &str)]| all.iter().map(|(key, to)| ((*key).to_owned(), (*to).to_owned())).collect::<Vec<_>>();
+    let (first, second) = (" . 0", " . 1");
+    assert_eq!(elements(), pairs(&[("", "goto pick-17-2"), (first, "10.1.0.2 . 5353"), (second, "10.1.0.3 . 5353")]));
+    fleet.endpoints("dns", &[[10, 1, 0, 3]]);
+    keeper.take(&fleet.state(&KINDS));
+    keeper.apply(20_000);
+    let resting = pairs(&[("", "goto pick-17-1"), (first, "10.1.0.3 . 5353"), (second, "10.1.0.3 . 5353")]);
+    assert_eq!(elements(), resting);
+    fake.altered(|_, _| {});
+    keeper.look(20_500);
+    assert_eq!((elements(), fake.installations.get()), (resting, 1), "it is not taken for somebody's");
+    // It has two again while the second rests, and then one.
+    fleet.endpoints("dns", &[[10, 1, 0, 3], [10, 1, 0, 4]]);
+    keeper.take(&fleet.state(&KINDS));
+    keeper.apply(20_600);
+    assert_eq!(elements(), pairs(&[("", "goto pick-17-2"), (first, "10.1.0.3 . 5353"), (second, "10.1.0.4 . 5353")]));
+    fleet.endpoints("dns", &[[10, 1, 0, 4]]);
+    keeper.take(&fleet.state(&KINDS));
+    keeper.apply(20_700);
+    keeper.look(21_700);
+    assert_eq!(elements(), pairs(&[("", "goto pick-17-1"), (first, "10.1.0.4 . 5353")]));
     assert_eq!((fake.installations.get(), keeper.fault()), (1, None));
 }
 
