@@ -142,6 +142,8 @@ const TOOLS: &[Tool] = &[
     },
     // The init of the machine that an installation is tried on.
     debian("systemd", Purpose::Tests),
+    // What has the daemon die at the n-th system call of a kind.
+    debian("strace", Purpose::Tests),
     // What containerlab deploys on. The daemon is started by the test that needs it, on a machine of its own.
     debian("libdevmapper1.02.1", Purpose::Tests),
     Tool { name: DOCKER, source: Source::Unpacked { programs: &["usr/sbin/dockerd", "usr/bin/docker"] }, purpose: Purpose::Tests },

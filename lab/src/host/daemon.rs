@@ -102,6 +102,14 @@ impl<'a> Daemon<'a> {
         wait_until("the end of barewired", STOP, ended).with_context(|| self.end_of_log())
     }
 
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn has_ended(&self) -> Result<bool> {
+        Ok(self.child.borrow_mut().try_wait()?.is_some())
+    }
+
     /// Sends SIGTERM and does not wait.
     ///
     /// # Errors

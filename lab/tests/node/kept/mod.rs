@@ -1,6 +1,7 @@
 //! Whatever of ours somebody removes or alters is back within ten seconds, or a condition says why not and what to do. Nothing foreign is
 //! touched, and what pods send meanwhile is lost by the alteration alone, where at all: never by the repair.
 
+mod crash_points;
 mod files;
 mod hooks;
 mod host_ends;
