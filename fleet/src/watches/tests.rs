@@ -44,6 +44,10 @@ async fn answer(State(server): State<Shared>, RawQuery(query): RawQuery) -> (Sta
     (StatusCode::OK, format!("{event}\n"))
 }
 
+fn with(server: &Shared, work: impl FnOnce(&mut Server)) {
+    work(&mut server.lock().unwrap());
+}
+
 struct Services(Shared);
 
 impl Target for Services {
@@ -56,7 +60,7 @@ impl Target for Services {
     fn read(&self, (): &mut (), _: Event) {}
 
     fn listed(&mut self, version: u64, (): ()) {
-        self.0.lock().unwrap().listed.push(version);
+        with(&self.0, |server| server.listed.push(version));
     }
 
     fn changed(&mut self, _: u64, _: Option<Event>) {}
@@ -65,24 +69,23 @@ impl Target for Services {
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_was_away_is_neither_stormed_nor_kept_waiting() {
     let server = Shared::default();
-    server.lock().unwrap().version = 1;
+    with(&server, |server| server.version = 1);
     let client = Client::new(Router::new().fallback(answer).with_state(Arc::clone(&server)), "default");
     let task = tokio::spawn(Watch::new(Services(Arc::clone(&server))).run(client));
     sleep(Duration::from_secs(5)).await;
     for round in 2..30 {
-        let mut now = server.lock().unwrap();
-        assert_eq!(now.listed, (1..round).collect::<Vec<_>>());
-        (now.is_away, now.asked) = (true, 0);
-        drop(now);
+        with(&server, |server| {
+            assert_eq!(server.listed, (1..round).collect::<Vec<_>>());
+            (server.is_away, server.asked) = (true, 0);
+        });
         sleep(Duration::from_secs(600)).await;
-        let mut now = server.lock().unwrap();
-        assert!((20..=120).contains(&now.asked), "asked {} times in ten minutes", now.asked);
-        // Back, and it knows of nothing that was before.
-        (now.is_away, now.version, now.asked) = (false, round, 0);
-        drop(now);
+        with(&server, |server| {
+            assert!((20..=120).contains(&server.asked), "asked {} times in ten minutes", server.asked);
+            // Back, and it knows of nothing that was before.
+            (server.is_away, server.version, server.asked) = (false, round, 0);
+        });
         sleep(LONGEST + Duration::from_secs(5)).await;
-        let now = server.lock().unwrap();
-        assert_eq!(now.listed.last(), Some(&round), "asked {} times since", now.asked);
+        with(&server, |server| assert_eq!(server.listed.last(), Some(&round), "asked {} times since", server.asked));
     }
     task.abort();
 }
