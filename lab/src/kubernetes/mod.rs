@@ -213,6 +213,15 @@ impl Cluster {
         self.fleet.as_mut().ok_or_else(|| failed(CONTROL, "it has no replica of the fleet".to_owned()))
     }
 
+    /// What a node that there is not could show to the fleet: the authority, a certificate and its key, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn node_credentials(&self, name: &str) -> Result<[String; 3]> {
+        let shown = self.authority.client(&format!("system:node:{name}"), &["system:nodes"]).map_err(pem)?;
+        Ok([self.authority.certificate().to_owned(), shown.certificate, shown.key])
+    }
+
     /// What the API server was asked. It keeps a log where barewired serves services.
     ///
     /// # Errors

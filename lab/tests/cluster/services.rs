@@ -30,8 +30,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::service("a local node port shows the client and leads to the node's own pods only", node_port_local),
         Case::service("a headless service is the addresses of its pods", headless),
         Case::service("a client with affinity meets one server", affinity),
-        Case::any("a host port leads to the pod, from pods, nodes and the internet", host_port),
-        Case::any("a pod on the host's network serves and is served", host_network),
+        Case::any("a host port leads to the pod, from pods, nodes and the internet", host_port).goes_by_itself(),
+        Case::any("a pod on the host's network serves and is served", host_network).goes_by_itself(),
         Case::service("a service of datagrams answers", udp),
         Case::service("names of services and pods resolve in pods of both nodes", names),
     ]

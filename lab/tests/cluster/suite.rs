@@ -53,7 +53,12 @@ impl Case {
 
     /// A case about a cluster whose nodes are told by the fleet.
     pub(crate) const fn unwatched(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
-        Self { name, needs_barewire: true, passes: &[ProxyMode::Barewired], goes_by_itself: false, run }
+        Self { name, needs_barewire: true, passes: &[ProxyMode::Barewired], goes_by_itself: true, run }
+    }
+
+    /// What it leaves is in nobody's way.
+    pub(crate) const fn goes_by_itself(self) -> Self {
+        Self { goes_by_itself: true, ..self }
     }
 }
 

@@ -6,11 +6,16 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fleet::backoff::Backoff;
+use fleet::client::{Client, Config, Identity};
+use fleet::tls::{self, Credentials};
 use lab::command::{run, wait_until};
+use lab::kubernetes::DNS;
 use lab::kubernetes::audit::{Mark, Request, summary};
-use lab::kubernetes::{DNS, fleet};
+use lab::kubernetes::fleet::USER;
 use lab::network::Network;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::http;
 use crate::load::Load;
@@ -64,7 +69,7 @@ impl Asked {
         for request in suite.cluster.audit()?.since(mark)? {
             let is_of_node = request.user.username.starts_with("system:node:");
             let has_our_name = [&request.user.username, &request.user_agent].iter().any(|name| name.contains("barewire"));
-            if request.user.username == fleet::USER {
+            if request.user.username == USER {
                 asked.fleet.push(request);
             } else if is_of_node && request.user_agent.starts_with("kubelet/") {
                 asked.kubelets.push(request);
@@ -131,6 +136,13 @@ fn nothing_is_asked(suite: &mut Suite) -> Result<()> {
     std::thread::sleep(REST);
     rest.judge(suite, "at rest", GOES_ON)?;
 
+    let join = Stretch::begin(suite)?;
+    suite.cluster.reboot(NODES[1])?;
+    suite.cluster.wait_until_ready(NODES[1])?;
+    pods_are_back(suite, NODES[1])?;
+    resolves(&suite.client(NODES[1])?, "kubernetes.default")?;
+    join.judge(suite, "a node boots and joins", GOES_ON)?;
+
     suite.in_namespace("unwatched", |suite, namespace| {
         let pods = Stretch::begin(suite)?;
         suite.apply(&[deployment(namespace, 40), service(namespace)])?;
@@ -146,14 +158,54 @@ fn nothing_is_asked(suite: &mut Suite) -> Result<()> {
         restart.judge(suite, "barewired restarts on both nodes", GOES_ON)
     })?;
 
-    let join = Stretch::begin(suite)?;
-    suite.cluster.reboot(NODES[1])?;
-    suite.cluster.wait_until_ready(NODES[1])?;
-    pods_are_back(suite, NODES[1])?;
-    resolves(&suite.client(NODES[1])?, "kubernetes.default")?;
-    join.judge(suite, "a node boots and joins", GOES_ON)?;
-
+    more_nodes_connect(suite)?;
     a_request_would_be_seen(suite)
+}
+
+/// Nodes without a kubelet, with the client that barewired has.
+const MORE_NODES: u8 = 50;
+
+/// What the fleet asks for is the same for many nodes.
+fn more_nodes_connect(suite: &mut Suite) -> Result<()> {
+    // From one address a replica takes eight. The source of what a machine sends to its own address is that address.
+    let addresses = format!("for n in $(seq {MORE_NODES}); do ip address \"$1\" 192.0.2.$n/32 dev lo || exit 1; done");
+    let control = suite.cluster.lab.node("control")?.clone();
+    control.run(&["sh", "-c", &addresses, "addresses", "add"])?;
+    let clients = (1..=MORE_NODES).map(|number| client_of_fleet(suite, number)).collect::<Result<Vec<_>>>()?;
+    let stretch = Stretch::begin(suite)?;
+    suite.machine("control")?.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (_stop, stopped) = watch::channel(false);
+            for client in &clients {
+                let (running, stopped) = (client.clone(), stopped.clone());
+                tokio::spawn(async move { running.run(stopped).await });
+            }
+            for client in &clients {
+                let mut told = client.changes();
+                let is_told = tokio::time::timeout(PODS, told.wait_for(|state| state.is_complete())).await;
+                ensure!(matches!(is_told, Ok(Ok(_))), "a node was not told: {:?}", client.status());
+            }
+            anyhow::Ok(())
+        })
+    })?;
+    stretch.judge(suite, &format!("{MORE_NODES} more nodes connect"), GOES_ON)?;
+    control.run(&["sh", "-c", &addresses, "addresses", "del"])?;
+    Ok(())
+}
+
+fn client_of_fleet(suite: &Suite, number: u8) -> Result<Client> {
+    let node = format!("more-{number}");
+    let [authority, certificate, key] = suite.cluster.node_credentials(&node)?.map(String::into_bytes);
+    let tls = tls::client(&Credentials { authority, certificate, key })?;
+    Ok(Client::new(Config {
+        identity: Identity::Fixed { node, tls },
+        replicas: vec![format!("192.0.2.{number}:7443")],
+        file: None,
+        save_after: PODS,
+        backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(5)),
+        reports: None,
+    }))
 }
 
 /// Were it otherwise, all of these counts would be worth nothing.
