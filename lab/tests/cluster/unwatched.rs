@@ -140,7 +140,7 @@ fn nothing_is_asked(suite: &mut Suite) -> Result<()> {
     suite.cluster.reboot(NODES[1])?;
     suite.cluster.wait_until_ready(NODES[1])?;
     pods_are_back(suite, NODES[1])?;
-    resolves(&suite.client(NODES[1])?, "kubernetes.default")?;
+    resolves(&suite.client(NODES[1])?, "kubernetes.default", FROM_FILE)?;
     join.judge(suite, "a node boots and joins", GOES_ON)?;
 
     suite.in_namespace("unwatched", |suite, namespace| {
@@ -164,6 +164,8 @@ fn nothing_is_asked(suite: &mut Suite) -> Result<()> {
 
 /// Nodes without a kubelet, with the client that barewired has.
 const MORE_NODES: u8 = 50;
+/// How long they stay.
+const CONNECTED: Duration = Duration::from_secs(5);
 
 /// What the fleet asks for is the same for many nodes.
 fn more_nodes_connect(suite: &mut Suite) -> Result<()> {
@@ -186,6 +188,8 @@ fn more_nodes_connect(suite: &mut Suite) -> Result<()> {
                 let is_told = tokio::time::timeout(PODS, told.wait_for(|state| state.is_complete())).await;
                 ensure!(matches!(is_told, Ok(Ok(_))), "a node was not told: {:?}", client.status());
             }
+            // If it asked for them, it would by now.
+            tokio::time::sleep(CONNECTED).await;
             anyhow::Ok(())
         })
     })?;
@@ -221,9 +225,9 @@ fn a_request_would_be_seen(suite: &Suite) -> Result<()> {
 }
 
 /// Waits until a pod finds a name of the cluster.
-fn resolves(from: &Network, name: &str) -> Result<()> {
+fn resolves(from: &Network, name: &str, limit: Duration) -> Result<()> {
     let name = format!("{name}.svc.cluster.local");
-    let found = wait_until(&format!("{} resolves {name}", from.name()), FROM_FILE, || {
+    let found = wait_until(&format!("{} resolves {name}", from.name()), limit, || {
         let mut dig = Command::new("dig");
         dig.args(["+short", "+time=2", "+tries=1", &format!("@{DNS}"), &name, "A"]);
         let said = from.run(|| run(&mut dig, Duration::from_secs(5))).map_err(|error| error.to_string())?;
@@ -267,6 +271,8 @@ fn control_plane_away(suite: &mut Suite) -> Result<()> {
         let addresses = served(suite, namespace)?;
         let clients = NODES.map(|node| suite.client(node)).into_iter().collect::<Result<Vec<_>>>()?;
         let before = restarts(suite)?;
+        // The name server watches for itself, and may wait half a minute after the last time that it had nobody to ask.
+        clients.iter().try_for_each(|client| resolves(client, &format!("server.{namespace}"), PODS))?;
         let load = load(suite, namespace)?;
         suite.cluster.kill_control_plane()?;
         let begun = Instant::now();
@@ -278,7 +284,7 @@ fn control_plane_away(suite: &mut Suite) -> Result<()> {
             let load = Load::start(&clients, &addresses);
             load.go_on(400)?;
             answered += load.stop()?;
-            clients.iter().try_for_each(|client| resolves(client, &format!("server.{namespace}")))?;
+            clients.iter().try_for_each(|client| resolves(client, &format!("server.{namespace}"), FROM_FILE))?;
         }
         all_of_ours_run(suite)?;
         suite.say(format!("away for {:.0} s: {answered} requests to the service, none failed", begun.elapsed().as_secs_f32()));
@@ -311,7 +317,7 @@ fn control_plane_away(suite: &mut Suite) -> Result<()> {
 /// Names, a daemon that restarts, a pod that starts.
 fn without_an_api_server(suite: &mut Suite, clients: &[Network], addresses: &[SocketAddr], namespace: &str) -> Result<()> {
     let name = format!("server.{namespace}");
-    clients.iter().try_for_each(|client| resolves(client, &name))?;
+    clients.iter().try_for_each(|client| resolves(client, &name, FROM_FILE))?;
     for node in NODES {
         suite.cluster.member(node)?.restart_daemon()?;
     }
@@ -321,7 +327,7 @@ fn without_an_api_server(suite: &mut Suite, clients: &[Network], addresses: &[So
         let pod = format!("late-{node}");
         let network = wait_until(&format!("{pod} runs"), PODS, || member.network_of("default", &pod).map_err(|error| error.to_string()))?;
         answers(&network, addresses, FROM_FILE)?;
-        resolves(&network, &name)?;
+        resolves(&network, &name, FROM_FILE)?;
         // It is reached as others are.
         for to in addresses {
             let own = own_address(&network, *to)?;
@@ -356,6 +362,7 @@ fn fleet_away(suite: &mut Suite) -> Result<()> {
         suite.rolled_out(namespace, "deployment/server")?;
         let addresses = served(suite, namespace)?;
         let clients = NODES.map(|node| suite.client(node)).into_iter().collect::<Result<Vec<_>>>()?;
+        clients.iter().try_for_each(|client| resolves(client, &format!("server.{namespace}"), PODS))?;
         let load = load(suite, namespace)?;
         suite.cluster.fleet()?.kill()?;
         // New pods start; that they are endpoints nobody tells the nodes yet.
@@ -370,7 +377,7 @@ fn fleet_away(suite: &mut Suite) -> Result<()> {
         }
         for client in &clients {
             answers(client, &addresses, FROM_FILE)?;
-            resolves(client, &format!("server.{namespace}"))?;
+            resolves(client, &format!("server.{namespace}"), FROM_FILE)?;
         }
         suite.say(format!("{answered} requests to the service, none failed; and both nodes serve by their file alone"));
 
