@@ -138,8 +138,6 @@ enum Ended {
     #[error("no replica is known: name one in the configuration")]
     NoReplicas,
     #[error("{0}")]
-    Identity(#[from] IdentityFault),
-    #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("closed by the replica")]
     Closed,
@@ -270,12 +268,18 @@ impl Client {
         let mut hint = None;
         let mut turn = 0;
         loop {
-            let (ended, was_welcome) = match self.config.identity.load() {
-                Ok((node, tls)) => match hint.take().or_else(|| self.choose(&node, turn)) {
-                    Some(replica) => self.connection(&replica, &node, tls).await,
-                    None => (Ended::NoReplicas, false),
-                },
-                Err(fault) => (fault.into(), false),
+            let (node, tls) = match self.config.identity.load() {
+                Ok(identity) => identity,
+                Err(fault) => {
+                    self.lock().status.last_error = Some(fault.to_string());
+                    // Nobody was asked, so nobody is spared by waiting longer: a new node's kubelet gets its certificate meanwhile.
+                    tokio::time::sleep(self.config.backoff.shortest).await;
+                    continue;
+                }
+            };
+            let (ended, was_welcome) = match hint.take().or_else(|| self.choose(&node, turn)) {
+                Some(replica) => self.connection(&replica, &node, tls).await,
+                None => (Ended::NoReplicas, false),
             };
             // The preferred one again, after one that has served.
             turn = if was_welcome { 0 } else { turn + 1 };

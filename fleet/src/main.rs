@@ -230,7 +230,7 @@ async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {
 }
 
 async fn cluster(client: &Client) -> String {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut backoff = Backoff::new(Duration::from_secs(1), watches::LONGEST);
     loop {
         match watches::cluster(client).await {
             Ok(cluster) => return cluster,

@@ -26,6 +26,8 @@ const WATCH: u64 = 290;
 const SILENT: Duration = Duration::from_secs(150);
 /// At least between two attempts, whatever came of the first.
 const PAUSE: Duration = Duration::from_secs(1);
+/// At most between two attempts: so long may nodes be told nothing after an API server has come back.
+pub const LONGEST: Duration = Duration::from_secs(15);
 /// Objects of one page, where there is no streaming list.
 const PAGE: usize = 500;
 /// Marks the end of a streaming list.
@@ -200,7 +202,7 @@ impl<T: Target> Watch<T> {
 
     /// Lists and watches for ever.
     pub async fn run(mut self, client: Client) {
-        let mut backoff = Backoff::new(PAUSE, Duration::from_secs(60));
+        let mut backoff = Backoff::new(PAUSE, LONGEST);
         let mut next = Instant::now();
         loop {
             sleep_until(next).await;
@@ -212,14 +214,21 @@ impl<T: Target> Watch<T> {
             }
             // The API server's own end, after its time, is none to speak of.
             let Err(ended) = ended else { continue };
-            match ended.status().map(|status| status.code) {
-                // What it was to go on from is compacted.
-                Some(410) => self.version = None,
+            let is_lost = match ended.status().map(|status| status.code) {
+                // What it was to go on from is compacted, or from before the API server's start.
+                Some(410) => true,
                 // A restored etcd has not come as far yet.
-                Some(504) if ended.to_string().contains("Too large resource version") => self.version = None,
+                Some(504) => ended.to_string().contains("Too large resource version"),
                 // An API server that has no streaming list (before 1.32) takes the question for nonsense.
-                Some(400 | 422) if self.version.is_none() && self.streams => self.streams = false,
-                _ => {}
+                Some(400 | 422) if self.version.is_none() && self.streams => {
+                    self.streams = false;
+                    false
+                }
+                _ => false,
+            };
+            if is_lost && self.version.take().is_some() {
+                // It is there and answers. How long it was away is no reason to be told still later what has changed.
+                backoff.reset();
             }
             let wait = backoff.next(fastrand::f64()).max(ended.retry_after());
             tracing::warn!(resource = self.target.watched().resource, error = %ended, retry_after_ms = wait.as_millis(), "watch ended");
@@ -342,3 +351,6 @@ pub async fn cluster(client: &Client) -> Result<String, kube::Error> {
     let request = Request::get("/api/v1/namespaces/kube-system").body(Vec::new()).map_err(kube::Error::HttpError)?;
     Ok(client.request::<Namespace>(request).await?.metadata.uid)
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,12 @@ pub(crate) struct Running {
 impl Running {
     /// One that has read two empty lists, as of 1.
     pub(crate) async fn start(authority: &Authority, limits: Limits) -> Self {
-        let mut replica = Replica::new("cluster", Vec::new(), fleet_api::Limits::default());
+        Self::telling(authority, limits, Vec::new()).await
+    }
+
+    /// One that tells of these replicas.
+    pub(crate) async fn telling(authority: &Authority, limits: Limits, replicas: Vec<String>) -> Self {
+        let mut replica = Replica::new("cluster", replicas, fleet_api::Limits::default());
         for kind in Kind::ALL {
             replica.log_mut(kind).replace(1, Table::default());
         }

@@ -66,6 +66,37 @@ fn a_drain_sends_nodes_on_and_they_resume_there() {
 }
 
 #[test]
+fn a_replica_that_a_node_was_told_of_is_found_when_its_own_are_gone() {
+    in_namespace(|| async {
+        let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+        let (credentials, file) = (authority.node("a"), folder.path().join("state"));
+        let new = Running::start(&authority, Limits::default()).await;
+        let there = new.address.to_string();
+        let old = Running::telling(&authority, Limits::default(), vec![there.clone()]).await;
+        for replica in [&old, &new] {
+            replica.serve(2, "default/web", 80);
+        }
+        let configured = [old.address];
+        let node = Node::start(&credentials, "a", &configured, Some(&file));
+        node.sees("default/web", 80).await;
+        assert_eq!(node.client.status().replica, Some(configured[0].to_string()));
+        drop(old);
+        node.until("the new replica", || node.client.status().replica.as_ref() == Some(&there)).await;
+        new.serve(3, "default/web", 81);
+        node.sees("default/web", 81).await;
+        assert_eq!(new.snapshots(), 0);
+        node.stop().await;
+
+        // The next life has it from the file.
+        new.serve(4, "default/web", 82);
+        let again = Node::start(&credentials, "a", &configured, Some(&file));
+        again.sees("default/web", 82).await;
+        assert_eq!(again.client.status().attempts, 1);
+        again.stop().await;
+    });
+}
+
+#[test]
 fn a_directive_reaches_its_node_alone() {
     in_namespace(|| async {
         let authority = Authority::new();

@@ -73,3 +73,36 @@ fn a_node_comes_back_with_its_next_certificate_before_the_last_has_expired() {
         tokio::time::timeout(SOON, task).await.unwrap().unwrap();
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_comes_late_is_used_at_once() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("ca.crt"), authority.node("a").authority).unwrap();
+    let client = Client::new(Config {
+        identity: Identity::Files(Files { authority: path("ca.crt"), certificate: path("kubelet.pem"), key: path("kubelet.pem") }),
+        // With nobody to ask nothing is awaited but time.
+        replicas: Vec::new(),
+        file: None,
+        save_after: Duration::from_secs(10),
+        backoff: fleet::backoff::Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+        reports: None,
+    });
+    let (stop, stopped) = watch::channel(false);
+    let running = client.clone();
+    let task = tokio::spawn(async move { running.run(stopped).await });
+    let error = || client.status().last_error.unwrap_or_default();
+    for waited in [1, 10, 100, 600, 3_600] {
+        tokio::time::sleep(Duration::from_secs(waited)).await;
+        assert!(error().contains("kubelet.pem"), "{}", error());
+        let shown = authority.node("a");
+        std::fs::write(path("kubelet.pem"), [shown.certificate, shown.key].concat()).unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(error().contains("no replica is known"), "after {waited} s without a certificate: {}", error());
+        std::fs::remove_file(path("kubelet.pem")).unwrap();
+        // Whatever it waits for now, it has seen that.
+        tokio::time::sleep(Duration::from_secs(120)).await;
+    }
+    stop.send_replace(true);
+    task.await.unwrap();
+}

@@ -109,7 +109,7 @@ enum Verb {
 enum ClusterVerb {
     /// Brings the cluster up and leaves it up; what is left of an earlier one is removed first.
     Up {
-        /// How kube-proxy translates services.
+        /// Who translates services: kube-proxy in a mode, or barewired, which a replica of the fleet tells of them.
         #[arg(long, value_enum, default_value_t = Proxy::Nftables)]
         proxy: Proxy,
         /// What wires the pods.
@@ -130,6 +130,7 @@ enum ClusterVerb {
 enum Proxy {
     Iptables,
     Nftables,
+    Barewired,
 }
 
 impl Proxy {
@@ -137,6 +138,7 @@ impl Proxy {
         match self {
             Self::Iptables => ProxyMode::Iptables,
             Self::Nftables => ProxyMode::Nftables,
+            Self::Barewired => ProxyMode::Barewired,
         }
     }
 }
@@ -304,6 +306,10 @@ fn cluster(verb: ClusterVerb) -> Result<ExitCode> {
     match verb {
         ClusterVerb::Up { proxy, cni } => {
             let cni = cni.of_nodes().context("a node without a CNI is never Ready: choose one")?;
+            ensure!(
+                proxy != Proxy::Barewired || cni == NodeCni::Barewire,
+                "with --proxy barewired the node's CNI is Barewire: leave --cni out"
+            );
             let options = Options { name: Some(CLUSTER.to_owned()), ..Options::of_this_program()? };
             let cluster = Cluster::up(&kubernetes::Plan::mixed(proxy.mode(), cni), &options, &mut |line| println!("{line}"))?;
             cluster.keep()?;

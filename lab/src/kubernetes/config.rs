@@ -12,11 +12,17 @@ pub(super) const ADDRESS: &str = "10.0.0.10";
 /// The API server.
 pub(super) const SERVER: &str = "https://10.0.0.10:6443";
 
+/// The replica of the fleet.
+pub(super) const FLEET: &str = "10.0.0.10:7443";
+
 /// The cluster's name server.
-pub(super) const DNS: &str = "10.96.0.10";
+pub const DNS: &str = "10.96.0.10";
 
 /// Where a node's components have their files.
 const FILES: &str = "/etc/kubernetes";
+
+/// The name of the folder with the pods that kubelet runs of its own accord.
+pub(super) const STATIC_PODS: &str = "manifests";
 
 /// A file of the cluster in a node.
 pub(super) fn file(name: &str) -> String {
@@ -59,6 +65,8 @@ pub(super) fn kubelet(cgroup_root: &str, max_pods: u32) -> String {
         "cgroupRoot": cgroup_root,
         "failCgroupV1": false,
         "failSwapOn": false,
+        "staticPodPath": file(STATIC_PODS),
+        "fileCheckFrequency": "2s",
         "clusterDNS": [DNS],
         "clusterDomain": "cluster.local",
         "resolvConf": file("resolv.conf"),
@@ -75,22 +83,25 @@ pub(super) fn kubelet(cgroup_root: &str, max_pods: u32) -> String {
     .to_string()
 }
 
-/// How kube-proxy translates services.
+/// Who translates services, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// Rules of iptables, the default for many years.
+    /// kube-proxy, with rules of iptables, the default for many years.
     Iptables,
-    /// Tables of nftables.
+    /// kube-proxy, with tables of nftables.
     Nftables,
+    /// barewired, as a replica of the fleet tells it; there is no kube-proxy. The API server keeps an audit log.
+    Barewired,
 }
 
 impl ProxyMode {
-    /// The value of kube-proxy's key `mode`.
+    /// Its name: of kube-proxy's modes the value of the key `mode`.
     #[must_use]
     pub const fn value(self) -> &'static str {
         match self {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::Barewired => "barewired",
         }
     }
 }
@@ -110,4 +121,12 @@ pub(super) fn kube_proxy(mode: ProxyMode, node: &str, interface_prefix: &str) ->
         "conntrack": untouched,
     })
     .to_string()
+}
+
+/// The sections that barewired's configuration has beside the topology's where it serves services.
+pub(super) fn services_of_barewired() -> String {
+    let [authority, certificate, key] = ["ca.crt", "kubelet.client.crt", "kubelet.client.key"].map(file);
+    format!(
+        "\n[fleet]\nreplicas = [\"{FLEET}\"]\nauthority = {authority:?}\ncertificate = {certificate:?}\nkey = {key:?}\n\n[services]\nmode = \"on\"\n"
+    )
 }

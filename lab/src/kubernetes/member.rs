@@ -1,8 +1,11 @@
-//! A node of a cluster: containerd, a CNI, kubelet and kube-proxy. Each can be restarted as an operator or an accident would.
+//! A node of a cluster: containerd, a CNI, kubelet, and kube-proxy unless barewired is in its place. Each can be restarted as an operator or an
+//! accident would.
 
 use std::net::IpAddr;
 
-use super::config::{self, ProxyMode, file, write_client};
+use serde_json::Value;
+
+use super::config::{self, ProxyMode, STATIC_PODS, file, write_client};
 use super::pki::Authority;
 use super::{NodePlan, host_end_prefix, pem};
 use crate::cgroup_parent;
@@ -34,6 +37,8 @@ pub struct Member {
     plan: NodePlan,
     proxy: ProxyMode,
     cni: NodeCni,
+    /// Path of the daemon's configuration in the node.
+    config: &'static str,
     containerd: Containerd,
     services: Option<Services>,
 }
@@ -42,32 +47,38 @@ pub struct Member {
 #[derive(Debug)]
 struct Services {
     kubelet: Service,
-    kube_proxy: Service,
+    kube_proxy: Option<Service>,
 }
 
 impl Member {
     /// Starts the runtime, imports the images and installs the CNI: all that needs no API server.
     pub(super) fn prepare(node: &Node, plan: NodePlan, proxy: ProxyMode, cni: NodeCni, images: &Images) -> Result<Self> {
-        let daemon = cni::install_beside(node, plan.plugins, cni, cni::DAEMON_CONFIG)?;
+        let config = daemon_config(node, proxy)?;
+        let daemon = cni::install_beside(node, plan.plugins, cni, config)?;
         let (containerd, cri) = Containerd::start_release(node, plan.runtime)?;
         for (tar, reference) in images.tars() {
             containerd.import(&cri, &tar, reference)?;
         }
-        Ok(Self { node: node.clone(), cri, daemon, plan, proxy, cni, containerd, services: None })
+        Ok(Self { node: node.clone(), cri, daemon, plan, proxy, cni, config, containerd, services: None })
     }
 
-    /// Starts kubelet and kube-proxy.
+    /// Starts kubelet, and kube-proxy where that serves services.
     pub(super) fn join(&mut self, lab: &str, authority: &Authority) -> Result<()> {
         let node = &self.node;
         let cgroup_root = cgroup_parent(lab, node.name());
         make_cgroups(node, &cgroup_root)?;
         // Volumes of pods are mounted below it and have to be seen by the runtime.
-        let mounts = format!("mkdir -p {KUBELET_ROOT} && mount -t tmpfs -o mode=0755 kubelet {KUBELET_ROOT} && mount --make-rshared /");
+        let static_pods = file(STATIC_PODS);
+        let mounts = format!(
+            "mkdir -p {KUBELET_ROOT} {static_pods} && mount -t tmpfs -o mode=0755 kubelet {KUBELET_ROOT} && mount --make-rshared /"
+        );
         node.run(&["sh", "-c", &mounts])?;
 
         let user = format!("system:node:{}", node.name());
         write_client(node, authority, "kubelet", &authority.client(&user, &["system:nodes"]).map_err(pem)?)?;
-        write_client(node, authority, "kube-proxy", &authority.client("system:kube-proxy", &[]).map_err(pem)?)?;
+        if self.proxy != ProxyMode::Barewired {
+            write_client(node, authority, "kube-proxy", &authority.client("system:kube-proxy", &[]).map_err(pem)?)?;
+        }
         let addresses = self.addresses()?;
         let server = authority.server(&user, &[node.name()], &addresses).map_err(pem)?;
         node.write(&file("kubelet.crt"), &server.certificate)?;
@@ -75,7 +86,6 @@ impl Member {
         // A cluster's name server that forwards nowhere.
         node.write(&file("resolv.conf"), "search cluster.local\n")?;
         node.write(&file("kubelet.json"), config::kubelet(&cgroup_root, self.max_pods()?))?;
-        node.write(&file("kube-proxy.json"), config::kube_proxy(self.proxy, node.name(), host_end_prefix(self.cni)))?;
         self.services = Some(Services { kubelet: self.start_kubelet()?, kube_proxy: self.start_kube_proxy()? });
         Ok(())
     }
@@ -85,7 +95,7 @@ impl Member {
         match self.cni {
             NodeCni::Reference(_) => Ok(MAX_PODS),
             NodeCni::Barewire => {
-                let said = self.node.run(&[cni::DAEMON, "--config", cni::DAEMON_CONFIG, "--max-pods"])?;
+                let said = self.node.run(&[cni::DAEMON, "--config", self.config, "--max-pods"])?;
                 said.trim().parse().map_err(|_| super::failed(self.name(), format!("barewired --max-pods says {said:?}")))
             }
         }
@@ -107,9 +117,14 @@ impl Member {
         )
     }
 
-    fn start_kube_proxy(&self) -> Result<Service> {
+    fn start_kube_proxy(&self) -> Result<Option<Service>> {
+        if self.proxy == ProxyMode::Barewired {
+            return Ok(None);
+        }
+        self.node.write(&file("kube-proxy.json"), config::kube_proxy(self.proxy, self.name(), host_end_prefix(self.cni)))?;
         let program = world::program("kubernetes", "kube-proxy")?;
-        self.node.start_service("kube-proxy", &[&program.to_string_lossy(), &format!("--config={}", file("kube-proxy.json"))])
+        let arguments = [&*program.to_string_lossy(), &format!("--config={}", file("kube-proxy.json"))];
+        self.node.start_service("kube-proxy", &arguments).map(Some)
     }
 
     /// Its name.
@@ -130,7 +145,11 @@ impl Member {
     /// When the runtime does not answer.
     pub fn describe(&self) -> Result<String> {
         let version = self.cri.version()?;
-        Ok(format!("{} {}, kube-proxy {}", version.runtime_name, version.runtime_version, self.proxy.value()))
+        let services = match self.proxy {
+            ProxyMode::Barewired => "no kube-proxy".to_owned(),
+            mode => format!("kube-proxy {}", mode.value()),
+        };
+        Ok(format!("{} {}, {services}", version.runtime_name, version.runtime_version))
     }
 
     /// Its addresses, IPv4 first.
@@ -169,7 +188,7 @@ impl Member {
     /// When it does not end in time.
     pub fn restart_kube_proxy(&mut self) -> Result<()> {
         if let Some(Services { kubelet, kube_proxy }) = self.services.take() {
-            kube_proxy.terminate()?;
+            kube_proxy.map_or(Ok(()), Service::terminate)?;
             self.services = Some(Services { kubelet, kube_proxy: self.start_kube_proxy()? });
         }
         Ok(())
@@ -191,17 +210,17 @@ impl Member {
     pub fn ensure_daemon(&mut self) -> Result<()> {
         let runs = self.daemon.as_ref().is_some_and(Daemon::is_running);
         if self.cni == NodeCni::Barewire && !runs {
-            self.daemon = Some(Daemon::start(&self.node, cni::DAEMON_CONFIG)?);
+            self.daemon = Some(Daemon::start(&self.node, self.config)?);
         }
         Ok(())
     }
 
-    /// The configuration that the topology binds into the node.
+    /// The daemon's configuration.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn daemon_config(&self) -> Result<String> {
-        let path = self.node.host_path(cni::DAEMON_CONFIG);
+        let path = self.node.host_path(self.config);
         std::fs::read_to_string(&path).context(|| format!("read {}", path.display()))
     }
 
@@ -216,12 +235,12 @@ impl Member {
         self.replace_daemon(PATH)
     }
 
-    /// Restarts `barewired` with the topology's configuration.
+    /// Restarts `barewired` with the configuration that it had at first.
     ///
     /// # Errors
     /// When it is not ready in time.
     pub fn restore_daemon(&mut self) -> Result<()> {
-        self.replace_daemon(cni::DAEMON_CONFIG)
+        self.replace_daemon(self.config)
     }
 
     fn replace_daemon(&mut self, config: &str) -> Result<()> {
@@ -241,6 +260,38 @@ impl Member {
             self.daemon = Some(daemon.terminate()?.start()?);
         }
         Ok(())
+    }
+
+    /// Ends `barewired`, removes the tables of its services, as a reboot would, and starts it again.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub fn restart_daemon_without_tables(&mut self) -> Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            let stopped = daemon.terminate()?;
+            for family in ["ip", "ip6"] {
+                self.node.run(&["nft", "delete", "table", family, "barewire-services"])?;
+            }
+            self.daemon = Some(stopped.start()?);
+        }
+        Ok(())
+    }
+
+    /// Gives kubelet a pod that no API server knows of.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn add_static_pod(&self, name: &str, pod: &Value) -> Result<()> {
+        self.node.write(&static_pod(name), pod.to_string())
+    }
+
+    /// Takes it away from kubelet.
+    ///
+    /// # Errors
+    /// When its file cannot be removed.
+    pub fn remove_static_pod(&self, name: &str) -> Result<()> {
+        let path = self.node.host_path(static_pod(name));
+        std::fs::remove_file(&path).context(|| format!("remove {}", path.display()))
     }
 
     /// The network of a pod of this node.
@@ -301,6 +352,22 @@ impl Images {
     fn tars(&self) -> impl Iterator<Item = (std::path::PathBuf, &'static str)> {
         Self::FILES.iter().map(|(name, reference)| (self.directory.path().join(name), *reference))
     }
+}
+
+fn static_pod(name: &str) -> String {
+    file(&format!("{STATIC_PODS}/{name}.json"))
+}
+
+/// The path of the daemon's configuration: the topology's own, or one with what services take beside it.
+fn daemon_config(node: &Node, proxy: ProxyMode) -> Result<&'static str> {
+    const WITH_SERVICES: &str = "/run/barewired-services.toml";
+    if proxy != ProxyMode::Barewired {
+        return Ok(cni::DAEMON_CONFIG);
+    }
+    let path = node.host_path(cni::DAEMON_CONFIG);
+    let given = std::fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
+    node.write(WITH_SERVICES, given + &config::services_of_barewired())?;
+    Ok(WITH_SERVICES)
 }
 
 /// Kubelet asks that its root be there in every hierarchy. A new cpuset is empty until it is told its processors.

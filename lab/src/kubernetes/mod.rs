@@ -1,11 +1,13 @@
-//! A Kubernetes cluster in the lab: nodes with a real kubelet, kube-proxy and containerd each, the control plane beside them, all over
-//! the fabric. The versions are those of `world.toml`.
+//! A Kubernetes cluster in the lab: nodes with a real kubelet, containerd and, where barewired does not serve services itself, kube-proxy each; the
+//! control plane beside them, all over the fabric. The versions are those of `world.toml`.
 //!
 //! Promise: as [`Lab`]'s. Everything of the cluster is a process in a node of the lab, and ends with it.
 
+pub mod audit;
 mod config;
 pub mod conformance;
 mod control;
+pub mod fleet;
 pub mod kubectl;
 mod member;
 mod pki;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-pub use config::ProxyMode;
+pub use config::{DNS, ProxyMode};
 pub use member::{Images, Member};
 
 use super::cni::{NodeCni, ReferencePlugin};
@@ -26,7 +28,9 @@ use super::runtime::Release;
 use super::topology::Topology;
 use super::{Lab, Options};
 use crate::world;
+use audit::Audit;
 use control::ControlPlane;
+use fleet::Replica;
 use kubectl::Kubectl;
 use pki::Authority;
 
@@ -59,7 +63,7 @@ pub struct NodePlan {
 /// What a cluster is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// How kube-proxy translates services.
+    /// Who translates services, and how.
     pub proxy: ProxyMode,
     /// What wires the pods.
     pub cni: NodeCni,
@@ -71,7 +75,7 @@ pub struct Plan {
 
 impl Plan {
     /// Both ends of what people run, side by side: one node has the current runtime, the other Debian's, each beside the plugins of the
-    /// other age. In nftables mode the nodes have changed places, so that two clusters cover all pairs.
+    /// other age. In nftables mode the nodes have changed places, so that two clusters cover all pairs. Without kube-proxy all is current.
     #[must_use]
     pub fn mixed(proxy: ProxyMode, cni: NodeCni) -> Self {
         let new = |name, plugins| NodePlan { name, runtime: Release::Current, plugins };
@@ -79,6 +83,7 @@ impl Plan {
         let nodes = match proxy {
             ProxyMode::Iptables => vec![new("node1", Release::Debian), old("node2", Release::Current)],
             ProxyMode::Nftables => vec![old("node1", Release::Debian), new("node2", Release::Current)],
+            ProxyMode::Barewired => vec![new("node1", Release::Current), new("node2", Release::Current)],
         };
         Self { proxy, cni, nodes, image_names: Vec::new() }
     }
@@ -97,7 +102,9 @@ pub struct Cluster {
     images: Images,
     authority: Authority,
     program: PathBuf,
-    _control: ControlPlane,
+    control: ControlPlane,
+    /// Where barewired serves services.
+    fleet: Option<Replica>,
 }
 
 impl Cluster {
@@ -115,7 +122,7 @@ impl Cluster {
         let control = std::thread::scope(|scope| {
             let runtimes: Vec<_> =
                 nodes.iter().map(|(node, handle)| scope.spawn(|| Member::prepare(handle, *node, plan.proxy, plan.cni, &images))).collect();
-            let control = ControlPlane::start(lab.node(CONTROL)?, &authority)?;
+            let control = ControlPlane::start(lab.node(CONTROL)?, &authority, plan.proxy == ProxyMode::Barewired)?;
             for ((node, _), runtime) in nodes.iter().zip(runtimes) {
                 let member = runtime.join().map_err(|_| failed(node.name, "its preparation panicked".to_owned()))??;
                 members.insert(node.name, member);
@@ -125,8 +132,11 @@ impl Cluster {
         say(format!("control plane: Kubernetes {}", world::version("kubernetes")?));
         let kubectl = Kubectl::new(lab.node(CONTROL)?)?;
         let mut cluster =
-            Self { lab, kubectl, members, plan: plan.clone(), images, authority, program: options.program.clone(), _control: control };
+            Self { lab, kubectl, members, plan: plan.clone(), images, authority, program: options.program.clone(), control, fleet: None };
         cluster.kubectl.apply(&permissions())?;
+        if plan.proxy == ProxyMode::Barewired {
+            cluster.fleet = Some(Replica::start(cluster.lab.node(CONTROL)?, &cluster.authority, &cluster.kubectl)?);
+        }
         for name in plan.nodes.iter().map(|node| node.name) {
             cluster.join(name)?;
         }
@@ -140,7 +150,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts kubelet and kube-proxy of a node that was prepared.
+    /// Starts kubelet and what else a node has that was prepared.
     fn join(&mut self, name: &str) -> Result<()> {
         let authority = &self.authority;
         let lab = self.lab.name();
@@ -162,6 +172,62 @@ impl Cluster {
         let member = Member::prepare(self.lab.node(name)?, plan, self.plan.proxy, self.plan.cni, &self.images)?;
         self.members.insert(plan.name, member);
         self.join(name)
+    }
+
+    /// Kills the API server, the controllers and the scheduler; etcd keeps what they know.
+    ///
+    /// # Errors
+    /// When the kernel does not let them go.
+    pub fn kill_control_plane(&mut self) -> Result<()> {
+        self.control.kill_all_but_etcd()
+    }
+
+    /// Starts them again, and waits until the API server is ready.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn start_control_plane(&mut self) -> Result<()> {
+        self.control.start_all_but_etcd()
+    }
+
+    /// Starts what of the control plane, the fleet included, does not run.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn recover_control_plane(&mut self) -> Result<()> {
+        if !self.control.is_complete() {
+            self.control.kill_all_but_etcd()?;
+            self.control.start_all_but_etcd()?;
+        }
+        if let Some(fleet) = self.fleet.as_mut().filter(|fleet| !fleet.is_running()) {
+            fleet.resume()?;
+        }
+        Ok(())
+    }
+
+    /// The replica of the fleet.
+    ///
+    /// # Errors
+    /// Where kube-proxy serves services there is none.
+    pub fn fleet(&mut self) -> Result<&mut Replica> {
+        self.fleet.as_mut().ok_or_else(|| failed(CONTROL, "it has no replica of the fleet".to_owned()))
+    }
+
+    /// What a node that there is not could show to the fleet: the authority, a certificate and its key, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn node_credentials(&self, name: &str) -> Result<[String; 3]> {
+        let shown = self.authority.client(&format!("system:node:{name}"), &["system:nodes"]).map_err(pem)?;
+        Ok([self.authority.certificate().to_owned(), shown.certificate, shown.key])
+    }
+
+    /// What the API server was asked. It keeps a log where barewired serves services.
+    ///
+    /// # Errors
+    /// When the control plane's node is gone.
+    pub fn audit(&self) -> Result<Audit> {
+        Ok(Audit::of(self.lab.node(CONTROL)?))
     }
 
     /// The node of that name.

@@ -192,23 +192,7 @@ fn reboot(suite: &mut Suite) -> Result<()> {
         for node in NODES {
             suite.cluster.reboot(node)?;
             suite.cluster.wait_until_ready(node)?;
-            let pods = ["pods", "--all-namespaces", "--field-selector", &format!("spec.nodeName={node}")];
-            // Each has a new sandbox and serves at the address that it has now.
-            suite.cluster.kubectl.wait_until(&format!("pods of {node} Ready"), PODS, &pods, |list| {
-                let unready: Vec<_> = list["items"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter(|pod| {
-                        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                        let ready = conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-                        let restarted = pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or_default() > 0;
-                        !(ready && restarted)
-                    })
-                    .map(|pod| pod["metadata"]["name"].to_string())
-                    .collect();
-                if unready.is_empty() { Ok(()) } else { Err(format!("not yet: {}", unready.join(", "))) }
-            })?;
+            pods_are_back(suite, node)?;
             for from in NODES {
                 for pod in suite.pods(namespace, "app=server")? {
                     for address in pod.addresses {
@@ -221,4 +205,25 @@ fn reboot(suite: &mut Suite) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Waits until each pod of a node that was rebooted has a new sandbox, and serves at the address that it has now.
+pub(crate) fn pods_are_back(suite: &Suite, node: &str) -> Result<()> {
+    let pods = ["pods", "--all-namespaces", "--field-selector", &format!("spec.nodeName={node}")];
+    suite.cluster.kubectl.wait_until(&format!("pods of {node} Ready"), PODS, &pods, |list| {
+        let unready: Vec<_> = list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|pod| {
+                let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let ready = conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+                let restarted = pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or_default() > 0;
+                !(ready && restarted)
+            })
+            .map(|pod| pod["metadata"]["name"].to_string())
+            .collect();
+        if unready.is_empty() { Ok(()) } else { Err(format!("not yet: {}", unready.join(", "))) }
+    })?;
+    Ok(())
 }

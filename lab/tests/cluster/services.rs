@@ -18,22 +18,22 @@ const PORT: u16 = 8080;
 const UDP_PORT: u16 = 8081;
 /// The addresses of the node behind the fabric's way out.
 const INTERNET: &str = "internet";
-/// How long kube-proxy may take to have the rules of a service.
+/// How long a proxy may take to have the rules of a service.
 const RULES: Duration = Duration::from_secs(30);
 /// Enough requests that of two servers each is met, but for one time in 2³⁹.
 const ENOUGH: usize = 40;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::any("a service's address leads to all of its pods, from pods and nodes, both families", cluster_ip),
-        Case::any("a node port leads to pods of all nodes, from pods, nodes and the internet", node_port_cluster),
-        Case::any("a local node port shows the client and leads to the node's own pods only", node_port_local),
-        Case::any("a headless service is the addresses of its pods", headless),
-        Case::any("a client with affinity meets one server", affinity),
-        Case::any("a host port leads to the pod, from pods, nodes and the internet", host_port),
-        Case::any("a pod on the host's network serves and is served", host_network),
-        Case::any("a service of datagrams answers", udp),
-        Case::any("names of services and pods resolve in pods of both nodes", names),
+        Case::service("a service's address leads to all of its pods, from pods and nodes, both families", cluster_ip),
+        Case::service("a node port leads to pods of all nodes, from pods, nodes and the internet", node_port_cluster),
+        Case::service("a local node port shows the client and leads to the node's own pods only", node_port_local),
+        Case::service("a headless service is the addresses of its pods", headless),
+        Case::service("a client with affinity meets one server", affinity),
+        Case::any("a host port leads to the pod, from pods, nodes and the internet", host_port).goes_by_itself(),
+        Case::any("a pod on the host's network serves and is served", host_network).goes_by_itself(),
+        Case::service("a service of datagrams answers", udp),
+        Case::service("names of services and pods resolve in pods of both nodes", names),
     ]
 }
 
@@ -92,7 +92,7 @@ impl<'a> Servers<'a> {
     }
 }
 
-/// Waits until a round of requests meets `expected`, all of them and nobody else: kube-proxy has its rules some time after the endpoints.
+/// Waits until a round of requests meets `expected`, all of them and nobody else: the rules are there some time after the endpoints.
 fn leads_to(from: &Network, to: SocketAddr, expected: &BTreeSet<String>, ask: impl Fn() -> Result<String>) -> Result<()> {
     let led = wait_until(&format!("{to} leads {} to {expected:?}", from.name()), RULES, || {
         let met = (0..ENOUGH).map(|_| ask()).collect::<Result<BTreeSet<_>>>().map_err(|error| format!("{error:#}"))?;

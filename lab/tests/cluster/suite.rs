@@ -1,8 +1,8 @@
-//! The clusters: one for all cases, once with kube-proxy in each of its modes, taken down whatever happens.
+//! The clusters: one for all cases of a pass, once with kube-proxy in each of its modes and once without it, taken down whatever happens.
 
 use std::env;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::Options;
@@ -29,18 +29,36 @@ pub(crate) const PODS: Duration = Duration::from_secs(120);
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs_barewire: bool,
+    pub(crate) passes: &'static [ProxyMode],
+    /// Whether what it leaves may go while the next of its kind is running: half of its time is otherwise that.
+    pub(crate) goes_by_itself: bool,
     pub(crate) run: fn(&mut Suite) -> Result<()>,
 }
 
 impl Case {
     /// A case that holds for every CNI.
     pub(crate) const fn any(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
-        Self { name, needs_barewire: false, run }
+        Self { name, needs_barewire: false, passes: &KUBE_PROXY, goes_by_itself: false, run }
+    }
+
+    /// A case about services, whoever serves them.
+    pub(crate) const fn service(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
+        Self { name, needs_barewire: false, passes: &PASSES, goes_by_itself: true, run }
     }
 
     /// A case about `barewired`.
     pub(crate) const fn barewire(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
-        Self { name, needs_barewire: true, run }
+        Self { name, needs_barewire: true, passes: &KUBE_PROXY, goes_by_itself: false, run }
+    }
+
+    /// A case about a cluster whose nodes are told by the fleet.
+    pub(crate) const fn unwatched(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
+        Self { name, needs_barewire: true, passes: &[ProxyMode::Barewired], goes_by_itself: true, run }
+    }
+
+    /// What it leaves is in nobody's way.
+    pub(crate) const fn goes_by_itself(self) -> Self {
+        Self { goes_by_itself: true, ..self }
     }
 }
 
@@ -48,6 +66,14 @@ impl Case {
 pub(crate) struct Suite {
     pub(crate) cluster: Cluster,
     pub(crate) cni: NodeCni,
+    /// When the cluster began to come up.
+    pub(crate) begun: Instant,
+    /// What the running case has to tell.
+    said: Vec<String>,
+    /// Whether the running case is one that waits for nothing to be gone.
+    goes_by_itself: bool,
+    /// Namespaces that are going.
+    going: Vec<String>,
 }
 
 /// A pod that runs.
@@ -62,8 +88,9 @@ impl Suite {
     fn up(proxy: ProxyMode, cni: NodeCni, say: &mut dyn FnMut(String)) -> Result<Self> {
         let options = Options { name: Some("k8s".to_owned()), ..Options::of_this_program()? };
         let plan = Plan { image_names: conformance::images()?, ..Plan::mixed(proxy, cni) };
+        let begun = Instant::now();
         let cluster = Cluster::up(&plan, &options, say)?;
-        let suite = Self { cluster, cni };
+        let suite = Self { cluster, cni, begun, said: Vec::new(), goes_by_itself: false, going: Vec::new() };
         suite.make_namespace(NAMESPACE)?;
         let clients = NODES.map(|node| {
             json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("client-{node}"), "namespace": NAMESPACE },
@@ -72,6 +99,11 @@ impl Suite {
         suite.apply(&clients)?;
         suite.kubectl(&["wait", "--namespace", NAMESPACE, "pod", "--all", "--for=condition=Ready", "--timeout=60s"])?;
         Ok(suite)
+    }
+
+    /// A line that is printed beneath the case.
+    pub(crate) fn say(&mut self, line: String) {
+        self.said.push(line);
     }
 
     /// Runs kubectl, which must succeed.
@@ -92,7 +124,19 @@ impl Suite {
         Ok(self.cluster.kubectl.wait_until("service account", PODS, &["serviceaccount", "default", "--namespace", name], there)?)
     }
 
-    /// Does some work in a namespace of its own, which goes afterwards. It is gone when this returns.
+    /// Begins a case. All that others have left is gone then, unless it is one that does not mind.
+    fn begin(&mut self, case: &Case) -> Result<()> {
+        self.goes_by_itself = case.goes_by_itself;
+        if case.goes_by_itself {
+            return Ok(());
+        }
+        for name in std::mem::take(&mut self.going) {
+            self.kubectl(&["wait", "--for=delete", "--timeout=90s", &format!("namespace/{name}")])?;
+        }
+        Ok(())
+    }
+
+    /// Does some work in a namespace of its own, which goes afterwards. It is gone before another case begins that minds.
     pub(crate) fn in_namespace(&mut self, name: &str, work: impl FnOnce(&mut Self, &str) -> Result<()>) -> Result<()> {
         self.make_namespace(name)?;
         let mut outcome = work(self, name);
@@ -101,7 +145,11 @@ impl Suite {
             let events = self.kubectl(&["get", "events", "--namespace", name, "--field-selector=type=Warning"]).unwrap_or_default();
             outcome = outcome.with_context(|| format!("\n{pods}\n{events}"));
         }
-        let gone = self.kubectl(&["delete", "namespace", name, "--timeout=90s"]).map(drop);
+        let wait = if self.goes_by_itself { "--wait=false" } else { "--timeout=90s" };
+        let gone = self.kubectl(&["delete", "namespace", name, wait]).map(drop);
+        if self.goes_by_itself {
+            self.going.push(name.to_owned());
+        }
         outcome.and(gone)
     }
 
@@ -161,6 +209,7 @@ impl Suite {
 
     /// A case that failed may have left a node without a part.
     fn recover(&mut self) -> Result<()> {
+        self.cluster.recover_control_plane()?;
         for member in self.cluster.members.values_mut() {
             member.ensure_daemon()?;
         }
@@ -187,8 +236,11 @@ pub(crate) fn container(name: &str, arguments: &[&str]) -> Value {
     json!({ "name": name, "image": image::AGNHOST, "imagePullPolicy": "Never", "args": arguments })
 }
 
-/// A run of all cases on a cluster of its own.
-const PASSES: [ProxyMode; 2] = [ProxyMode::Iptables, ProxyMode::Nftables];
+/// Runs of cases on a cluster of their own.
+const PASSES: [ProxyMode; 3] = [ProxyMode::Iptables, ProxyMode::Nftables, ProxyMode::Barewired];
+
+/// Those with kube-proxy.
+const KUBE_PROXY: [ProxyMode; 2] = [ProxyMode::Iptables, ProxyMode::Nftables];
 
 fn name(pass: ProxyMode, case: &Case) -> String {
     format!("{}/{}", pass.value(), case.name)
@@ -197,14 +249,15 @@ fn name(pass: ProxyMode, case: &Case) -> String {
 /// Lists cases.
 pub(crate) fn list(cases: &[Case]) {
     for pass in PASSES {
-        cases.iter().for_each(|case| harness::list(&name(pass, case)));
+        cases.iter().filter(|case| case.passes.contains(&pass)).for_each(|case| harness::list(&name(pass, case)));
     }
     harness::list(KUBERNETES);
 }
 
 /// Runs those of `cases` whose name contains `filter`.
 pub(crate) fn run(harness: &mut Harness, cases: &[Case], filter: &str) {
-    let chosen = |pass: ProxyMode| -> Vec<&Case> { cases.iter().filter(|case| name(pass, case).contains(filter)).collect() };
+    let is_chosen = |pass: ProxyMode, case: &Case| case.passes.contains(&pass) && name(pass, case).contains(filter);
+    let chosen = |pass: ProxyMode| -> Vec<&Case> { cases.iter().filter(|case| is_chosen(pass, case)).collect() };
     let cni = match prerequisites() {
         Ok(cni) => cni,
         Err(reason) => {
@@ -214,6 +267,10 @@ pub(crate) fn run(harness: &mut Harness, cases: &[Case], filter: &str) {
     };
     for pass in PASSES {
         let cases = chosen(pass);
+        if pass == ProxyMode::Barewired && cni != NodeCni::Barewire {
+            harness.skip(pass.value(), "a reference plugin serves no services", cases.len());
+            continue;
+        }
         let kubernetes = pass == ProxyMode::Nftables && KUBERNETES.contains(filter);
         if kubernetes || !cases.is_empty() {
             run_pass(harness, pass, cni, &cases, kubernetes);
@@ -237,7 +294,9 @@ fn run_pass(harness: &mut Harness, pass: ProxyMode, cni: NodeCni, cases: &[&Case
             harness.skip(&name, "it is about barewired", 1);
             continue;
         }
-        if !harness.case(&name, || (case.run)(&mut suite)) {
+        let passed = harness.case(&name, || suite.begin(case).and_then(|()| (case.run)(&mut suite)));
+        std::mem::take(&mut suite.said).iter().for_each(|line| harness.note(line));
+        if !passed {
             for member in suite.cluster.members.values() {
                 member.complaints().iter().for_each(|line| harness.note(&line.chars().take(300).collect::<String>()));
             }
