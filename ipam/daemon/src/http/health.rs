@@ -6,11 +6,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::Labels;
-use crate::health::Line;
+use crate::health::{Line, PreflightState};
 use crate::health_check::Verdict;
 
-/// As many series as there are checks and results.
-pub(super) fn register(registry: &mut Registry, lines: &[Line]) {
+/// As many series as there are checks and results; none where the node does not look at itself.
+pub(super) fn register(registry: &mut Registry, lines: &[Line], preflight: Option<PreflightState>) {
+    let Some(stands) = preflight else { return };
+    let state = Series::<Labels, Gauge>::default();
+    for (one, name) in PreflightState::ALL {
+        state.get_or_create(&vec![("state", name.to_owned())]).set(i64::from(one == stands));
+    }
+    registry.register("health_preflight", "1 for how the preflight of this boot stands: running, passed or failed", state);
     let (found, runs) = (Series::<Labels, Gauge>::default(), Series::<Labels, Counter>::default());
     for line in lines {
         for result in Verdict::RESULTS {
