@@ -6,6 +6,7 @@ pub mod admission;
 pub mod hub;
 pub mod leader;
 pub mod manifest;
+pub mod metrics;
 pub mod objects;
 pub mod reports;
 pub mod rights;

@@ -55,9 +55,9 @@ pub(super) fn read(reader: &mut Reader) -> Vec<PluginConfig> {
 fn plugin(reader: &mut Reader, name: String) -> Option<PluginConfig> {
     let section = format!("health.plugins.{name}");
     let key = |key: &str| format!("{section}.{key}");
-    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !(1..=NAME_MAX).contains(&name.len()) || !name.bytes().all(is_letter) {
-        reader.fault(&section, &format!("{name:?} is no name: it has 1 to {NAME_MAX} small letters, digits, `-` and `_`"));
+        reader.fault(&section, &format!("{name:?} is no name: it has 1 to {NAME_MAX} letters, digits, `-` and `_`"));
         reader.forget(&[&section]);
         return None;
     }
