@@ -21,7 +21,8 @@ pub(crate) fn text(page: &Value) -> (String, Exit) {
     let Ok(mut lines) = Vec::<Line>::deserialize(page) else {
         return ("The node does not look at itself: see health.enabled in docs/configuration.md.\n".to_owned(), Exit::Fine);
     };
-    let rank = |line: &Line| ["failed", "unknown", "ok"].iter().position(|result| *result == line.result);
+    // A preflight runs or has passed.
+    let rank = |line: &Line| ["failed", "running", "unknown", "passed", "ok"].iter().position(|result| *result == line.result);
     lines.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.check.cmp(&b.check)));
     let mut table = Table::new(&["CHECK", "RESULT", "SINCE", "SEEN"]);
     let has_failed = lines.iter().any(|line| line.result == "failed");
@@ -53,6 +54,12 @@ mod tests {
         assert_eq!((&*said, exit), (expected, Exit::Degraded));
         page.as_array_mut().unwrap().pop();
         assert_eq!(text(&page).1, Exit::Fine);
+        let line = |result: &str| json!([{ "check": "preflight", "result": result, "message": "plugin/a: x", "since": "s" }]);
+        assert_eq!(
+            text(&line("failed")),
+            ("CHECK      RESULT  SINCE  SEEN\npreflight  FAILED  s      plugin/a: x\n".to_owned(), Exit::Degraded)
+        );
+        assert_eq!((text(&line("running")).1, text(&line("passed")).1), (Exit::Fine, Exit::Fine));
         assert!(text(&Value::Null).0.contains("health.enabled"));
     }
 }

@@ -24,6 +24,7 @@ mod own_addresses;
 mod pod_link;
 mod policy_routes;
 mod prefixes;
+pub mod process_limits;
 mod raw_netlink;
 mod removal;
 pub mod repairs;

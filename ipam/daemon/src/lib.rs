@@ -16,6 +16,7 @@ mod cni_errors;
 pub mod conditions;
 pub mod config;
 mod conflist;
+mod execute;
 mod fleet;
 pub mod health;
 pub mod health_check;

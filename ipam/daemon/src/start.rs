@@ -36,7 +36,7 @@ use crate::config::{CloudSource, Config, ConfigFile};
 use crate::conflist::file as list_file;
 use crate::conflist::publisher::Publisher;
 use crate::fleet::Hearing;
-use crate::health::{Board, Health, Sources};
+use crate::health::{Board, Boot, Health, Sources};
 use crate::http::{self, Watched};
 use crate::kernel::link_numbers::LinkNumbers;
 use crate::kernel::{Kernel, Linux};
@@ -113,7 +113,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let of_cloud = driver.clone().map(|driver| (driver, cloud.network));
     let slow_path = Arc::new(SlowPath::default());
     let mut reconciler =
-        Reconciler::new(file, config.clone(), Arc::clone(&attachments), Arc::clone(&conditions), of_cloud, Arc::clone(&slow_path));
+        Reconciler::new(file.clone(), config.clone(), Arc::clone(&attachments), Arc::clone(&conditions), of_cloud, Arc::clone(&slow_path));
     reconciler.look();
 
     let socket = config.run_dir.join("cni.sock");
@@ -122,7 +122,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let publisher = Publisher::new(config.clone(), Arc::clone(&conditions), has_stood);
     let list = publisher.report();
     let files = Files::new(&config.run_dir, server.socket(), Arc::clone(&conditions));
-    let housekeeping = chores::start(config, boot_id, Arc::clone(&attachments), Arc::clone(&conditions), driver.clone(), files);
+    let housekeeping = chores::start(config, boot_id.clone(), Arc::clone(&attachments), Arc::clone(&conditions), driver.clone(), files);
     let mut housekeeping = io("start housekeeping", housekeeping)?;
     let pod_links = chores::keep_pod_links(Arc::clone(&attachments), Arc::clone(&conditions));
     let mut pod_links = io("start to keep pods' links", pod_links)?;
@@ -136,8 +136,9 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let fleet = io("start to hear the fleet", hearing)?.map(Arc::new);
     let serving = io("start to serve Services", serve_services(config, fleet.as_deref(), &conditions))?;
     let programs = programs_on_uplinks(Arc::clone(&attachments));
-    let sources = Sources { conditions: Arc::clone(&conditions), programs, fleet: fleet.clone() };
-    let health = config.health.as_ref().map(|health| Health::start(health, &board, sources)).transpose();
+    let boot = Boot { id: boot_id, run_dir: config.run_dir.clone() };
+    let sources = Sources { conditions: Arc::clone(&conditions), programs, fleet: fleet.clone(), boot };
+    let health = Health::start(config.health.as_ref(), &board, sources);
     let mut health = io("start the node's health checks", health)?;
     let node = config.node_name.clone();
     let watched = Watched {
@@ -150,9 +151,9 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
         slow_path,
         services: serving.as_ref().map(Serving::report),
         fleet,
-        health: health.is_some().then_some(board),
+        health: board,
     };
-    let served = serve_beside_pods(config, &reconciler, watched);
+    let served = serve_beside_pods(config, &reconciler, &mut health, &file, watched);
     drop(serving);
     tracing::info!("stopping; running pods keep their network");
     // Whoever comes from now on finds no socket, and waits for the next daemon.
@@ -161,9 +162,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     for clockwork in [&mut publishing, &mut pod_links, &mut housekeeping] {
         clockwork.stop();
     }
-    if let Some(health) = &mut health {
-        health.stop();
-    }
+    health.stop();
     server.join(LAST_REQUESTS);
     drop((reconciler, publishing, pod_links, housekeeping, kernel_watch, health));
     chores::close_accounts(&attachments);
@@ -272,8 +271,8 @@ fn load_programs(config: &Config, conditions: &NodeConditions) -> Option<FastPat
 }
 
 /// What is wrong with the programs on the uplinks, as they were found last.
-fn programs_on_uplinks(attachments: Arc<Attachments<Linux>>) -> Box<dyn FnMut() -> Option<Result<(), String>> + Send> {
-    Box::new(move || {
+fn programs_on_uplinks(attachments: Arc<Attachments<Linux>>) -> Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync> {
+    Arc::new(move || {
         let uplinks = attachments.kernel().fast_path().map(FastPath::uplink_hooks)?;
         let closed = uplinks.iter().filter(|uplink| !uplink.open);
         let closed: Vec<_> =
@@ -313,7 +312,13 @@ pub fn uninstall(config: &Config) -> Result<(), DaemonError> {
 }
 
 /// Signals, telemetry, the uplinks and the cloud: everything that waits, on one thread.
-fn serve_beside_pods(config: &Config, reconciler: &ReconcilerThread, watched: Watched) -> Result<(), DaemonError> {
+fn serve_beside_pods(
+    config: &Config,
+    reconciler: &ReconcilerThread,
+    health: &mut Health,
+    file: &ConfigFile,
+    watched: Watched,
+) -> Result<(), DaemonError> {
     let runtime = io("start the runtime", tokio::runtime::Builder::new_current_thread().enable_all().build())?;
     runtime.block_on(async {
         let mut terminate = io("await SIGTERM", signal(SignalKind::terminate()))?;
@@ -322,6 +327,10 @@ fn serve_beside_pods(config: &Config, reconciler: &ReconcilerThread, watched: Wa
         let reloads = async {
             while reload.recv().await.is_some() {
                 reconciler.reload().await;
+                // The reconciler tells what is wrong with the file; then all stays as it was.
+                if let Ok(new) = file.read() {
+                    health.reload(new.health.as_ref());
+                }
             }
         };
         let telemetry = async {

@@ -26,6 +26,7 @@ mod fleet;
 mod full_disk;
 mod gc;
 mod hardened;
+mod health;
 mod host_ways;
 mod interfaces;
 mod kept;

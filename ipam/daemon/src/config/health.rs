@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::health_plugins::{self, PluginConfig};
 use super::reader::Reader;
 use crate::health_check::Check;
 
@@ -21,6 +22,8 @@ pub struct HealthConfig {
     pub kubelet: SocketAddr,
     /// `health.runtime_sockets`: the first that is there is the runtime's.
     pub runtime_sockets: Vec<PathBuf>,
+    /// `health.plugins`
+    pub plugins: Vec<PluginConfig>,
 }
 
 /// Nothing without `health.enabled = true`.
@@ -52,6 +55,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<HealthConfig> {
     for (index, socket) in runtime_sockets.iter().enumerate().filter(|(_, socket)| !socket.is_absolute()) {
         reader.fault(&format!("health.runtime_sockets[{index}]"), &format!("{:?} is not an absolute path", socket.display()));
     }
+    let plugins = health_plugins::read(reader);
     let kubelet = address.ok()?;
-    is_enabled.then_some(HealthConfig { checks, kubelet, runtime_sockets })
+    is_enabled.then_some(HealthConfig { checks, kubelet, runtime_sockets, plugins })
 }

@@ -40,7 +40,7 @@ const fn key(name: &'static str, kinds: &'static [&'static str], form: &'static 
 
 /// All of them, by section.
 #[rustfmt::skip]
-pub(crate) const KEYS: [Key; 59] = [
+pub(crate) const KEYS: [Key; 66] = [
     key("node.name", ANY, "string", Said("the hostname"),
         "this node, in logs and metrics"),
     key("node.scheduling", ANY, "`\"realtime\"`, `\"nice\"` or `\"inherit\"`", Is("\"realtime\""),
@@ -187,6 +187,20 @@ pub(crate) const KEYS: [Key; 59] = [
         "where kubelet serves `/healthz` (its `healthzBindAddress`, `healthzPort`)"),
     key("health.runtime_sockets", ANY, "list of absolute paths", Said("containerd's, CRI-O's, k3s'"),
         "the first that is there is the container runtime's"),
+    key("health.plugins.NAME.command", ANY, "list of a program's absolute path and its arguments", Said("needed"),
+        "a program that says how the node is ([health.md](health.md#checks-of-your-own)). At most 24; a name has letters, digits, `-` and `_`"),
+    key("health.plugins.NAME.kind", ANY, "`passive` or `preflight`", Said("`passive`"),
+        "again and again, or once in a boot, before the first pod"),
+    key("health.plugins.NAME.interval_seconds", ANY, "1 to 86400", Said("60"),
+        "between two runs of a passive one"),
+    key("health.plugins.NAME.timeout_seconds", ANY, "1 to 7200", Said("10"),
+        "it is killed after that, and nothing is known"),
+    key("health.plugins.NAME.failures", ANY, "1 to 10", Said("2"),
+        "so many runs in a row have to fail"),
+    key("health.plugins.NAME.memory_mib", ANY, "1 to 1048576", Said("256"),
+        "memory of each of its processes"),
+    key("health.plugins.NAME.cpu_seconds", ANY, "1 to 1048576", Said("`timeout_seconds`"),
+        "processor time of each of its processes"),
     key("telemetry.listen", ANY, "address and port", Is("\"127.0.0.1:9807\""),
         "where metrics and health are served; `\"\"` for nowhere"),
 ];

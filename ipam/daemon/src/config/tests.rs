@@ -347,6 +347,20 @@ fn services_are_served_where_it_is_said_and_a_fleet_tells_of_them() {
 }
 
 #[test]
+fn plug_ins_are_programs_with_bounds() {
+    let text = "[health]\nenabled = true\n[health.plugins.xid]\ncommand = [\"/usr/lib/x\", \"-v\"]\n\
+                [health.plugins.burn-in]\ncommand = [\"/b\"]\nkind = \"preflight\"\ntimeout_seconds = 600\nmemory_mib = 4096";
+    let plugins = Config::from_toml(&format!("{LEAST}\n{text}"), "host").unwrap().health.unwrap().plugins;
+    let [burn_in, xid] = &plugins[..] else { panic!("{plugins:?}") };
+    assert_eq!((burn_in.kind, burn_in.memory, burn_in.cpu_seconds), (PluginKind::Preflight, 4 << 30, 600));
+    assert_eq!((xid.kind, xid.failures, &*xid.arguments), (PluginKind::Passive, 2, &["-v".to_owned()][..]));
+    assert_eq!((xid.interval.as_secs(), xid.timeout.as_secs(), xid.memory), (60, 10, 256 << 20));
+    let many: String = (0..25).map(|number| format!("[health.plugins.p{number}]\ncommand = [\"/x\"]\n")).collect();
+    let faults = Config::from_toml(&format!("{LEAST}\n{many}"), "host").unwrap_err().to_string();
+    assert!(faults.contains("health.plugins: there are 25; at most 24"), "{faults}");
+}
+
+#[test]
 fn checks_of_the_nodes_health_are_named_and_bounded() {
     let with = |health: &str| Config::from_toml(&format!("{LEAST}\n[health]\nenabled = true\n{health}"), "host");
     let all = with("").unwrap().health.unwrap();
@@ -361,6 +375,13 @@ fn checks_of_the_nodes_health_are_named_and_bounded() {
         ("interval_seconds = { nothing = 5 }", "health.interval_seconds.nothing: there is no check"),
         ("kubelet = \"localhost\"", "health.kubelet: \"localhost\" is not an address and port"),
         ("runtime_sockets = [\"a.sock\"]", "health.runtime_sockets[0]: \"a.sock\" is not an absolute path"),
+        ("[health.plugins.\"a/b\"]\ncommand = [\"/x\"]", "health.plugins.a/b: \"a/b\" is no name"),
+        ("[health.plugins.a]\ncommand = [\"x\"]", "health.plugins.a.command: is missing or does not begin with an absolute path"),
+        ("[health.plugins.a]\nkind = \"active\"", "health.plugins.a.kind: \"active\" is unknown; use \"passive\" or \"preflight\""),
+        ("[health.plugins.a]\ntimeout_seconds = 0", "health.plugins.a.timeout_seconds: 0 is not a whole number from 1 to 7200"),
+        ("[health.plugins.a]\nkind = \"preflight\"\ninterval_seconds = 5", "health.plugins.a.interval_seconds: is of passive plug-ins"),
+        ("[health.plugins.a]\nevery = 5", "health.plugins.a.every: is no key"),
+        ("plugins = [\"/x\"]", "health.plugins: [\"/x\"] is not a table of tables"),
     ] {
         let faults = with(text).unwrap_err().to_string();
         assert!(faults.contains(fault), "{faults}");

@@ -8,6 +8,7 @@ use fleet_api::message::{About, Finding, Outcome, Report};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::standing::{PreflightLine, Standing, State};
 use crate::conditions::timestamp;
 use crate::health_check::{Basis, Verdict};
 
@@ -25,9 +26,19 @@ pub(crate) struct Line {
     took_seconds: f64,
 }
 
+/// What the page lists.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum PageLine {
+    Check(Line),
+    Preflight(PreflightLine),
+}
+
 #[derive(Debug)]
 struct Entry {
     basis: Basis,
+    /// Of the preflight, whose verdict has what it finds: a node without pods is not sick by it.
+    is_for_preflight: bool,
     limit: Duration,
     verdict: Verdict,
     since: SystemTime,
@@ -45,19 +56,49 @@ impl Entry {
             _ => self.verdict.clone(),
         }
     }
+
+    fn end(&mut self, check: &str, verdict: Verdict) {
+        if self.verdict.result() != verdict.result() {
+            self.since = SystemTime::now();
+            match &verdict {
+                Verdict::Ok => tracing::info!(check, "health check passes"),
+                Verdict::Failed(seen) => tracing::warn!(check, seen, "health check failed"),
+                Verdict::Unknown(why) => tracing::info!(check, why, "health check cannot tell"),
+            }
+        }
+        self.verdict = verdict;
+        self.runs += 1;
+        self.took = self.started.take().map(|started| started.elapsed()).unwrap_or_default();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Standings {
+    /// Of the checks that write now; none where the node does not look at itself.
+    generation: Option<u64>,
+    last: u64,
+    entries: BTreeMap<String, Entry>,
+    preflight: Option<Standing>,
 }
 
 /// Written by the checks' threads, read by whoever asks. Nobody waits in it.
 #[derive(Debug)]
 pub(crate) struct Board {
-    entries: Mutex<BTreeMap<String, Entry>>,
+    state: Mutex<Standings>,
     told: watch::Sender<Report>,
 }
 
 impl Default for Board {
     fn default() -> Self {
-        Self { entries: Mutex::default(), told: watch::Sender::new(Report::default()) }
+        Self { state: Mutex::default(), told: watch::Sender::new(Report::default()) }
     }
+}
+
+/// The board for checks that were started together: once others are, what these say is passed over.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    board: Arc<Board>,
+    generation: u64,
 }
 
 impl Board {
@@ -65,37 +106,23 @@ impl Board {
         Arc::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Standings> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A check is there, and has not run.
-    pub(super) fn add(&self, check: &str, basis: Basis, limit: Duration) {
-        let verdict = Verdict::Unknown("has not run yet".to_owned());
-        let entry = Entry { basis, limit, verdict, since: SystemTime::now(), runs: 0, took: Duration::ZERO, started: None };
-        self.lock().insert(check.to_owned(), entry);
+    /// Empties it for other checks.
+    pub(super) fn renew(self: &Arc<Self>) -> Writer {
+        let mut state = self.lock();
+        let generation = state.last + 1;
+        *state = Standings { generation: Some(generation), last: generation, ..Standings::default() };
+        Writer { board: Arc::clone(self), generation }
     }
 
-    pub(super) fn begin(&self, check: &str) {
-        if let Some(entry) = self.lock().get_mut(check) {
-            entry.started = Some(Instant::now());
-        }
-    }
-
-    pub(super) fn end(&self, check: &str, verdict: Verdict) {
-        if let Some(entry) = self.lock().get_mut(check) {
-            if entry.verdict.result() != verdict.result() {
-                entry.since = SystemTime::now();
-                match &verdict {
-                    Verdict::Ok => tracing::info!(check, "health check passes"),
-                    Verdict::Failed(seen) => tracing::warn!(check, seen, "health check failed"),
-                    Verdict::Unknown(why) => tracing::info!(check, why, "health check cannot tell"),
-                }
-            }
-            entry.verdict = verdict;
-            entry.runs += 1;
-            entry.took = entry.started.take().map(|started| started.elapsed()).unwrap_or_default();
-        }
+    /// Nobody looks any more.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        *state = Standings { last: state.last, ..Standings::default() };
+        drop(state);
         self.tell();
     }
 
@@ -115,6 +142,7 @@ impl Board {
     }
 
     fn report(&self, now: Instant) -> Report {
+        let state = self.lock();
         let finding = |(check, entry): (&String, &Entry)| {
             let verdict = entry.verdict(now);
             let about = match entry.basis {
@@ -129,12 +157,27 @@ impl Board {
             let (check, seen) = (check.clone(), verdict.message().to_owned());
             Finding { check, about: about.into(), peer: String::new(), outcome: outcome.into(), seen, run: entry.runs }
         };
-        Report { findings: self.lock().iter().map(finding).collect() }.bounded()
+        let findings = state.entries.iter().filter(|(_, entry)| !entry.is_for_preflight).map(finding).collect();
+        Report { findings, preflight: state.preflight.as_ref().map(Standing::told) }.bounded()
     }
 
     /// The newest report, at once and with each that is news.
     pub(crate) fn reports(&self) -> watch::Receiver<Report> {
         self.told.subscribe()
+    }
+
+    /// All, the preflight first; nothing where the node does not look at itself.
+    pub(crate) fn page(&self) -> Option<Vec<PageLine>> {
+        let state = self.lock();
+        state.generation?;
+        let preflight = state.preflight.as_ref().map(Standing::line);
+        drop(state);
+        Some(preflight.map(PageLine::Preflight).into_iter().chain(self.lines().into_iter().map(PageLine::Check)).collect())
+    }
+
+    /// How the preflight stands.
+    pub(crate) fn preflight(&self) -> Option<State> {
+        self.lock().preflight.as_ref().map(|standing| standing.state)
     }
 
     /// For the page and the metrics.
@@ -148,7 +191,82 @@ impl Board {
             runs: entry.runs,
             took_seconds: entry.took.as_secs_f64(),
         };
-        self.lock().iter().map(line).collect()
+        self.lock().entries.iter().map(line).collect()
+    }
+}
+
+impl Writer {
+    fn with(&self, change: impl FnOnce(&mut Standings)) {
+        let mut state = self.board.lock();
+        if state.generation == Some(self.generation) {
+            change(&mut state);
+        }
+    }
+
+    pub(super) fn is_current(&self) -> bool {
+        self.board.lock().generation == Some(self.generation)
+    }
+
+    /// A check is there, and has not run.
+    pub(super) fn add(&self, check: &str, basis: Basis, limit: Duration) {
+        self.add_entry(check, basis, limit, false);
+    }
+
+    /// Likewise one whose finding is the preflight's.
+    pub(super) fn add_for_preflight(&self, check: &str, limit: Duration) {
+        self.add_entry(check, Basis::Own, limit, true);
+    }
+
+    fn add_entry(&self, check: &str, basis: Basis, limit: Duration, is_for_preflight: bool) {
+        let verdict = Verdict::Unknown("has not run yet".to_owned());
+        let (since, took, started) = (SystemTime::now(), Duration::ZERO, None);
+        let entry = Entry { basis, is_for_preflight, limit, verdict, since, runs: 0, took, started };
+        self.with(|state| drop(state.entries.insert(check.to_owned(), entry)));
+    }
+
+    pub(super) fn begin(&self, check: &str) {
+        self.with(|state| {
+            if let Some(entry) = state.entries.get_mut(check) {
+                entry.started = Some(Instant::now());
+            }
+        });
+    }
+
+    pub(super) fn end(&self, check: &str, verdict: Verdict) {
+        self.with(|state| {
+            if let Some(entry) = state.entries.get_mut(check) {
+                entry.end(check, verdict);
+            }
+        });
+        self.board.tell();
+    }
+
+    /// The preflight stands so.
+    pub(super) fn stand(&self, mut standing: Standing) {
+        self.with(|state| {
+            match (standing.state, state.preflight.as_ref()) {
+                (now, Some(before)) if now == before.state => standing.since = before.since,
+                (State::Running, _) => tracing::info!("preflight runs"),
+                (State::Passed, _) => tracing::info!("preflight has passed"),
+                (State::Failed, _) => tracing::warn!(evidence = standing.evidence.join("; "), "preflight failed"),
+            }
+            state.preflight = Some(standing);
+        });
+        self.board.tell();
+    }
+
+    /// Checks that keep a preflight from passing, those beside its own: each with what it has seen, or nothing where it has not looked yet.
+    pub(super) fn open(&self) -> Vec<(String, Option<String>)> {
+        let now = Instant::now();
+        let open = |(check, entry): (&String, &Entry)| match entry.verdict(now) {
+            Verdict::Failed(seen) => Some((check.clone(), Some(seen))),
+            Verdict::Unknown(why) if entry.runs == 0 => {
+                let is_late = entry.started.is_some_and(|started| now.saturating_duration_since(started) > entry.limit);
+                Some((check.clone(), is_late.then_some(why)))
+            }
+            Verdict::Ok | Verdict::Unknown(_) => None,
+        };
+        self.board.lock().entries.iter().filter(|(_, entry)| !entry.is_for_preflight).filter_map(open).collect()
     }
 }
 
@@ -159,11 +277,12 @@ mod tests {
     #[test]
     fn a_report_is_news_when_something_changes_and_with_every_run_while_it_is_bad() {
         let board = Board::new();
-        board.add("disk", Basis::Own, Duration::from_secs(5));
+        let writer = board.renew();
+        writer.add("disk", Basis::Own, Duration::from_secs(5));
         let mut reports = board.reports();
         let mut run = |verdict: Verdict| {
-            board.begin("disk");
-            board.end("disk", verdict);
+            writer.begin("disk");
+            writer.end("disk", verdict);
             let is_news = reports.has_changed().unwrap();
             reports.mark_unchanged();
             is_news
@@ -178,13 +297,30 @@ mod tests {
     #[test]
     fn a_run_that_does_not_come_back_is_not_known() {
         let board = Board::new();
-        board.add("disk", Basis::Own, Duration::ZERO);
-        board.end("disk", Verdict::Ok);
+        let writer = board.renew();
+        writer.add("disk", Basis::Own, Duration::ZERO);
+        writer.end("disk", Verdict::Ok);
         assert_eq!(board.lines()[0].verdict, Verdict::Ok);
-        board.begin("disk");
+        writer.begin("disk");
         let later = Instant::now() + Duration::from_secs(1);
         assert_eq!(board.report(later).findings[0].outcome(), Outcome::Unknown);
-        board.end("disk", Verdict::Ok);
+        writer.end("disk", Verdict::Ok);
         assert_eq!(board.report(later).findings[0].outcome(), Outcome::Ok);
+    }
+
+    #[test]
+    fn what_checks_of_before_say_is_passed_over() {
+        let board = Board::new();
+        assert_eq!(board.page(), None);
+        let before = board.renew();
+        before.add("disk", Basis::Own, Duration::ZERO);
+        let now = board.renew();
+        now.add("disk", Basis::Own, Duration::ZERO);
+        before.end("disk", Verdict::Failed("old".to_owned()));
+        assert!(!before.is_current() && now.is_current());
+        assert_eq!((board.lines().len(), board.lines()[0].runs), (1, 0));
+        board.close();
+        now.end("disk", Verdict::Ok);
+        assert_eq!((board.page(), board.reports().borrow().clone()), (None, Report::default()));
     }
 }

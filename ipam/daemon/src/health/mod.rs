@@ -6,7 +6,10 @@
 mod board;
 mod judge;
 mod kernel_log;
+mod plugin;
+mod preflight;
 mod read;
+mod standing;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,11 +20,16 @@ use fleet_api::message::Report;
 
 use crate::clockwork::Clockwork;
 use crate::conditions::{Finding, Kind, NodeConditions};
-use crate::config::HealthConfig;
+use crate::config::{HealthConfig, PluginConfig, PluginKind};
 use crate::fleet::Hearing;
-use crate::health_check::{Check, Verdict};
-pub(crate) use board::{Board, Line};
+use crate::health_check::{Basis, Check, Verdict};
+use board::Writer;
+pub(crate) use board::{Board, Line, PageLine};
 use judge::Answering;
+use plugin::Places;
+pub(crate) use preflight::Boot;
+use preflight::Preflight;
+pub(crate) use standing::State as PreflightState;
 
 /// A check that fails is run again so soon: the fleet's leader believes what is said several times within a short time.
 const AGAIN: Duration = Report::AGAIN;
@@ -35,66 +43,156 @@ const NEIGHBOUR: Duration = Duration::from_secs(3);
 const FLEET_AGE: Duration = Duration::from_secs(900);
 
 /// What the rest of the daemon knows.
+#[derive(Clone)]
 pub(crate) struct Sources {
     pub(crate) conditions: Arc<NodeConditions>,
     /// What is wrong with the programs on uplinks; nothing where there are none.
-    pub(crate) programs: Box<dyn FnMut() -> Option<Result<(), String>> + Send>,
+    pub(crate) programs: Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync>,
     pub(crate) fleet: Option<Arc<Hearing>>,
+    pub(crate) boot: Boot,
 }
 
 /// One look; the time is since the daemon's start.
 type Look = Box<dyn FnMut(Duration) -> Verdict + Send>;
+/// Likewise, and how soon the next one is.
+type PacedLook = Box<dyn FnMut(Duration) -> (Verdict, Duration) + Send>;
 
-/// The checks, as long as this lives.
+/// What is looked at, as long as this lives.
 pub(crate) struct Health {
+    board: Arc<Board>,
+    sources: Sources,
+    config: Option<HealthConfig>,
+    running: Option<Running>,
+}
+
+/// Threads.
+struct Running {
     checks: Vec<Clockwork>,
+    preflight: Preflight,
+    places: Arc<Places>,
 }
 
 impl Health {
-    /// Starts every check of the configuration.
+    /// Starts every check of the configuration; none where there is none.
     ///
     /// # Errors
     /// Where the system has no thread left.
-    pub(crate) fn start(config: &HealthConfig, board: &Arc<Board>, sources: Sources) -> io::Result<Self> {
-        let Sources { conditions, programs, fleet } = sources;
-        let mut programs = Some(programs);
+    pub(crate) fn start(config: Option<&HealthConfig>, board: &Arc<Board>, sources: Sources) -> io::Result<Self> {
+        let running = config.map(|config| Running::start(config, board, &sources)).transpose()?;
+        Ok(Self { board: Arc::clone(board), sources, config: config.cloned(), running })
+    }
+
+    /// The configuration was read again. Where nothing is different, only a preflight that has failed is run anew.
+    pub(crate) fn reload(&mut self, config: Option<&HealthConfig>) {
+        if self.config.as_ref() == config {
+            if let Some(running) = &self.running {
+                running.preflight.again();
+            }
+            return;
+        }
+        self.stop();
+        // Checks that hang end when they can; what they say is heard no more.
+        self.board.close();
+        let is_made = |check: &Check| config.is_some_and(|config| config.checks.contains_key(check));
+        let ended = self.config.iter().flat_map(|config| config.checks.keys()).filter(|check| !is_made(check));
+        for (kind, ..) in ended.filter_map(|check| condition_of(*check)) {
+            self.sources.conditions.report(kind, None);
+        }
+        self.config = config.cloned();
+        match config.map(|config| Running::start(config, &self.board, &self.sources)).transpose() {
+            Ok(running) => {
+                self.running = running;
+                tracing::info!("health checks are as the configuration is now");
+            }
+            Err(error) => {
+                // The next reload tries it again.
+                (self.running, self.config) = (None, None);
+                self.board.close();
+                tracing::error!(%error, "health checks not started; reload barewired when the node has threads again");
+            }
+        }
+    }
+
+    /// Has all end, and does not wait: where one hangs, its wait is not in the way of others'.
+    pub(crate) fn stop(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.places.stop();
+            running.checks.iter_mut().for_each(Clockwork::stop);
+            running.preflight.stop();
+        }
+    }
+}
+
+impl Running {
+    fn start(config: &HealthConfig, board: &Arc<Board>, sources: &Sources) -> io::Result<Self> {
+        let Sources { conditions, programs, fleet, boot } = sources;
+        let (writer, places) = (board.renew(), Arc::<Places>::default());
         let mut checks = Vec::new();
         for (check, interval) in &config.checks {
             let look: Look = match check {
-                Check::Programs => look_at_programs(programs.take().unwrap_or_else(|| Box::new(|| None))),
-                Check::Network => look_at_network(Arc::clone(&conditions)),
+                Check::Programs => look_at_programs(Arc::clone(programs)),
+                Check::Network => look_at_network(Arc::clone(conditions)),
                 Check::Fleet => look_at_fleet(fleet.clone()),
                 other => look(*other, config, PathBuf::from("/")),
             };
-            let look = telling(*check, look, Arc::clone(&conditions));
+            let look = telling(*check, look, Arc::clone(conditions), writer.clone());
             let name = Check::ALL.iter().find(|(known, _)| known == check).map_or("", |(_, name)| name);
-            board.add(name, check.basis(), check.limit());
-            checks.push(keep_looking(name, *interval, look, Arc::clone(board))?);
+            writer.add(name, check.basis(), check.limit());
+            checks.push((name.to_owned(), paced(look, *interval)));
         }
-        Ok(Self { checks })
+        let (passive, before_pods): (Vec<_>, Vec<_>) =
+            config.plugins.iter().cloned().partition(|plugin| plugin.kind == PluginKind::Passive);
+        for plugin in passive {
+            let name = preflight::check_name(&plugin);
+            // It may wait for others to end.
+            writer.add(&name, Basis::Own, plugin.timeout.saturating_mul(2));
+            checks.push((name, look_by_plugin(plugin, Arc::clone(&places))));
+        }
+        // After all are on the board: it waits for each of them.
+        let preflight = Preflight::start(before_pods, boot.clone(), writer.clone(), Arc::clone(&places))?;
+        let checks = checks.into_iter().map(|(name, look)| keep_looking(name, look, writer.clone())).collect::<io::Result<_>>()?;
+        Ok(Self { checks, preflight, places })
     }
 }
 
-impl Health {
-    /// Has all end, and does not wait: where one hangs, its wait is not in the way of others'.
-    pub(crate) fn stop(&mut self) {
-        self.checks.iter_mut().for_each(Clockwork::stop);
-    }
-}
-
-fn keep_looking(name: &'static str, interval: Duration, mut look: Look, board: Arc<Board>) -> io::Result<Clockwork> {
+fn keep_looking(name: String, mut look: PacedLook, writer: Writer) -> io::Result<Clockwork> {
     let started = Instant::now();
     Clockwork::start_at_pace(&format!("health-{name}"), move |run| {
-        if run == 0
-            && let Err(error) = datapath::scheduling::set_nice(NICE)
-        {
-            tracing::debug!(%error, "a health check is scheduled as any other thread");
+        if run == 0 {
+            be_nice();
         }
-        board.begin(name);
-        let verdict = look(started.elapsed());
-        let pause = if matches!(verdict, Verdict::Failed(_)) { AGAIN.min(interval) } else { interval };
-        board.end(name, verdict);
+        writer.begin(&name);
+        let (verdict, pause) = look(started.elapsed());
+        writer.end(&name, verdict);
         pause
+    })
+}
+
+fn be_nice() {
+    if let Err(error) = datapath::scheduling::set_nice(NICE) {
+        tracing::debug!(%error, "a health check is scheduled as any other thread");
+    }
+}
+
+fn paced(mut look: Look, interval: Duration) -> PacedLook {
+    Box::new(move |now| {
+        let verdict = look(now);
+        let pause = if matches!(verdict, Verdict::Failed(_)) { AGAIN.min(interval) } else { interval };
+        (verdict, pause)
+    })
+}
+
+/// Its program runs at its own pace; that it has failed is said again as often as any failure, so that it is believed as one.
+fn look_by_plugin(plugin: PluginConfig, places: Arc<Places>) -> PacedLook {
+    let mut judge = plugin::Judge::new(plugin.interval, plugin.failures);
+    Box::new(move |_| {
+        if judge.is_due(Instant::now()) {
+            let verdict = plugin::run(&plugin, &places);
+            judge.note(Instant::now(), verdict);
+        }
+        let left = judge.left(Instant::now());
+        let pause = if matches!(judge.held(), Verdict::Failed(_)) { AGAIN.min(left) } else { left };
+        (judge.held().clone(), pause)
     })
 }
 
@@ -163,7 +261,7 @@ fn look_at_disk(path: &'static str, mut writable: judge::Writable, root: &Path) 
     Box::new(move |_| or_unknown(read::disk(&below).map(|disk| writable.judge(path, disk))))
 }
 
-fn look_at_programs(mut programs: Box<dyn FnMut() -> Option<Result<(), String>> + Send>) -> Look {
+fn look_at_programs(programs: Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync>) -> Look {
     let mut answering = Answering::within(RESTART);
     Box::new(move |now| match programs() {
         Some(answer) => answering.judge(now, answer),
@@ -193,11 +291,13 @@ fn look_at_fleet(fleet: Option<Arc<Hearing>>) -> Look {
 }
 
 /// What is wrong with the node's network is a condition as well.
-fn telling(check: Check, mut look: Look, conditions: Arc<NodeConditions>) -> Look {
+fn telling(check: Check, mut look: Look, conditions: Arc<NodeConditions>, writer: Writer) -> Look {
     let Some((kind, reason, remedy)) = condition_of(check) else { return look };
     Box::new(move |now| {
         let verdict = look(now);
         match &verdict {
+            // The configuration is another since the look began.
+            _ if !writer.is_current() => {}
             Verdict::Failed(seen) => conditions.report(kind, Some(Finding::new(reason, seen.clone(), remedy))),
             Verdict::Ok => conditions.report(kind, None),
             // Neither is it over.

@@ -172,6 +172,8 @@ metrics! {
         HEALTH_CHECK: Gauge, "health_check" ["check", "result"],
             "1 for what a check of the node's health has found last: ok, failed or unknown";
         HEALTH_CHECK_RUNS: Counter, "health_check_runs" ["check"], "Runs of a check of the node's health since start";
+        HEALTH_PREFLIGHT: Gauge, "health_preflight" ["state"],
+            "1 for how the preflight of this boot stands: running, passed or failed";
     }
 }
 

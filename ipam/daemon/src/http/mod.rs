@@ -39,7 +39,7 @@ use crate::cloud::{Count, Driver, SupplyReport};
 use crate::conditions::NodeConditions;
 use crate::conflist::publisher::{ListReport, SharedReport};
 use crate::fleet::Hearing;
-use crate::health::{Board, Line};
+use crate::health::{Board, PageLine};
 use crate::http_server;
 use crate::kernel::{Kernel, Linux};
 use crate::latencies::{AddRefusal, Metrics, Operation};
@@ -78,7 +78,7 @@ pub(crate) struct Watched {
     /// Where the configuration names one.
     pub(crate) fleet: Option<Arc<Hearing>>,
     /// Where the node looks at itself.
-    pub(crate) health: Option<Arc<Board>>,
+    pub(crate) health: Arc<Board>,
 }
 
 impl Watched {
@@ -141,8 +141,8 @@ async fn fast_path(State(watched): State<Watched>) -> Json<Value> {
 }
 
 /// `null` where the node does not look at itself.
-async fn checks(State(watched): State<Watched>) -> Json<Option<Vec<Line>>> {
-    Json(watched.health.map(|board| board.lines()))
+async fn checks(State(watched): State<Watched>) -> Json<Option<Vec<PageLine>>> {
+    Json(watched.health.page())
 }
 
 /// `null` where addresses come from no cloud.
@@ -235,9 +235,7 @@ fn registry(watched: &Watched) -> Registry {
         services::register(&mut registry, &report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    if let Some(board) = &watched.health {
-        health::register(&mut registry, &board.lines());
-    }
+    health::register(&mut registry, &watched.health.lines(), watched.health.preflight());
 
     match Counted::read(watched) {
         Ok(Counted { statement, host, reasons }) => {

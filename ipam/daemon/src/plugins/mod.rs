@@ -3,24 +3,27 @@
 //! A runtime picks the newest version that the list offers and it knows itself, and gives it to every plugin of the list without asking
 //! any (libcni, `NetworkConfFromBytes`). A list that offers what one plugin lacks makes every ADD fail, and STATUS with it.
 
-mod execute;
-
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use cni_spec::Version;
 use serde::Deserialize;
 
 use crate::conditions::{Finding, Kind};
-use execute::{Executed, execute};
+use crate::execute::{Bounds, Executed, execute};
 
 /// A plugin of Go answers in 10 ms; on a node that starts 200 pods at once, in a second or two.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A plugin that did not answer is asked again after that, though its file is the same: what it needs may have come.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// An answer has some hundred bytes.
+const STDOUT_MAX: usize = 64 << 10;
 
 /// Why a plugin of the chain cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -214,9 +217,11 @@ impl Plugins {
             return Err(PluginError::NotAProgram { path, why: format!("nobody may execute it (mode {:o})", metadata.mode() & 0o7777) });
         }
         let bin_dirs = self.bin_dirs.iter().map(|dir| dir.as_os_str().to_owned()).collect::<Vec<_>>().join(std::ffi::OsStr::new(":"));
-        match execute(&path, &bin_dirs, self.limit) {
+        let (command, input) = (version_command(&path, &bin_dirs), format!("{{\"cniVersion\":\"{}\"}}", Version::LATEST));
+        let bounds = Bounds { time: self.limit, output: STDOUT_MAX, stop: &AtomicBool::new(false) };
+        match execute(command, Some(&input), &bounds) {
             Err(error) => Err(PluginError::NotAProgram { path, why: error.to_string() }),
-            Ok(Executed::TimedOut) => Err(PluginError::TimedOut { path, limit: self.limit }),
+            Ok(Executed::TimedOut | Executed::Stopped) => Err(PluginError::TimedOut { path, limit: self.limit }),
             Ok(Executed::TooMuchOutput(most)) => Err(PluginError::NotAnAnswer { path, why: format!("more than {most} bytes") }),
             Ok(Executed::Ended { status, stdout, stderr }) if !status.success() => {
                 Err(PluginError::Failed { path, why: format!("{status}{}", told(&stdout, &stderr)) })
@@ -224,6 +229,17 @@ impl Plugins {
             Ok(Executed::Ended { stdout, .. }) => versions(&stdout).map_err(|why| PluginError::NotAnAnswer { path, why }),
         }
     }
+}
+
+/// `path` with `CNI_COMMAND=VERSION`, as libcni executes it.
+fn version_command(path: &Path, bin_dirs: &OsStr) -> Command {
+    let mut command = Command::new(path);
+    command.env("CNI_COMMAND", "VERSION").env("CNI_PATH", bin_dirs);
+    // Old plugins want all parameters for every command.
+    for parameter in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
+        command.env(parameter, "dummy");
+    }
+    command
 }
 
 /// The plugin's file: the first of that name, whatever it is, as an operator would look for it. A runtime passes over what is no file;

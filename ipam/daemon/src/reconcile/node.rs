@@ -312,12 +312,14 @@ impl Reconciler {
             forward_accept: new.forward_accept,
             pod_internet_egress: new.pod_internet_egress,
             namespaces: new.namespaces.clone(),
+            // Not the reconciler's; it is taken all the same.
+            health: new.health.clone(),
             warnings: new.warnings.clone(),
             ..self.config.clone()
         };
         if now != new {
             tracing::warn!(
-                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress, namespaces and log.level take effect, the rest when barewired restarts"
+                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress, namespaces, log.level and health take effect, the rest when barewired restarts"
             );
         }
         self.config = now;

@@ -1,14 +1,12 @@
-//! One execution of a plugin for VERSION. Bounded in time and output whatever the plugin does; nothing of it is left.
+//! One execution of somebody else's program. Bounded in time and output whatever it does; nothing of its process group is left.
 
-use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cni_spec::Version;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,44 +14,50 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-/// An answer has some hundred bytes.
-const STDOUT_MAX: usize = 64 << 10;
 /// What of its complaints is kept.
 const STDERR_MAX: usize = 4 << 10;
 
 /// How an execution ended.
 #[derive(Debug)]
-pub(super) enum Executed {
+pub(crate) enum Executed {
     /// By itself.
     Ended { status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8> },
     /// It was killed: it took too long.
     TimedOut,
+    /// It was killed: whoever wanted to know does not any more.
+    Stopped,
     /// It was killed: it printed more than that.
     TooMuchOutput(usize),
 }
 
-/// Executes `path` with `CNI_COMMAND=VERSION`, as libcni does, in a process group of its own, which is killed whole at the end.
-pub(super) fn execute(path: &Path, bin_dirs: &OsStr, limit: Duration) -> io::Result<Executed> {
-    let deadline = Instant::now() + limit;
-    let mut command = Command::new(path);
-    command.env("CNI_COMMAND", "VERSION").env("CNI_PATH", bin_dirs);
-    // Old plugins want all parameters for every command.
-    for parameter in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
-        command.env(parameter, "dummy");
-    }
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()?;
+/// What an execution may use.
+pub(crate) struct Bounds<'a> {
+    pub(crate) time: Duration,
+    /// Bytes of what it prints.
+    pub(crate) output: usize,
+    /// Once this is so, nobody wants to know.
+    pub(crate) stop: &'a AtomicBool,
+}
+
+/// Executes `command` with `input`, which is less than a pipe holds, in a process group of its own, which is killed whole at the end, as it is
+/// at its bounds.
+pub(crate) fn execute(mut command: Command, input: Option<&str>, bounds: &Bounds<'_>) -> io::Result<Executed> {
+    let deadline = Instant::now() + bounds.time;
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()?;
     // Less than any pipe holds, so that this does not wait; that it is not read is no fault.
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(format!("{{\"cniVersion\":\"{}\"}}", Version::LATEST).as_bytes());
+    if let Some((mut stdin, input)) = child.stdin.take().zip(input) {
+        let _ = stdin.write_all(input.as_bytes());
     }
-    let ended = attend(&mut child, deadline);
+    let ended = attend(&mut child, deadline, bounds);
     let group = Pid::from_raw(child.id().cast_signed());
     // Before it is reaped, so that the number is still its own; what it has started goes as well.
     let _ = killpg(group, Signal::SIGKILL);
     let status = child.wait()?;
     Ok(match ended? {
+        None if bounds.stop.load(Ordering::Relaxed) => Executed::Stopped,
         None => Executed::TimedOut,
-        Some(Output { stdout, .. }) if stdout.len() > STDOUT_MAX => Executed::TooMuchOutput(STDOUT_MAX),
+        Some(Output { stdout, .. }) if stdout.len() > bounds.output => Executed::TooMuchOutput(bounds.output),
         Some(Output { stdout, stderr }) => Executed::Ended { status, stdout, stderr },
     })
 }
@@ -64,29 +68,31 @@ struct Output {
     stderr: Vec<u8>,
 }
 
-/// Reads until both pipes end and the program has ended, or it has printed too much; nothing where the time is up before.
-fn attend(child: &mut Child, deadline: Instant) -> io::Result<Option<Output>> {
+/// Reads until both pipes end and the program has ended, or it has printed too much; nothing where the time is up before, or nobody
+/// wants to know.
+fn attend(child: &mut Child, deadline: Instant, bounds: &Bounds<'_>) -> io::Result<Option<Output>> {
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
     for pipe in [out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
         fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let mut read = Output { stdout: Vec::new(), stderr: Vec::new() };
+    let most = bounds.output;
     loop {
-        if read.stdout.len() > STDOUT_MAX {
+        if read.stdout.len() > most {
             return Ok(Some(read));
         }
         if has_ended(child)? {
             // What is in the pipes now is all that it said; what it has started may keep them open.
-            drain(&mut out, &mut read.stdout, STDOUT_MAX + 1)?;
+            drain(&mut out, &mut read.stdout, most + 1)?;
             drain(&mut err, &mut read.stderr, STDERR_MAX)?;
             return Ok(Some(read));
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || bounds.stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         wait_for_output(out.as_ref(), err.as_ref(), left)?;
-        drain(&mut out, &mut read.stdout, STDOUT_MAX + 1)?;
+        drain(&mut out, &mut read.stdout, most + 1)?;
         drain(&mut err, &mut read.stderr, STDERR_MAX)?;
     }
 }
