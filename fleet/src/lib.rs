@@ -3,9 +3,11 @@
 
 pub mod acting;
 pub mod admission;
+pub mod forwarding;
 pub mod hub;
 pub mod leader;
 pub mod manifest;
+pub mod nodes;
 pub mod objects;
 pub mod reports;
 pub mod rights;

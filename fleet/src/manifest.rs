@@ -45,7 +45,7 @@ pub fn manifest(settings: &Settings) -> String {
     };
     let events = if of_default.is_empty() { String::new() } else { events(namespace, &of_default) };
     let mut switches = String::new();
-    for (flag, mode) in [("teams-mode", acting.teams), ("health-mode", acting.health)] {
+    for (flag, mode) in [("teams-mode", acting.teams), ("health-mode", acting.health), ("preflight-mode", acting.preflight)] {
         if let Some(mode) = mode {
             let mode = if mode == Mode::Apply { "apply" } else { "dry-run" };
             let _ = write!(switches, "\n            - --{flag}={mode}");
@@ -211,17 +211,18 @@ mod tests {
         let teams = || Some(Teams::read(std::path::Path::new(file)).unwrap());
         let (dry, apply) = (Some(Mode::DryRun), Some(Mode::Apply));
         let writes = ["verbs: [get, patch]", "resources: [events]"];
-        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry }));
+        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry, preflight: dry }));
         assert!(writes.iter().all(|part| !text.contains(part)) && text.contains("resources: [nodes], verbs: [list, watch]"), "{text}");
         assert!(text.contains("--teams-mode=dry-run") && text.contains("\"Warn\"") && !text.contains("kind\": \"Mutating"), "{text}");
-        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry }));
+        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry, preflight: None }));
         assert!(writes.iter().all(|part| text.contains(part)) && !text.contains("pods/eviction"), "{text}");
         assert!(
             text.contains("--teams-mode=apply") && text.contains("\"Deny\"") && text.contains("MutatingAdmissionPolicyBinding"),
             "{text}"
         );
-        let text = manifest(&settings(None, Acting { teams: None, health: apply }));
+        let text = manifest(&settings(None, Acting { teams: None, health: apply, preflight: apply }));
         assert!(text.contains("pods/eviction") && !text.contains("teams.yaml") && text.contains("--health-mode=apply"), "{text}");
+        assert!(text.contains("--preflight-mode=apply"), "{text}");
         for document in text.split("\n---\n") {
             serde_saphyr::from_str::<serde_json::Value>(document).unwrap_or_else(|error| panic!("{error}: {document}"));
         }

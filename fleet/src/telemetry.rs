@@ -11,6 +11,7 @@ use fleet_api::Kind;
 use tokio::sync::watch;
 
 use crate::acting::{Counters, TeamsFile};
+use crate::forwarding;
 use crate::hub::Hub;
 use crate::server::Server;
 use crate::webhook;
@@ -26,6 +27,8 @@ pub struct Told {
     pub leads: watch::Receiver<bool>,
     /// The leader's acts.
     pub acts: Arc<Counters>,
+    /// Reports on their way to the leader.
+    pub forwarding: Arc<forwarding::Counters>,
     /// The file of teams.
     pub teams: watch::Receiver<TeamsFile>,
     /// The webhook of admission.
@@ -71,10 +74,15 @@ impl Told {
             ("snapshots_sent_total", &counters.snapshots),
             ("health_reports_total", &counters.reports),
             ("health_reports_refused_total", &counters.bad_reports),
+            ("health_reports_received_total", &counters.forwarded_reports),
+            ("health_reports_forwarded_total", &self.forwarding.forwarded),
         ] {
             metric(name, "counter", counter.load(Ordering::Relaxed));
         }
         metric("leader", "gauge", (*self.leads.borrow()).into());
+        metric("replicas_forwarding", "gauge", self.server.forwarding() as u64);
+        metric("nodes_elsewhere", "gauge", self.server.connected_elsewhere() as u64);
+        metric("reports_reach_leader", "gauge", self.forwarding.reaches().into());
         let replica = self.hub.replica();
         for (kind, name) in [(Kind::Services, "services"), (Kind::Endpoints, "endpoints")] {
             let log = replica.log(kind);

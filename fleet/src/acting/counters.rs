@@ -10,7 +10,7 @@ use super::request::Outcome;
 /// What became of an act, as the metric names it.
 const OUTCOMES: [&str; 7] = ["done", "conflict", "gone", "later", "refused", "lost", "dry_run"];
 const DRY_RUN: usize = OUTCOMES.len() - 1;
-const PARTS: [Part; 2] = [Part::Teams, Part::Health];
+const PARTS: [Part; 3] = [Part::Teams, Part::Health, Part::Preflight];
 
 /// Of one replica. Gauges are nothing where it does not lead.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Counters {
     pub(super) moves: AtomicU64,
     pub(super) left_alone: AtomicU64,
     pub(super) is_tripped: AtomicBool,
+    pub(super) preflight_waiting: AtomicU64,
+    pub(super) preflight_failed: AtomicU64,
     faults: Mutex<Vec<String>>,
 }
 
@@ -69,6 +71,8 @@ impl Counters {
         self.moves.store(0, Ordering::Relaxed);
         self.left_alone.store(0, Ordering::Relaxed);
         self.is_tripped.store(false, Ordering::Relaxed);
+        self.preflight_waiting.store(0, Ordering::Relaxed);
+        self.preflight_failed.store(0, Ordering::Relaxed);
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -94,6 +98,8 @@ impl Counters {
         one("teams_moves", "gauge", get(&self.moves));
         one("teams_nodes_left_alone", "gauge", get(&self.left_alone));
         one("teams_faults", "gauge", (file_faults + self.faults().len()) as u64);
+        one("preflight_nodes_waiting", "gauge", get(&self.preflight_waiting));
+        one("preflight_nodes_failed", "gauge", get(&self.preflight_failed));
         one("health_breaker_tripped", "gauge", self.is_tripped.load(Ordering::Relaxed).into());
     }
 }
