@@ -120,6 +120,40 @@ pub struct Report {
     /// One per check.
     #[prost(message, repeated, tag = "1")]
     pub findings: Vec<Finding>,
+    /// How far the node is with what it looks at before its first pod; nothing where it does not look.
+    #[prost(message, optional, tag = "2")]
+    pub preflight: Option<Preflight>,
+}
+
+/// How far a node is with what it looks at once, before its first pod.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Preflight {
+    /// Of the run that is the newest.
+    #[prost(enumeration = "PreflightState", tag = "1")]
+    pub state: i32,
+    /// The boot in which it ran: `/proc/sys/kernel/random/boot_id`, which the API server has as `status.nodeInfo.bootID`.
+    #[prost(string, tag = "2")]
+    pub boot: String,
+    /// Since when the state holds, in seconds since 1970 by the node's clock: for people, never compared.
+    #[prost(uint64, tag = "3")]
+    pub since_seconds: u64,
+    /// What was seen of each check that is not as it should be, `check: what`.
+    #[prost(string, repeated, tag = "4")]
+    pub evidence: Vec<String>,
+}
+
+/// How a preflight stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum PreflightState {
+    /// A state that this version does not know: as little as nothing.
+    Unknown = 0,
+    /// Not at its end.
+    Running = 1,
+    /// All is as it should be.
+    Passed = 2,
+    /// Something is not.
+    Failed = 3,
 }
 
 /// A node's newest report, as another replica has heard it.

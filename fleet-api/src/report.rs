@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::message::{About, Finding, Outcome, Report};
+use crate::message::{About, Finding, Outcome, Preflight, Report};
 
 /// Why a report is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +19,12 @@ pub enum ReportFault {
     /// More words than anybody reads.
     #[error("{0:?} has seen {1} bytes; at most {max} are allowed", max = Report::SEEN_MAX)]
     Seen(String, usize),
+    /// A boot that is none.
+    #[error("a preflight of the boot {0:?}: it is named by 1 to {max} letters, digits and `-`", max = Report::NAME_MAX)]
+    Boot(String),
+    /// More of it than anybody reads.
+    #[error("a preflight has seen {0}; at most {lines} lines of {max} bytes are allowed", lines = Report::EVIDENCE_MAX, max = Report::SEEN_MAX)]
+    Evidence(String),
 }
 
 impl Report {
@@ -28,6 +34,8 @@ impl Report {
     pub const NAME_MAX: usize = 64;
     /// Bytes of what was seen. With as many findings as there may be the report fits into a node's largest frame.
     pub const SEEN_MAX: usize = 200;
+    /// Lines of what a preflight has seen, each as long as what a check has.
+    pub const EVIDENCE_MAX: usize = 4;
     /// Between two reports of a node: what is bad is said again this often, as long as it is.
     pub const AGAIN: Duration = Duration::from_millis(500);
     /// Between two of which the second says nothing new.
@@ -47,16 +55,18 @@ impl Report {
         if self.findings.len() > Self::FINDINGS_MAX {
             return Err(ReportFault::Findings(self.findings.len()));
         }
-        self.findings.iter().try_for_each(Finding::judge)
+        self.findings.iter().try_for_each(Finding::judge)?;
+        self.preflight.as_ref().map_or(Ok(()), Preflight::judge)
     }
 
     /// Cuts what is too long, so that [`Self::judge`] has nothing to say of words and numbers.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         self.findings.truncate(Self::FINDINGS_MAX);
-        for finding in &mut self.findings {
-            let end = finding.seen.floor_char_boundary(Self::SEEN_MAX);
-            finding.seen.truncate(end);
+        self.findings.iter_mut().for_each(|finding| cut(&mut finding.seen));
+        if let Some(preflight) = &mut self.preflight {
+            preflight.evidence.truncate(Self::EVIDENCE_MAX);
+            preflight.evidence.iter_mut().for_each(cut);
         }
         self
     }
@@ -79,6 +89,26 @@ impl Finding {
     }
 }
 
+impl Preflight {
+    fn judge(&self) -> Result<(), ReportFault> {
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if !(1..=Report::NAME_MAX).contains(&self.boot.len()) || !self.boot.bytes().all(is_letter) {
+            return Err(ReportFault::Boot(short(&self.boot)));
+        }
+        if self.evidence.len() > Report::EVIDENCE_MAX {
+            return Err(ReportFault::Evidence(format!("{} lines", self.evidence.len())));
+        }
+        match self.evidence.iter().find(|line| line.len() > Report::SEEN_MAX) {
+            Some(line) => Err(ReportFault::Evidence(format!("a line of {} bytes", line.len()))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(Report::SEEN_MAX));
+}
+
 fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -88,7 +118,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::message::{FromNode, ToFleet};
+    use crate::message::{FromNode, PreflightState, ToFleet};
     use crate::{HELLO_MAX, decode, encode};
 
     fn finding(check: &str, seen: &str) -> Finding {
@@ -96,12 +126,18 @@ mod tests {
     }
 
     fn report(findings: Vec<Finding>) -> Report {
-        Report { findings }
+        Report { findings, preflight: None }
+    }
+
+    fn preflight(boot: &str, evidence: &[&str]) -> Preflight {
+        let evidence = evidence.iter().map(|line| (*line).to_owned()).collect();
+        Preflight { state: PreflightState::Failed.into(), boot: boot.to_owned(), since_seconds: u64::MAX, evidence }
     }
 
     #[test]
     fn what_is_too_long_is_cut_by_who_says_it_and_refused_by_who_hears_it() {
-        let many = report(vec![finding(&"n".repeat(Report::NAME_MAX), &"é".repeat(5_000)); 200]);
+        let mut many = report(vec![finding(&"n".repeat(Report::NAME_MAX), &"é".repeat(5_000)); 200]);
+        many.preflight = Some(preflight(&"b".repeat(Report::NAME_MAX), &[&*"é".repeat(5_000); 200]));
         assert_eq!(many.judge(), Err(ReportFault::Findings(200)));
         let bounded = many.bounded();
         assert_eq!(bounded.judge(), Ok(()));
@@ -126,6 +162,41 @@ mod tests {
         assert_eq!([Outcome::Unknown, Outcome::Ok, Outcome::Failed].map(said), [false, false, true]);
         // A later version's outcome is not known.
         assert!(!report(vec![Finding { outcome: 9, ..finding("x", "") }]).is_bad());
+    }
+
+    #[test]
+    fn a_preflight_is_of_a_boot_and_of_few_words() {
+        let judged = |preflight| Report { preflight: Some(preflight), ..Report::default() }.judge();
+        assert_eq!(judged(preflight("0d6b8a0e-5a0e-4f43-9a57-6c2b7b6c3c1d", &["disk_root: full"])), Ok(()));
+        let long = "x".repeat(201);
+        for (bad, words) in [
+            (preflight("", &[]), "the boot \"\""),
+            (preflight("a b", &[]), "the boot \"a b\""),
+            (preflight(&long, &[]), "the boot \"xxx"),
+            (preflight("b", &["x"; 5]), "has seen 5 lines"),
+            (preflight("b", &[&long]), "a line of 201 bytes"),
+        ] {
+            let said = judged(bad).unwrap_err().to_string();
+            assert!(said.contains(words), "{said}");
+        }
+        // A later version's state is not known.
+        assert_eq!(Preflight { state: 9, ..Preflight::default() }.state(), PreflightState::Unknown);
+    }
+
+    /// A report before there was a preflight in it.
+    #[derive(Clone, PartialEq, Message)]
+    struct ReportBefore {
+        #[prost(message, repeated, tag = "1")]
+        findings: Vec<Finding>,
+    }
+
+    #[test]
+    fn a_preflight_is_passed_over_by_the_version_before_whose_reports_have_none() {
+        let findings = vec![finding("disk", "full")];
+        let now = Report { preflight: Some(preflight("b", &["disk: full"])), ..report(findings.clone()) };
+        assert_eq!(ReportBefore::decode(&*now.encode_to_vec()).unwrap().findings, findings);
+        let before = ReportBefore { findings: findings.clone() }.encode_to_vec();
+        assert_eq!(Report::decode(&*before).unwrap(), report(findings));
     }
 
     /// What a node could say before there were reports.

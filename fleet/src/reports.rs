@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn numbered(run: u64) -> Report {
-        Report { findings: vec![Finding { run, ..Finding::default() }] }
+        Report { findings: vec![Finding { run, ..Finding::default() }], ..Report::default() }
     }
 
     fn run((node, report): (String, Report)) -> (String, u64) {

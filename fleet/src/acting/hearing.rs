@@ -92,7 +92,7 @@ mod tests {
             seen: "seen".to_owned(),
             ..Finding::default()
         };
-        message::Report { findings: findings.iter().map(finding).collect() }
+        message::Report { findings: findings.iter().map(finding).collect(), ..message::Report::default() }
     }
 
     #[test]

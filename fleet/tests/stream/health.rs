@@ -19,7 +19,7 @@ use crate::fixture::{Authority, Node, Running, SOON, in_namespace};
 
 pub(crate) fn report(outcome: Outcome, run: u64) -> Report {
     let finding = Finding { check: "disk_var".to_owned(), outcome: outcome.into(), seen: "x".repeat(10), run, ..Finding::default() };
-    Report { findings: vec![finding] }
+    Report { findings: vec![finding], ..Report::default() }
 }
 
 pub(crate) fn frame(report: Report) -> Vec<u8> {
@@ -78,8 +78,11 @@ fn what_is_no_report_is_passed_over_or_ends_who_says_it_and_nobody_else() {
         let bad = authority.node("bad");
         // Too many findings, and one about itself that names a peer: passed over, and the connection stays.
         let mut stream = connected(&bad, "bad", replica.address).await;
-        let many = Report { findings: vec![Finding { check: "x".to_owned(), ..Finding::default() }; 100] };
-        let liar = Report { findings: vec![Finding { check: "x".to_owned(), peer: "good".to_owned(), ..Finding::default() }] };
+        let many = Report { findings: vec![Finding { check: "x".to_owned(), ..Finding::default() }; 100], ..Report::default() };
+        let liar = Report {
+            findings: vec![Finding { check: "x".to_owned(), peer: "good".to_owned(), ..Finding::default() }],
+            ..Report::default()
+        };
         stream.write_all(&[frame(many), frame(liar)].concat()).await.unwrap();
         let counters = replica.server.counters();
         until("both are counted", || counters.bad_reports.load(Ordering::Relaxed) == 2).await;

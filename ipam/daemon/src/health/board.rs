@@ -129,7 +129,7 @@ impl Board {
             let (check, seen) = (check.clone(), verdict.message().to_owned());
             Finding { check, about: about.into(), peer: String::new(), outcome: outcome.into(), seen, run: entry.runs }
         };
-        Report { findings: self.lock().iter().map(finding).collect() }.bounded()
+        Report { findings: self.lock().iter().map(finding).collect(), preflight: None }.bounded()
     }
 
     /// The newest report, at once and with each that is news.
