@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn the_largest_message_fits_into_a_frame_and_bad_reports_are_passed_over() {
         let long = Finding { check: "n".repeat(Report::NAME_MAX), seen: "x".repeat(Report::SEEN_MAX), run: u64::MAX, ..Finding::default() };
-        let report = Report { findings: vec![long; Report::FINDINGS_MAX] };
+        let report = Report { findings: vec![long; Report::FINDINGS_MAX], ..Report::default() };
         let said = NodeReport { node: "n".repeat(Forwarded::NAME_MAX), report: Some(report) };
         let mut forwarded = Forwarded { nodes: u32::MAX, reports: vec![said; Forwarded::REPORTS_MAX] };
         let frame = encode(&ToFleet { message: Some(FromNode::Forwarded(forwarded.clone())) });

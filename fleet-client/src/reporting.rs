@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn numbered(run: u64) -> Report {
-        Report { findings: vec![Finding { run, ..Finding::default() }] }
+        Report { findings: vec![Finding { run, ..Finding::default() }], ..Report::default() }
     }
 
     /// Which report is said next, and when.

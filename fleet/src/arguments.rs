@@ -67,8 +67,6 @@ pub(crate) enum Task {
         name: String,
         #[command(subcommand)]
         what: NodeTask,
-        #[command(flatten)]
-        by: By,
     },
     /// Take away the taint that the fleet or a person has put on a node
     Pardon {
@@ -137,6 +135,8 @@ pub(crate) enum NodeTask {
         /// For people or programs
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
+        #[command(flatten)]
+        by: By,
     },
 }
 

@@ -57,7 +57,7 @@ async fn main() -> Result<()> {
             manifest::manifest(&manifest::Settings { namespace, image, replicas: count, addresses: replicas, teams, acting })
         }
         Some(Task::Nodes { all, output, by }) => asked(Asked::Nodes { all, output }, by).await?,
-        Some(Task::Node { name, what: NodeTask::Explain { output }, by }) => asked(Asked::Explain { name, output }, by).await?,
+        Some(Task::Node { name, what: NodeTask::Explain { output, by } }) => asked(Asked::Explain { name, output }, by).await?,
         Some(Task::Pardon { name, by }) => asked(Asked::Pardon { name }, by).await?,
         Some(Task::Quarantine { name, reason, who, by }) => {
             let who = who.or_else(|| std::env::var("USER").ok()).filter(|who| !who.is_empty());

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fleet_api::message::{self, Outcome};
+use fleet_api::message::{self, Outcome, PreflightState};
 use fleet_plans::health::{About, Report, Verdict};
-use fleet_plans::preflight::Said;
+use fleet_plans::preflight::{Said, State};
 use tokio::sync::mpsc;
 
 use crate::reports::Reports;
@@ -43,7 +43,9 @@ struct Looks(HashMap<String, HashMap<(String, String), u64>>);
 impl Looks {
     /// What is news of a report.
     fn heard(&mut self, node: &str, report: message::Report) -> Vec<Heard> {
-        self.verdicts(node, report).into_iter().map(Heard::Verdict).collect()
+        // What is told again is the same: the state machine keeps the newest.
+        let preflight = report.preflight.clone().and_then(said).map(Heard::Preflight);
+        self.verdicts(node, report).into_iter().map(Heard::Verdict).chain(preflight).collect()
     }
 
     /// What was looked at since the node's last report. What could not be told is neither good nor bad, and what is about nobody that this
@@ -78,6 +80,17 @@ impl Looks {
     }
 }
 
+/// A state that this version does not know says nothing.
+fn said(preflight: message::Preflight) -> Option<Said> {
+    let state = match preflight.state() {
+        PreflightState::Unknown => return None,
+        PreflightState::Running => State::Running,
+        PreflightState::Passed => State::Passed,
+        PreflightState::Failed => State::Failed,
+    };
+    Some(Said { state, boot: preflight.boot, evidence: preflight.evidence })
+}
+
 #[cfg(test)]
 mod tests {
     use fleet_api::message::Finding;
@@ -107,6 +120,19 @@ mod tests {
         assert_eq!(heard(&[("uplink", Outcome::Failed, 1), ("clock", Outcome::Ok, 1)]), [], "a heartbeat");
         assert_eq!(heard(&[("uplink", Outcome::Failed, 2), ("clock", Outcome::Unknown, 2)]), [bad("uplink")]);
         assert_eq!(heard(&[("uplink", Outcome::Failed, 1)]), [bad("uplink")], "the node's daemon was started anew");
+    }
+
+    #[test]
+    fn what_is_said_of_a_preflight_is_handed_on_and_a_state_of_the_future_is_not() {
+        let heard = |state: i32| {
+            let preflight = message::Preflight { state, boot: "b".to_owned(), since_seconds: 1, evidence: vec!["disk: slow".to_owned()] };
+            Looks::default().heard("n", message::Report { preflight: Some(preflight), ..message::Report::default() })
+        };
+        let said = |state| [Heard::Preflight(Said { state, boot: "b".to_owned(), evidence: vec!["disk: slow".to_owned()] })];
+        assert_eq!(heard(PreflightState::Running.into()), said(State::Running));
+        assert_eq!(heard(PreflightState::Passed.into()), said(State::Passed));
+        assert_eq!(heard(PreflightState::Failed.into()), said(State::Failed));
+        assert_eq!((heard(0), heard(9)), (vec![], vec![]));
     }
 
     #[tokio::test]

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use fleet_api::message::{Finding, Outcome, Report};
+use fleet_api::message::{Finding, Outcome, Preflight, PreflightState, Report};
 use fleet_plans::health::{QUARANTINE, RECORD, Record, SICK, Stage, stamp};
 use fleet_plans::node::Node as Known;
+use fleet_plans::preflight::KEY;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -41,9 +42,13 @@ impl Cluster {
     }
 
     fn sick_taint(&self, name: &str) -> Value {
+        self.taint(name, SICK)
+    }
+
+    fn taint(&self, name: &str, key: &str) -> Value {
         let node = self.node(name);
         let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        taints.into_iter().find(|taint| taint["key"] == SICK).unwrap_or_default()
+        taints.into_iter().find(|taint| taint["key"] == key).unwrap_or_default()
     }
 }
 
@@ -63,7 +68,11 @@ fn a_person_asks_pardons_and_quarantines_and_reports_reach_the_leader() {
         drop(fleet(&authority, folder));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
         for name in ["n0", "n1", "n2"] {
-            let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
+            let mut node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
+            if name == "n2" {
+                node["spec"] = json!({ "taints": [{ "key": KEY, "effect": "NoSchedule" }] });
+                node["status"] = json!({ "nodeInfo": { "bootID": "b1" } });
+            }
             cluster.kubectl(&["create", "-f", "-"], &node.to_string()).unwrap();
         }
         let record = Record { stage: Stage::Tainted, since: now - 60_000, evidence: vec!["uplink: no carrier".to_owned()] };
@@ -119,20 +128,29 @@ fn a_person_asks_pardons_and_quarantines_and_reports_reach_the_leader() {
         assert!(cluster.sick_taint("n0").is_null());
 
         // Two replicas: a node of the one that does not lead is heard by the one that does.
-        let manifest = Command::new(env!("CARGO_BIN_EXE_barewire-fleet")).args(["manifest", "--health-mode=dry-run"]).output().unwrap();
+        let flags = ["--health-mode=dry-run".to_owned(), "--preflight-mode=apply".to_owned()];
+        let manifest = Command::new(env!("CARGO_BIN_EXE_barewire-fleet")).arg("manifest").args(&flags).output().unwrap();
         cluster.kubectl(&["apply", "--validate=strict", "-f", "-"], std::str::from_utf8(&manifest.stdout).unwrap()).unwrap();
-        let flags = ["--health-mode=dry-run".to_owned()];
         let first = Led::start(folder, 4, "127.0.0.1:7464", &flags);
         until_leads(&first, &[], folder);
         let second = Led::start(folder, 5, "127.0.0.1:7465", &flags);
         let finding = Finding { check: "uplink".to_owned(), outcome: Outcome::Failed.into(), run: 1, ..Finding::default() };
-        let (_told, reports) = watch::channel(Report { findings: vec![finding] });
+        let preflight = Preflight { state: PreflightState::Passed.into(), boot: "b1".to_owned(), ..Preflight::default() };
+        assert!(cluster.taint("n2", KEY).is_object());
+        let (_told, reports) = watch::channel(Report { findings: vec![finding], preflight: Some(preflight) });
         let node = Node::reporting(&authority.node("n2"), "n2", &["127.0.0.1:7455".parse().unwrap()], reports);
         let has = |replica: &Led, line: &str| replica.page("/metrics").lines().any(|it| it == line);
         until("its report is heard", folder, || {
             has(&first, "barewire_fleet_nodes_elsewhere 1") && has(&first, "barewire_fleet_reports_total 1")
         });
         assert!(has(&second, "barewire_fleet_reports_reach_leader 1") && has(&second, "barewire_fleet_reports_total 0"));
+        until("it is let in", folder, || cluster.taint("n2", KEY).is_null());
+        let events = cluster.kubectl(&["get", "events", "-n", "default", "--field-selector=reason=PreflightPassed", "-o", "name"], "");
+        assert_eq!(events.unwrap().lines().count(), 1);
+        until("it is let in", folder, || cluster.taint("n2", KEY).is_null());
+        let events =
+            || cluster.kubectl(&["get", "events", "-n", "default", "--field-selector=reason=PreflightPassed", "-o", "name"], "").unwrap();
+        until("the event", folder, || events().lines().count() == 1);
         until("the leader's note", folder, || printed(folder, &["node", "n1", "explain"]).contains("a dry run"));
         assert!(printed(folder, &["node", "n1", "explain"]).contains("a leader has just started"));
         assert!(printed(folder, &["reset-breaker"]).contains("has not tripped"));
