@@ -22,9 +22,9 @@ pub(crate) fn meaning(reason: &str) -> &'static str {
         "hop_limit" => "its hop limit is used up",
         "too_large" => "it is larger than the way out takes",
         "unusual" => "it is neither TCP nor UDP nor an echo",
-        "noted_flow" => "this flow began in the network stack, and a flow takes one path",
-        "stack_only" => "not all flows of the pod, or to this destination, are known yet",
-        "family_not_carried" => "rules of this node may treat packets of this family otherwise",
+        "pinned_flow" => "this flow began in the network stack, and a flow takes one path",
+        "slow_path_only" => "not all flows of the pod, or to this destination, are known yet",
+        "family_on_slow_path" => "rules of this node may treat packets of this family otherwise",
         "not_native" => "the destination is not native (network.native_cidrs), or the host has another way to it",
         "link_local" => "the address means something on one link alone, or is a group's",
         "no_such_pod" => "the address is in the pods' ranges, and no pod of this node has it",
@@ -50,4 +50,30 @@ pub(crate) fn drops(reason: &str) -> bool {
         "ingress_limit",
     ];
     DROPS.contains(&reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Of a metric, as docs/metrics.md has them from the programs' own list.
+    fn reasons(metric: &str) -> Vec<String> {
+        let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
+        let begin = format!("| `{metric}` | `reason` | ");
+        let row = page.lines().find_map(|line| line.strip_prefix(&begin)).unwrap_or_else(|| panic!("{metric} is not in docs/metrics.md"));
+        row.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_reason_of_the_programs_has_a_meaning() {
+        for (metric, dropped) in [("barewire_fast_path_dropped_total", true), ("barewire_fast_path_passed_to_stack_total", false)] {
+            for reason in reasons(metric) {
+                assert_ne!(meaning(&reason), meaning("nobody's"), "{reason}");
+                assert_eq!(drops(&reason), dropped, "{reason}");
+            }
+        }
+    }
 }

@@ -136,6 +136,42 @@ impl Reason {
         (Self::EgressLimit, "egress_limit"),
         (Self::IngressLimit, "ingress_limit"),
     ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// Whether its packets are dropped; others are passed to the stack. (Of [`Self::LinkLocal`] solicitations of routers are dropped, all else is not.)
+    #[must_use]
+    pub const fn drops(self) -> bool {
+        match self {
+            Self::NoEndpoint
+            | Self::SpoofedAddress
+            | Self::SpoofedMac
+            | Self::SpoofedNeighbour
+            | Self::VlanTag
+            | Self::Malformed
+            | Self::NotIp
+            | Self::FlowTableFull
+            | Self::InternetEgressLimit
+            | Self::EgressLimit
+            | Self::IngressLimit => true,
+            Self::Fragment
+            | Self::Options
+            | Self::HopLimit
+            | Self::TooLarge
+            | Self::Unusual
+            | Self::NotedFlow
+            | Self::StackOnly
+            | Self::FamilyNotCarried
+            | Self::NotNative
+            | Self::LinkLocal
+            | Self::NoSuchPod
+            | Self::NoUplink => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ impl Client {
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = self.lock();
-        let of_file = || shared.saved_at.map(|at| Duration::from_millis(last::now().saturating_sub(at)));
+        let of_file = || shared.saved_at.and_then(last::age);
         Status { age: shared.heard.map(|heard| heard.elapsed()).or_else(of_file), ..shared.status.clone() }
     }
 

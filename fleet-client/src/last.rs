@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fleet_api::{NodeState, Saved, SavedError};
 
@@ -48,7 +48,7 @@ pub fn save(path: &Path, state: &NodeState) -> Result<(), LastError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&Saved::encode(state, now()))?;
+        file.write_all(&Saved::encode(state, now().unwrap_or(UNKNOWN)))?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(())
@@ -56,7 +56,16 @@ pub fn save(path: &Path, state: &NodeState) -> Result<(), LastError> {
     write().map_err(|source| LastError::Io { path: path.to_owned(), source })
 }
 
-/// Milliseconds since 1970; 0 by a clock that is before.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+/// When a file was saved by a clock that did not know: its age is nobody's to tell.
+const UNKNOWN: u64 = 0;
+
+/// How old what was saved at `at` is; nothing where the clock does not tell, or did not.
+pub(crate) fn age(at: u64) -> Option<Duration> {
+    (at != UNKNOWN).then(now).flatten().map(|now| Duration::from_millis(now.saturating_sub(at)))
+}
+
+/// Milliseconds since 1970; nothing by a clock that is before.
+fn now() -> Option<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }

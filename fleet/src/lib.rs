@@ -7,6 +7,7 @@ pub mod forwarding;
 pub mod hub;
 pub mod leader;
 pub mod manifest;
+pub mod metrics;
 pub mod nodes;
 pub mod objects;
 pub mod reports;

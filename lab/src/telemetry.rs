@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use super::network::Network;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// By reason, of which none is in both.
+const NOT_CARRIED: [&str; 2] = ["barewire_fast_path_dropped_total", "barewire_fast_path_passed_to_stack_total"];
 /// The default; the namespace is the node's own.
 const ADDRESS: &str = "http://127.0.0.1:9807";
 
@@ -77,7 +79,7 @@ pub fn traffic(node: &Network) -> Result<BTreeMap<Traffic, Count>> {
 /// When the daemon does not say.
 pub fn not_carried(node: &Network) -> Result<BTreeMap<String, u64>> {
     let samples = samples(&get(node, "/metrics")?)?.into_iter();
-    let reasons = samples.filter(|(name, _, _)| name == "barewire_fast_path_exceptions_total");
+    let reasons = samples.filter(|(name, _, _)| NOT_CARRIED.contains(&name.as_str()));
     Ok(reasons.filter_map(|(_, mut labels, value)| Some((labels.remove("reason")?, value))).collect())
 }
 

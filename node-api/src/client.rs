@@ -104,7 +104,7 @@ fn reply(response: Response) -> Result<Reply, ClientError> {
 /// Sends a request, and waits for the answer to begin.
 fn ask(path: &Path, sender: &str, request: &Request, netns: Option<BorrowedFd<'_>>, limit: Duration) -> Result<UnixStream, ClientError> {
     let begun = Instant::now();
-    let deadline = BootMillis::now().ok().map(|now| now.plus(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
+    let deadline = Some(BootMillis::now().plus(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
     let unreachable = |source: std::io::Error| ClientError::Unreachable { path: path.to_owned(), source };
     let mut stream = connect_within(path, CONNECT_TIMEOUT.min(limit)).map_err(|errno| unreachable(errno.into()))?;
     stream.set_read_timeout(Some(limit.saturating_sub(begun.elapsed()).max(SHORTEST))).map_err(unreachable)?;

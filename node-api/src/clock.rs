@@ -11,11 +11,14 @@ pub struct BootMillis(pub u64);
 impl BootMillis {
     /// The present.
     ///
-    /// # Errors
-    /// Where the kernel has no `CLOCK_BOOTTIME` (before 2.6.39).
-    pub fn now() -> std::io::Result<Self> {
-        let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-        Ok(Self(u64::try_from(time.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000))
+    /// # Panics
+    /// Where the kernel has no `CLOCK_BOOTTIME`: since 2.6.39 each has it, and nothing of ours runs on an older one.
+    #[must_use]
+    pub fn now() -> Self {
+        let read = clock_gettime(ClockId::CLOCK_BOOTTIME);
+        let time = read.unwrap_or_else(|errno| unreachable!("CLOCK_BOOTTIME is of Linux 2.6.39: {errno}"));
+        // Since the boot: never negative.
+        Self(time.tv_sec().cast_unsigned() * 1000 + time.tv_nsec().cast_unsigned() / 1_000_000)
     }
 
     /// This moment and `millis` more.

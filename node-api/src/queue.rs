@@ -69,7 +69,7 @@ pub fn directory_beside(socket: &Path) -> PathBuf {
 pub fn enqueue(directory: &Path, del: DelRequest) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let name = format!("{}{SEPARATOR}{}", del.container_id, del.ifname);
-    let queued = QueuedDel { boot_id: boot_id()?, queued_at: BootMillis::now()?, del };
+    let queued = QueuedDel { boot_id: boot_id()?, queued_at: BootMillis::now(), del };
     // Two plugins may queue the same DEL at once: each writes a file of its own, and the later rename wins.
     let draft = directory.join(format!(".{name}.{}", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;

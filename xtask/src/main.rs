@@ -25,6 +25,7 @@ mod kernels;
 mod many_services;
 mod plugin;
 mod process;
+mod reference;
 mod reproduce;
 mod suite;
 mod summary;
@@ -76,6 +77,8 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Write the tables of docs that are written from the code
+    Docs,
     /// Check licences, duplicate crates and sources of all dependencies
     Deny {
         /// What to check, in cargo-deny's words [default: licenses bans sources]
@@ -147,6 +150,10 @@ fn main() -> Result<()> {
             reproduce::run(&workspace)
         }
         Task::Test { tiers, json } => suite::run(&workspace, &tiers, json),
+        Task::Docs => {
+            bootstrap::run(&workspace, Purpose::Building)?;
+            reference::write(&workspace)
+        }
         Task::Deny { what } => {
             bootstrap::run(&workspace, Purpose::Checks)?;
             deny::check(&workspace, &what)

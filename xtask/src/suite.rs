@@ -13,6 +13,7 @@ use crate::deny;
 use crate::earlier;
 use crate::kernels::{self, KERNELS, Kernel, Tested};
 use crate::process;
+use crate::reference;
 use crate::reproduce;
 use crate::summary::{Outcome, Summary, Tally};
 use crate::workspace::{Target, TargetKind, Workspace};
@@ -104,6 +105,7 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], json: bool) -> Result<(
         }
         if wanted(Tier::Lint) {
             summary.outcomes.extend(lints(workspace).into_iter().map(|stage| execute(stage, |_| ())));
+            timed(&mut summary, "reference", || reference::check(workspace));
         }
         // Other kernels run no node.
         let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::ALL };

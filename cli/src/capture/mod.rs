@@ -117,7 +117,9 @@ impl Capture {
             if from.is_none_or(|from| from.ifindex() != *ifindex) {
                 continue;
             }
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let before_1970 =
+                |_| io::Error::other("the clock is before 1970, and packets have no time: set it (chrony, systemd-timesyncd)");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(before_1970)?;
             let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
             file.write_all(&pcapng::packet(nanoseconds, &frame[..length.min(snap)], u32::try_from(length).unwrap_or(u32::MAX)))?;
             packets += 1;

@@ -162,9 +162,10 @@ pub(super) enum Expected {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
-    pub(super) now_seconds: u64,
+    /// Since 1970; negative before.
+    pub(super) now_seconds: i64,
     /// When this program was made, by its file: no clock that is right says an earlier time.
-    pub(super) not_before_seconds: u64,
+    pub(super) not_before_seconds: i64,
     /// What keeps it.
     pub(super) kept_by: Option<&'static str>,
     /// What keeps it has said that it is right, where it says so.

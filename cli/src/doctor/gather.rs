@@ -373,7 +373,10 @@ fn files(root: &Path, configuration: &Configuration, plugins: &[Plugin]) -> Vec<
 }
 
 fn clock(root: &Path) -> Clock {
-    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
+    let seconds = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
+    };
     let made = std::env::current_exe().and_then(fs::metadata).and_then(|file| file.modified()).map(seconds);
     let is_there = |path: &str| below(root, Path::new(path)).exists();
     let (kept_by, synchronized) = if is_there("/run/systemd/timesync") {

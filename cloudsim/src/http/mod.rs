@@ -156,8 +156,11 @@ impl Shared {
 }
 
 /// The time by the wall clock.
+///
+/// # Panics
+/// Where it is before 1970: a cloud that tells a wrong time is of no use to a test.
 #[must_use]
 pub fn now() -> Millis {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is before 1970: set it");
     Millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -26,7 +26,7 @@ use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use ebpf::layout::{Endpoint, LAYOUT_VERSION};
 
-pub use ebpf::account::{Counter, Traffic};
+pub use ebpf::account::{Counter, Reason, Traffic};
 pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Limit, Limits, Network};
 pub use ebpf::scope::Scope;
 pub use notes::{NotedFlows, Timeouts};
@@ -382,7 +382,7 @@ impl FastPath {
     ///
     /// # Errors
     /// Where the map cannot be read.
-    pub fn reasons(&self) -> Result<Vec<(&'static str, u64)>, FastPathError> {
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, FastPathError> {
         self.tables.reasons()
     }
 

@@ -355,11 +355,11 @@ impl Tables {
         Ok(by_cpu.iter().fold(Traffic::default(), |sum, cpu| sum.plus(&cpu.0)))
     }
 
-    pub(super) fn reasons(&self) -> Result<Vec<(&'static str, u64)>, FastPathError> {
+    pub(super) fn reasons(&self) -> Result<Vec<(Reason, u64)>, FastPathError> {
         let table = lock(&self.reasons);
         Reason::ALL
             .into_iter()
-            .map(|(reason, name)| Ok((name, table.get(&(reason as u32), 0).map_err(map("REASONS"))?.iter().sum())))
+            .map(|(reason, _)| Ok((reason, table.get(&(reason as u32), 0).map_err(map("REASONS"))?.iter().sum())))
             .collect()
     }
 }

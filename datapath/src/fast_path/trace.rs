@@ -9,7 +9,6 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::MapError;
-use ebpf::account::Reason;
 use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use ebpf::layout::{Endpoint, Network, UPLINKS_MAX, Uplink};
 use ebpf::packet::Frame;
@@ -137,9 +136,9 @@ impl<'a> Snapshot<'a> {
         }
         let uplink = |index: u32| self.uplinks.get(index as usize).copied().unwrap_or_default();
         let way = match decision.verdict {
-            Verdict::Drop(reason) => TracedWay::Dropped(name(reason)),
-            Verdict::Stack(reason) => TracedWay::Stack { reason: name(reason), untracked: false },
-            Verdict::Untracked(reason) => TracedWay::Stack { reason: name(reason), untracked: true },
+            Verdict::Drop(reason) => TracedWay::Dropped(reason.name()),
+            Verdict::Stack(reason) => TracedWay::Stack { reason: reason.name(), untracked: false },
+            Verdict::Untracked(reason) => TracedWay::Stack { reason: reason.name(), untracked: true },
             Verdict::Host => TracedWay::Host,
             Verdict::ToPod { slot } => {
                 let endpoint = self.endpoints.iter().find(|(found, _)| *found == slot);
@@ -168,10 +167,6 @@ impl<'a> Snapshot<'a> {
             }
         }
     }
-}
-
-fn name(reason: Reason) -> &'static str {
-    Reason::ALL.into_iter().find(|(one, _)| *one == reason).map_or("", |(_, name)| name)
 }
 
 /// As the maps, but that nothing is written.

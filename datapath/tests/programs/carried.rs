@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, Limits, Scope, Timeouts, Traffic, TrafficOf};
+use datapath::fast_path::{Counter, FIRST_IFINDEX, FastPath, Limits, Reason, Scope, Timeouts, Traffic, TrafficOf};
 use datapath::netlink::{Request, Socket};
 use datapath::{HostNetns, Ifindex, Kept, Netns, NodeNetwork, PodLink, PodRange, Uplink, attach};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -104,7 +104,8 @@ fn pieces_of_a_carried_flow_pass_conntrack_by() -> Result<()> {
             exchange_of(&node.pods[0], a, &node.fabric, remote, &[7; LARGE]).with_context(|| format!("{a} and {remote}"))?;
             exchange_of(&node.pods[0], a, &node.pods[1], b, &[7; LARGE]).with_context(|| format!("{a} and {b}"))?;
         }
-        let pieces = node.fast_path.reasons()?.into_iter().find(|(name, _)| *name == "fragment").map_or(0, |(_, packets)| packets);
+        let pieces =
+            node.fast_path.reasons()?.into_iter().find(|(reason, _)| *reason == Reason::Fragment).map_or(0, |(_, packets)| packets);
         ensure!(pieces >= 24, "{pieces} pieces were left to the stack");
         ensure!(node.fast_path.sweep_notes(&Timeouts::of_conntrack())?.total == 0, "they were noted");
         Ok(())
@@ -196,7 +197,7 @@ impl Node {
         ensure!(noted.total == 0, "flows were noted as going through the stack: {noted:?}");
         // Interfaces speak for themselves, by multicast, when they come up.
         let reasons: Vec<_> =
-            self.fast_path.reasons()?.into_iter().filter(|(name, packets)| *packets != 0 && *name != "link_local").collect();
+            self.fast_path.reasons()?.into_iter().filter(|(reason, packets)| *packets != 0 && *reason != Reason::LinkLocal).collect();
         ensure!(reasons.is_empty(), "packets left the fast path: {reasons:?}");
         let host = self.fast_path.traffic(TrafficOf::Host)?;
         let carried = host.sent.iter().any(|counter| counter.packets >= CARRIED);

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use datapath::fast_path::{FIRST_IFINDEX, Limit, Limits, Scope, Traffic, TrafficOf};
+use datapath::fast_path::{FIRST_IFINDEX, Limit, Limits, Reason, Scope, Traffic, TrafficOf};
 use datapath::{Ifindex, NodeNetwork, PodLink};
 
 use crate::carried::{FAMILIES, Node, exchange, network, pod_link};
@@ -57,19 +57,19 @@ fn a_pod_is_held_to_its_own_limits_on_every_way_in_and_out() -> Result<()> {
             // What the first pod sends: out of the uplink by the fast path, to the host by the stack.
             for to in [remote, host] {
                 let from = node.pods[0].run(|| UdpSocket::bind((a, 0)))??;
-                let (bytes, lasted, dropped) = node.flood(&[from], to, "egress_limit", || node.all_sent(0))?;
+                let (bytes, lasted, dropped) = node.flood(&[from], to, Reason::EgressLimit, || node.all_sent(0))?;
                 within(limit, bytes, lasted, dropped, &format!("{a} to {to}"))?;
             }
             // What the second is sent: by a pod of the node and by the uplink past the stack, by the host through it.
             let _sink = node.pods[1].run(|| UdpSocket::bind((b, PORT)))??;
             for (way, from) in [("uplink", node.fabric.run(|| UdpSocket::bind((remote, 0)))??), ("host", UdpSocket::bind((host, 0))?)] {
-                let (bytes, lasted, dropped) = node.flood(&[from], b, "ingress_limit", || node.all_received(1))?;
+                let (bytes, lasted, dropped) = node.flood(&[from], b, Reason::IngressLimit, || node.all_received(1))?;
                 within(limit, bytes, lasted, dropped, &format!("{way} to {b}"))?;
             }
             // Nobody else is held to anything: the second sends, and the first is sent, what they want.
             let _sink = node.pods[0].run(|| UdpSocket::bind((a, PORT)))??;
             let from = node.pods[1].run(|| UdpSocket::bind((b, 0)))??;
-            for reason in ["egress_limit", "ingress_limit"] {
+            for reason in [Reason::EgressLimit, Reason::IngressLimit] {
                 let (bytes, lasted, dropped) = node.flood(std::slice::from_ref(&from), a, reason, || node.all_received(0))?;
                 ensure!(
                     dropped == 0 && bytes > 4 * RATE * DURATION.as_millis() as u64 / 1000,
@@ -82,7 +82,7 @@ fn a_pod_is_held_to_its_own_limits_on_every_way_in_and_out() -> Result<()> {
             node.fast_path.set_limits(&pod_link(number)?, &network()?)?;
         }
         let from = node.pods[0].run(|| UdpSocket::bind((FAMILIES[0][0].parse::<IpAddr>()?, 0)).map_err(anyhow::Error::from))??;
-        let (_, _, dropped) = node.flood(&[from], FAMILIES[0][1].parse()?, "egress_limit", || node.all_sent(0))?;
+        let (_, _, dropped) = node.flood(&[from], FAMILIES[0][1].parse()?, Reason::EgressLimit, || node.all_sent(0))?;
         ensure!(dropped == 0, "without limits {dropped} packets were dropped");
         Ok(())
     })
@@ -105,7 +105,7 @@ fn the_internet_limit_is_the_pods_then_its_namespaces_then_the_nodes() -> Result
         ] {
             node.fast_path.set_limits(&link, &network)?;
             let from = node.pods[0].run(|| UdpSocket::bind((a, 0)))??;
-            let (bytes, lasted, dropped) = node.flood(&[from], outside, "internet_egress_limit", || node.all_sent(0))?;
+            let (bytes, lasted, dropped) = node.flood(&[from], outside, Reason::InternetEgressLimit, || node.all_sent(0))?;
             within(Limit::of(rate), bytes, lasted, dropped, &format!("{} with {:?}", link.namespace, link.limits.internet))?;
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Node {
     }
 
     /// As much as these can send: the bytes that were counted, how long it took, and the packets that were dropped for a reason.
-    fn flood(&self, from: &[UdpSocket], to: IpAddr, reason: &str, bytes: impl Fn() -> Result<u64>) -> Result<(u64, Lasted, u64)> {
+    fn flood(&self, from: &[UdpSocket], to: IpAddr, reason: Reason, bytes: impl Fn() -> Result<u64>) -> Result<(u64, Lasted, u64)> {
         let dropped = || -> Result<u64> {
             let reasons = self.fast_path.reasons()?;
             Ok(reasons.into_iter().find(|(name, _)| *name == reason).map_or(0, |(_, packets)| packets))
@@ -194,5 +194,5 @@ fn send(node: &Node, from: IpAddr, to: IpAddr, senders: usize) -> Result<(u64, L
     let sockets: Vec<UdpSocket> =
         (0..senders).map(|_| Ok::<_, anyhow::Error>(node.pods[0].run(|| UdpSocket::bind((from, 0)))??)).collect::<Result<_>>()?;
     let sent = || Ok(node.fast_path.traffic(TrafficOf::Pod(Ifindex(FIRST_IFINDEX)))?.sent[Scope::Internet as usize].bytes);
-    node.flood(&sockets, to, "internet_egress_limit", sent)
+    node.flood(&sockets, to, Reason::InternetEgressLimit, sent)
 }

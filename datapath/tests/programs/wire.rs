@@ -45,7 +45,7 @@ fn what_a_pod_must_not_send_is_counted_by_its_reason() -> Result<()> {
 
 fn counted(node: &Node, wanted: &str) -> Result<u64> {
     let reasons = node.fast_path.reasons()?;
-    match reasons.into_iter().find(|(name, _)| *name == wanted) {
+    match reasons.into_iter().find(|(reason, _)| reason.name() == wanted) {
         Some((_, packets)) => Ok(packets),
         None => bail!("no reason is named {wanted}"),
     }

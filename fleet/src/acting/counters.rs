@@ -1,11 +1,11 @@
 //! What can be counted of the leader's acts, and what is wrong with its plans.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Part;
 use super::request::Outcome;
+use crate::metrics::{Metric, Series, counter, counters, gauge};
 
 /// What became of an act, as the metric names it.
 const OUTCOMES: [&str; 7] = ["done", "conflict", "gone", "later", "refused", "lost", "dry_run"];
@@ -76,30 +76,36 @@ impl Counters {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// In Prometheus' text format. `file_faults` is what is wrong with the file alone.
-    pub fn write(&self, text: &mut String, file_faults: usize) {
-        let mut family = |name: &str, kind: &str, samples: &mut dyn Iterator<Item = (String, u64)>| {
-            let _ = writeln!(text, "# TYPE barewire_fleet_{name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "barewire_fleet_{name}{labels} {value}");
-            }
-        };
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    fn acts(&self) -> Series {
         let of_part = |part: Part| {
             let counts = OUTCOMES.iter().zip(&self.acts[part as usize]);
-            counts.map(move |(outcome, count)| (format!("{{part=\"{}\",outcome=\"{outcome}\"}}", part.name()), get(count)))
+            counts.map(move |(outcome, count)| (vec![part.name(), outcome], get(count)))
         };
-        family("acts_total", "counter", &mut PARTS.into_iter().flat_map(of_part));
-        let evictions = OUTCOMES[..DRY_RUN].iter().zip(&self.evictions);
-        family("evictions_total", "counter", &mut evictions.map(|(outcome, count)| (format!("{{outcome=\"{outcome}\"}}"), get(count))));
-        let mut one = |name, kind, value| family(name, kind, &mut std::iter::once((String::new(), value)));
-        one("events_lost_total", "counter", get(&self.events_lost));
-        one("reports_total", "counter", get(&self.reports));
-        one("teams_moves", "gauge", get(&self.moves));
-        one("teams_nodes_left_alone", "gauge", get(&self.left_alone));
-        one("teams_faults", "gauge", (file_faults + self.faults().len()) as u64);
-        one("preflight_nodes_waiting", "gauge", get(&self.preflight_waiting));
-        one("preflight_nodes_failed", "gauge", get(&self.preflight_failed));
-        one("health_breaker_tripped", "gauge", self.is_tripped.load(Ordering::Relaxed).into());
+        PARTS.into_iter().flat_map(of_part).collect()
+    }
+
+    fn evictions(&self) -> Series {
+        OUTCOMES[..DRY_RUN].iter().zip(&self.evictions).map(|(outcome, count)| (vec![*outcome], get(count))).collect()
     }
 }
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// What is told of the leader's acts.
+pub const METRICS: [Metric<Counters>; 9] = [
+    counters("acts_total", &["part", "outcome"], "Writes of the leader by what became of them; dry_run: not made", Counters::acts),
+    counters("evictions_total", &["outcome"], "Evictions that were asked for, by what became of them", Counters::evictions),
+    counter("events_lost_total", "Events that could not be written", |of| get(&of.events_lost)),
+    counter("reports_total", "Reports of nodes' health that the leader has judged", |of| get(&of.reports)),
+    gauge("teams_moves", "Nodes that change their team by the plan that holds", |of| get(&of.moves)),
+    gauge("teams_nodes_left_alone", "Nodes of pools that the plan leaves as they are: somebody else's taint or label", |of| {
+        get(&of.left_alone)
+    }),
+    gauge("health_breaker_tripped", "1 while too many nodes look sick at once, and nothing is done", |of| {
+        of.is_tripped.load(Ordering::Relaxed).into()
+    }),
+    gauge("preflight_nodes_waiting", "Nodes that have the preflight's taint", |of| get(&of.preflight_waiting)),
+    gauge("preflight_nodes_failed", "Of these, nodes whose preflight has failed", |of| get(&of.preflight_failed)),
+];

@@ -19,7 +19,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use counters::Counters;
+pub use counters::{Counters, METRICS};
 pub use executor::Executor;
 pub use file::{TeamsFile, follow};
 pub use hearing::Heard;

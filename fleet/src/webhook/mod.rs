@@ -9,4 +9,4 @@ mod serve;
 mod tests;
 
 pub use review::{Endpoint, answer};
-pub use serve::{Counters, Webhook, router, tls};
+pub use serve::{Counters, METRICS, Webhook, router, tls};

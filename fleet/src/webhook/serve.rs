@@ -1,6 +1,5 @@
 //! The listener: TLS from files that may change, so many connections, so much time for each.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::review::{Endpoint, answer};
 use crate::acting::TeamsFile;
+use crate::metrics::{Histogram, Metric, Series, counters, histogram};
 
 /// At a time: an API server opens one for each request that is under way, and keeps some.
 const CONNECTIONS: usize = 512;
@@ -66,28 +66,39 @@ impl Counters {
         }
     }
 
-    /// In Prometheus' text format.
-    pub fn write(&self, text: &mut String) {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let decisions =
-            [("changed", get(&self.changed)), ("refused", get(&self.refused)), ("admitted", get(&self.plain)), ("bad", get(&self.bad))];
-        let _ = writeln!(text, "# TYPE barewire_fleet_admission_reviews_total counter");
-        for (decision, count) in decisions {
-            let _ = writeln!(text, "barewire_fleet_admission_reviews_total{{decision=\"{decision}\"}} {count}");
+    fn reviews(&self) -> Series {
+        [("changed", &self.changed), ("refused", &self.refused), ("admitted", &self.plain), ("bad", &self.bad)]
+            .map(|(decision, count)| (vec![decision], get(count)))
+            .into()
+    }
+
+    fn seconds(&self) -> Histogram {
+        let mut no_longer = 0;
+        let buckets = BOUNDS.iter().zip(&self.took).map(|(bound, count)| {
+            no_longer += get(count);
+            (seconds(*bound), no_longer)
+        });
+        Histogram {
+            buckets: buckets.collect(),
+            count: self.reviews().iter().map(|(_, count)| count).sum(),
+            sum: seconds(get(&self.micros)),
         }
-        let _ = writeln!(text, "# TYPE barewire_fleet_admission_seconds histogram");
-        let mut sum = 0;
-        for (bound, count) in BOUNDS.iter().zip(&self.took) {
-            sum += get(count);
-            let seconds = Duration::from_micros(*bound).as_secs_f64();
-            let _ = writeln!(text, "barewire_fleet_admission_seconds_bucket{{le=\"{seconds}\"}} {sum}");
-        }
-        let count: u64 = decisions.iter().map(|(_, count)| count).sum();
-        let seconds = Duration::from_micros(get(&self.micros)).as_secs_f64();
-        let _ = writeln!(text, "barewire_fleet_admission_seconds_bucket{{le=\"+Inf\"}} {count}");
-        let _ = writeln!(text, "barewire_fleet_admission_seconds_sum {seconds}\nbarewire_fleet_admission_seconds_count {count}");
     }
 }
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
+}
+
+/// What is told of the webhook.
+pub const METRICS: [Metric<Counters>; 2] = [
+    counters("admission_reviews_total", &["decision"], "Reviews of pods that were answered, by what was decided", Counters::reviews),
+    histogram("admission_seconds", "How long reviews took", Counters::seconds),
+];
 
 /// `POST /mutate` and `POST /validate`.
 pub fn router(teams: watch::Receiver<TeamsFile>, counters: Arc<Counters>) -> Router {

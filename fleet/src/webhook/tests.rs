@@ -143,7 +143,7 @@ async fn answers_over_tls_take_less_than_five_milliseconds() {
     let (status, _) = ask(&mut stream, "/mutate", b"{}").await;
     assert!(status.contains("400"), "{status}");
     let mut text = String::new();
-    counters.write(&mut text);
+    crate::metrics::write(&super::METRICS, &*counters, &mut text);
     assert!(text.contains("reviews_total{decision=\"changed\"} 2000\n") && text.contains("decision=\"bad\"} 1\n"), "{text}");
     serving.abort();
 }

@@ -29,6 +29,7 @@ pub mod max_pods;
 pub mod plugins;
 pub mod readiness;
 mod reconcile;
+pub mod reference;
 pub mod scheduling;
 pub mod serve;
 mod services;

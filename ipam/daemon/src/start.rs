@@ -118,7 +118,7 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
 
     let socket = config.run_dir.join("cni.sock");
     let server = io(format!("listen on {}", socket.display()), Server::start(&socket, &attachments, &metrics, scheduling))?;
-    let has_stood = attachments.summary(BootMillis::now().unwrap_or_default()).attachments > 0;
+    let has_stood = attachments.summary(BootMillis::now()).attachments > 0;
     let publisher = Publisher::new(config.clone(), Arc::clone(&conditions), has_stood);
     let list = publisher.report();
     let files = Files::new(&config.run_dir, server.socket(), Arc::clone(&conditions));
@@ -211,7 +211,7 @@ fn recover(
     let contents = found.into_contents();
     let accounts = Arc::new(contents.as_ref().map_or_else(Accounts::default, |contents| Accounts::continuing(&contents.ended)));
     let kernel = Linux::start(Arc::clone(&numbers), accounts, load_programs(config, conditions), describe(config), scheduling)?;
-    let now = io("read the clock", BootMillis::now())?;
+    let now = BootMillis::now();
     let links = kernel.links()?.into_iter().map(for_recovery).collect();
     let mut plan = recovery::plan(contents, links, &config.network, now);
     for remark in remark.iter().chain(&plan.remarks) {
@@ -233,7 +233,7 @@ fn recover(
 /// The supply of addresses from a cloud, about to be driven.
 fn drive(source: &CloudSource, config: &Config, attachments: &Arc<Attachments<Linux>>, memory: &CloudMemory) -> Arc<Driver<Linux>> {
     attachments.wait_for_addresses(source.wait);
-    let clock = || BootMillis::now().unwrap_or_default();
+    let clock = BootMillis::now;
     let settings = cloud::settings(source, &config.node_name);
     Arc::new(Driver::new(Arc::clone(attachments), Source::from(&source.cloud), settings, memory, clock))
 }

@@ -389,23 +389,23 @@ impl Pool {
         Some(why)
     }
 
-    /// Says which addresses the host itself has now. None of them is given to a pod; one that a pod has, it has. Tells those that are in a
-    /// range, and whether a pod has it.
-    pub fn set_host_addresses(&mut self, addresses: &[IpAddr]) -> Vec<(IpAddr, bool)> {
+    /// Says which addresses the host itself has at `now`. None of them is given to a pod; one that a pod has, it has. What the host has no
+    /// more cools down, as what a pod had: others still send to whoever had it. Tells those that are in a range, and whether a pod has it.
+    pub fn set_host_addresses(&mut self, addresses: &[IpAddr], now: BootMillis) -> Vec<(IpAddr, bool)> {
         for pool in &mut self.families {
-            let now: BTreeSet<_> = addresses.iter().copied().filter(|address| Family::of(*address) == pool.family).collect();
-            for address in std::mem::take(&mut pool.of_host).difference(&now) {
+            let of_host: BTreeSet<_> = addresses.iter().copied().filter(|address| Family::of(*address) == pool.family).collect();
+            for address in std::mem::take(&mut pool.of_host).difference(&of_host) {
                 let is_free = !pool.held.contains_key(address) && !pool.quarantined.contains_key(address);
                 if let Some(part) = pool.part_mut(*address).filter(|_| is_free) {
-                    part.free_at_once(*address);
+                    part.free(*address, now);
                 }
             }
-            for address in &now {
+            for address in &of_host {
                 if let Some(part) = pool.part_mut(*address) {
                     part.forget(*address);
                 }
             }
-            pool.of_host = now;
+            pool.of_host = of_host;
         }
         let in_range = |pool: &FamilyPool, address: IpAddr| pool.ranges.values().any(|part| part.range.contains(address));
         let conflicts = self.families.iter().flat_map(|pool| {

@@ -7,19 +7,20 @@ const COOLDOWN: u64 = 30_000;
 #[test]
 fn an_address_that_the_host_has_is_nobodys() {
     let mut pool = pool(&["10.0.0.0/30"]);
-    assert_eq!(pool.set_host_addresses(&[ip("10.0.0.1"), ip("192.0.2.1")]), [(ip("10.0.0.1"), false)]);
+    assert_eq!(pool.set_host_addresses(&[ip("10.0.0.1"), ip("192.0.2.1")], at(0)), [(ip("10.0.0.1"), false)]);
     assert_eq!(pool.take_this(ip("10.0.0.1"), &pod(), at(0)), Err(PoolError::OfHost(ip("10.0.0.1"))));
     let taken: Vec<_> = std::iter::from_fn(|| pool.take(Family::V4, &pod(), at(0)).ok()).collect();
     assert_eq!(taken, ["10.0.0.0", "10.0.0.2", "10.0.0.3"].map(ip));
     assert_eq!((pool.counts(Family::V4, at(0)).quarantined, pool.counts(Family::V4, at(0)).free()), (1, 0));
     // The host takes one that a pod has: it stays the pod's, and is nobody's after it.
-    assert_eq!(pool.set_host_addresses(&[ip("10.0.0.2")]), [(ip("10.0.0.2"), true)]);
+    assert_eq!(pool.set_host_addresses(&[ip("10.0.0.2")], at(30)), [(ip("10.0.0.2"), true)]);
+    assert!(pool.take(Family::V4, &pod(), at(59)).is_err(), "what the host had cools down");
     assert_eq!(pool.take(Family::V4, &pod(), at(60)), Ok(ip("10.0.0.1")), "the host has it no more");
     pool.release(ip("10.0.0.2"), &pod(), at(60));
     assert!(pool.take(Family::V4, &pod(), at(120)).is_err());
     assert!(matches!(pool.remove_range(&"10.0.0.0/30".parse().unwrap(), at(120)), Err(RangeError::Occupied { .. })));
-    assert_eq!(pool.set_host_addresses(&[]), []);
-    assert_eq!(pool.take(Family::V4, &pod(), at(120)), Ok(ip("10.0.0.2")));
+    assert_eq!(pool.set_host_addresses(&[], at(120)), []);
+    assert_eq!(pool.take(Family::V4, &pod(), at(150)), Ok(ip("10.0.0.2")));
 }
 
 fn pool(ranges: &[&str]) -> Pool {
@@ -98,7 +99,7 @@ fn a_quarantined_address_that_was_released_cools_down_first() {
     assert_eq!(pool.take(Family::V4, &pod(), at(1_000_000)).unwrap(), ip("10.0.0.2"));
     // The host has it, or it is in no range (any more): it is not quarantined, and nobody gets it.
     pool.quarantine(ip("10.0.0.1"), "x".into());
-    pool.set_host_addresses(&[ip("10.0.0.1")]);
+    pool.set_host_addresses(&[ip("10.0.0.1")], at(0));
     assert!(pool.release_quarantined(ip("10.0.0.1"), at(0)).is_some());
     assert!(pool.take(Family::V4, &pod(), at(2_000_000)).is_err());
     pool.quarantine(ip("10.9.9.9"), "x".into());

@@ -94,7 +94,7 @@ fn limits_of(daemon: &Daemon<'_>, pod: &Pod) -> Result<Value> {
 }
 
 fn dropped(daemon: &Daemon<'_>, reason: &str) -> Result<f64> {
-    daemon.metric(&format!("barewire_fast_path_exceptions_total{{reason=\"{reason}\"}}"))
+    daemon.metric(&format!("barewire_fast_path_dropped_total{{reason=\"{reason}\"}}"))
 }
 
 /// Sends as much as it can, and some of it is dropped.

@@ -177,6 +177,16 @@ impl Ec2 {
         if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) }.unwrap_or(now)
     }
 
+    /// The same, since 1970.
+    ///
+    /// # Errors
+    /// Where it is before: then the cloud has not replied yet, and the node's own clock is not set.
+    pub(super) fn cloud_time(&self) -> Result<Duration, CallError> {
+        let unset =
+            |_| CallError::NotCalled("the node's clock is before 1970; set it, and have chrony or systemd-timesyncd keep it".to_owned());
+        self.cloud_clock().duration_since(SystemTime::UNIX_EPOCH).map_err(unset)
+    }
+
     fn note_clock(&self, reply: &Reply) {
         let Some(date) = reply.date() else { return };
         let now = self.wall_clock();

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipam_pool::range::Family;
 use ipam_supply::Refusal;
@@ -41,7 +41,7 @@ impl Making<'_> {
     /// Asks again where no reply came: the token makes EC2 answer for the same interface instead of making another.
     async fn create(&self, subnet: &str, parameter: &str, count: u64) -> Result<String, CallError> {
         let Self { ec2, instance, tags, groups, device } = self;
-        let now = ec2.cloud_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = ec2.cloud_time()?;
         let mut parameters = Parameters::from([
             ("SubnetId".to_owned(), subnet.to_owned()),
             ("Description".to_owned(), format!("barewire: pods of {instance}")),
@@ -255,7 +255,7 @@ impl Aws {
         filters.extend(tags.iter().map(|(name, value)| (name.as_str(), *value)));
         let (leaked, _) = self.describe(&filters, PAGES).await?;
         let ec2 = self.ec2().await?;
-        let now = ec2.cloud_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = ec2.cloud_time()?;
         let is_old = |interface: &&NetworkInterface| {
             let created = interface.tag(TAG_CREATED).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
             interface.attachment.is_none() && created.is_some_and(|created| now.saturating_sub(created) > age)

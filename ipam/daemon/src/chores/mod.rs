@@ -56,7 +56,7 @@ pub(crate) fn start(
         attachments.settle();
         files.look();
         keep_accounts(&attachments);
-        attachments.look_after_fresh(BootMillis::now().unwrap_or_default());
+        attachments.look_after_fresh(BootMillis::now());
         if tick.is_multiple_of(PROBE_EVERY_TICKS) || attachments.store_fails() {
             attachments.probe_store();
         }
@@ -65,7 +65,7 @@ pub(crate) fn start(
             conditions.report(Kind::CloudDegraded, driver.finding());
         }
         if tick > 0 && tick.is_multiple_of(SWEEP_EVERY_TICKS) {
-            attachments.sweep(BootMillis::now().unwrap_or_default());
+            attachments.sweep(BootMillis::now());
         }
         if tick.is_multiple_of(NOTES_EVERY_TICKS) {
             sweep_notes(&attachments, &conditions);
@@ -94,7 +94,7 @@ pub(crate) fn close_accounts(attachments: &Attachments<Linux>) {
 }
 
 fn report_faults(attachments: &Attachments<Linux>, conditions: &NodeConditions) {
-    let faults = attachments.faults(BootMillis::now().unwrap_or_default());
+    let faults = attachments.faults(BootMillis::now());
     for kind in readiness::KINDS {
         let found = faults.iter().filter_map(readiness::Fault::condition).find(|(of, _)| *of == kind);
         conditions.report(kind, found.map(|(_, finding)| finding));
@@ -107,7 +107,7 @@ pub(crate) fn keep_list(mut publisher: Publisher, attachments: Arc<Attachments<L
     let mut is_told = false;
     let mut told = String::new();
     Clockwork::start("network-list", move |_| {
-        let faults = attachments.faults(BootMillis::now().unwrap_or_default());
+        let faults = attachments.faults(BootMillis::now());
         let not_ready = faults.first().map(|fault| fault.condition().map_or_else(|| fault.to_error().msg, |(_, finding)| finding.message));
         let stands = publisher.look(not_ready.as_deref());
         if stands && !is_told {
@@ -213,7 +213,7 @@ pub(crate) fn apply_queue<K: Kernel>(directory: &Path, boot_id: &str, attachment
     for entry in entries {
         let outcome = match entry.content {
             Ok(queued) if queued.boot_id == boot_id => {
-                let now = BootMillis::now().unwrap_or_default();
+                let now = BootMillis::now();
                 if let Err(error) = attachments.del_queued(&queued.del, queued.queued_at, now) {
                     tracing::warn!(container = %queued.del.container_id, %error, "DEL queue: entry deferred");
                     continue;

@@ -9,6 +9,7 @@ use ipam_supply::EXCLUDED_MAX;
 use ipam_supply::sizing::{Sizing, Thousandths};
 use ipnetwork::IpNetwork;
 
+use super::keys::{CLOUDS, FIXED, KEYS, Key};
 use super::reader::Reader;
 
 /// Addresses that a cloud assigns to the node.
@@ -73,32 +74,6 @@ pub struct AwsApi {
     pub security_groups: Vec<String>,
 }
 
-const CLOUDS: &[&str] = &["aws", "azure", "gcp"];
-/// Keys that not every kind of source has.
-const KEYS: [(&str, &[&str]); 21] = [
-    ("uplink.interface", &["fixed"]),
-    ("uplink.on_link", &["fixed"]),
-    ("uplink.gateways", &["fixed"]),
-    ("uplink.secondary", &["fixed"]),
-    ("source.ranges", &["fixed"]),
-    ("source.metadata", CLOUDS),
-    ("source.wireserver", &["azure"]),
-    ("source.interfaces", &["aws"]),
-    ("source.api", &["aws"]),
-    ("source.api_endpoint", &["aws"]),
-    ("source.subnets", &["aws"]),
-    ("source.subnet_tags", &["aws"]),
-    ("source.security_groups", &["aws"]),
-    ("source.tags", &["aws"]),
-    ("source.families", &["aws"]),
-    ("pool.min_free", &["aws"]),
-    ("pool.max_free", &["aws"]),
-    ("pool.release_after_seconds", &["aws"]),
-    ("pool.wait_seconds", CLOUDS),
-    ("cluster.nodes", &["aws"]),
-    // Never a key, and what somebody will try.
-    ("source.region", &[]),
-];
 /// Keys that say how the API is used.
 const API_KEYS: [&str; 9] = [
     "source.api_endpoint",
@@ -127,17 +102,18 @@ const NODES_MAX: u64 = 1_000_000;
 
 /// Names the keys that another kind of source has.
 pub(super) fn refuse_foreign_keys(reader: &mut Reader, kind: Option<&str>) {
-    let Some(kind) = kind.filter(|kind| *kind == "fixed" || CLOUDS.contains(kind)) else { return };
-    for (key, kinds) in KEYS.iter().filter(|(_, kinds)| !kinds.contains(&kind)) {
-        if reader.discard(key) {
+    let Some(kind) = kind.filter(|kind| *kind == FIXED || CLOUDS.contains(kind)) else { return };
+    for Key { name, kinds, .. } in KEYS.iter().filter(|key| !key.kinds.contains(&kind)) {
+        if reader.discard(name) {
             let owners = kinds.iter().map(|owner| format!("{owner:?}")).collect::<Vec<_>>().join(", ");
-            let why = match *key {
-                "source.region" => "is no key: the instance's own region is taken from its metadata; remove it".to_owned(),
-                _ if key.starts_with("uplink.") => format!("belongs to source.kind = {owners}: the cloud tells the uplinks; remove it"),
-                _ => format!("belongs to source.kind = {owners}; remove it, or change source.kind"),
-            };
-            reader.fault(key, &why);
+            let remedy =
+                if name.starts_with("uplink.") { ": the cloud tells the uplinks; remove it" } else { "; remove it, or change source.kind" };
+            reader.fault(name, &format!("belongs to source.kind = {owners}{remedy}"));
         }
+    }
+    // Never a key, and what somebody will try.
+    if reader.discard("source.region") {
+        reader.fault("source.region", "is no key: the instance's own region is taken from its metadata; remove it");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The configuration: a file and its drop-ins. It is judged as a whole: every fault is told at once, each with its key.
 //!
-//! The schema with its defaults is documented in docs/configuration.md; `deploy/barewired.toml` is an example.
+//! Every key with its default is in `keys`, which docs/configuration.md is written from; `deploy/barewired.toml` is an example.
 
 mod bit_rate;
 mod cloud;
@@ -8,6 +8,7 @@ mod cni;
 mod fixed;
 mod fleet;
 mod health;
+pub(crate) mod keys;
 mod layers;
 mod namespaces;
 mod reader;

@@ -79,6 +79,7 @@ impl Reader {
     }
 
     fn typed<T>(&mut self, key: &str, wanted: &str, convert: impl FnOnce(Value) -> Result<T, Value>) -> Option<T> {
+        debug_assert!(super::keys::is_declared(key), "{key} is read and not declared in keys.rs");
         let value = self.take(key)?;
         convert(value).map_err(|value| self.fault(key, &format!("{value} is not {wanted}"))).ok()
     }

@@ -1,24 +1,20 @@
 //! What the node's checks of itself have found last.
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family as Series;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Labels;
+use super::metrics;
 use crate::health::Line;
 use crate::health_check::Verdict;
 
 /// As many series as there are checks and results.
 pub(super) fn register(registry: &mut Registry, lines: &[Line]) {
-    let (found, runs) = (Series::<Labels, Gauge>::default(), Series::<Labels, Counter>::default());
+    let (found, runs) = (metrics::HEALTH_CHECK.series(), metrics::HEALTH_CHECK_RUNS.series());
     for line in lines {
         for result in Verdict::RESULTS {
-            let labels = vec![("check", line.check.clone()), ("result", result.to_owned())];
-            found.get_or_create(&labels).set(i64::from(line.verdict.result() == result));
+            found.at([&line.check, result]).set(i64::from(line.verdict.result() == result));
         }
-        runs.get_or_create(&vec![("check", line.check.clone())]).inc_by(line.runs);
+        runs.at([&line.check]).inc_by(line.runs);
     }
-    registry.register("health_check", "1 for what a check of the node's health has found last: ok, failed or unknown", found);
-    registry.register("health_check_runs", "Runs of a check of the node's health since start", runs);
+    found.register(registry);
+    runs.register(registry);
 }

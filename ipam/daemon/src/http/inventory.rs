@@ -106,7 +106,7 @@ pub(super) fn pods(watched: &Watched) -> Vec<Pod> {
             links.iter().map(|link| (*link, "the programs' tables cannot be read")).collect()
         }
     });
-    let now = BootMillis::now().unwrap_or_default();
+    let now = BootMillis::now();
     let network = watched.attachments.kernel().network();
     let limits = |record: &Record| if slow.is_some() { limits(record, &network) } else { None };
     records.iter().map(|record| Pod { limits: limits(record), ..pod(record, slow.as_ref(), now) }).collect()
@@ -153,7 +153,7 @@ fn limits(record: &Record, network: &NodeNetwork) -> Option<PodLimits> {
 
 pub(super) fn addresses(watched: &Watched) -> Addresses {
     let records = watched.attachments.records();
-    let now = BootMillis::now().unwrap_or_default();
+    let now = BootMillis::now();
     watched.attachments.look_at_pool(|pool| Addresses { ranges: ranges(pool, now), addresses: states(&records, pool, now) })
 }
 
@@ -232,7 +232,7 @@ mod tests {
         pool.release(freed, &owner, BootMillis(10_000));
         pool.quarantine(bad, "seen elsewhere".to_owned());
         let of_host: IpAddr = "10.0.0.5".parse().unwrap();
-        pool.set_host_addresses(&[of_host, "192.0.2.1".parse().unwrap()]);
+        pool.set_host_addresses(&[of_host, "192.0.2.1".parse().unwrap()], BootMillis(0));
         let now = BootMillis(10_500);
         let told = states(&[record(held)], &pool, now);
         let told: Vec<_> = told.iter().map(|entry| (entry.address, entry.state, entry.free_in_seconds)).collect();

@@ -6,6 +6,7 @@
 mod fleet;
 mod health;
 mod inventory;
+pub(crate) mod metrics;
 mod services;
 mod status;
 mod trace;
@@ -21,13 +22,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode, Uri};
 use axum::routing::get;
 use axum::{Json, Router};
-use datapath::fast_path::{FastPath, NotedFlows, Traffic};
+use datapath::fast_path::{FastPath, NotedFlows, Reason, Traffic};
 use datapath::repairs;
 use ipam_state::record::Record;
 use node_api::BootMillis;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family as Series;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
@@ -45,12 +45,21 @@ use crate::kernel::{Kernel, Linux};
 use crate::latencies::{AddRefusal, Metrics, Operation};
 use crate::reconcile::slow_path::SlowPath;
 use crate::services::SharedReport as SharedServices;
-use traffic::{Counted, SCOPES};
+use traffic::Counted;
+pub(crate) use traffic::SCOPES;
 
-type Labels = Vec<(&'static str, String)>;
 type CountOf = fn(&Count) -> u64;
-type TotalSeconds = Counter<f64, std::sync::atomic::AtomicU64>;
-type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// `state` of addresses.
+pub(crate) const ADDRESS_STATES: [&str; 4] = ["free", "held", "cooling", "quarantined"];
+/// `quantile` of operations.
+const QUANTILES: [&str; 2] = ["0.5", "0.99"];
+/// `mode` of the cloud's API.
+pub(crate) const API_MODES: [&str; 3] = ["normal", "releases_paused", "circuit_open"];
+/// `state` of blocks.
+pub(crate) const BLOCK_STATES: [&str; 3] = ["open", "suspect", "closed"];
+/// `direction` of traffic, as seen by its pod.
+pub(crate) const DIRECTIONS: [&str; 2] = ["sent", "received"];
 
 /// What there is to tell of.
 #[derive(Clone)]
@@ -75,7 +84,7 @@ pub(crate) struct Watched {
 impl Watched {
     /// Whether a runtime's ADD would succeed: what attachments know at this moment, and what was found out about the chain.
     fn ready(&self) -> Result<(), String> {
-        self.attachments.ready(BootMillis::now().unwrap_or_default()).map_err(|error| error.to_string())?;
+        self.attachments.ready(BootMillis::now()).map_err(|error| error.to_string())?;
         // Those that attachments tell may just be over.
         if let Some(condition) = self.conditions.failing_adds_beside(&crate::readiness::KINDS) {
             return Err(format!("{}; {}", condition.message, condition.remedy));
@@ -179,47 +188,40 @@ async fn exposition(
 
 /// Everything is read at the scrape; between scrapes nothing is kept twice.
 fn registry(watched: &Watched) -> Registry {
-    let mut registry = Registry::with_prefix("barewire");
-    let summary = watched.attachments.summary(BootMillis::now().unwrap_or_default());
-    gauge(&mut registry, "attachments", "Pods attached on this node", summary.attachments as i64);
-    gauge(&mut registry, "uncommitted_dels", "DELs answered that are not on disk yet", summary.uncommitted as i64);
+    let mut registry = Registry::with_prefix(metrics::PREFIX);
+    let summary = watched.attachments.summary(BootMillis::now());
+    gauge(&mut registry, &metrics::ATTACHMENTS, summary.attachments as i64);
+    gauge(&mut registry, &metrics::UNCOMMITTED_DELS, summary.uncommitted as i64);
 
-    let addresses = Series::<Labels, Gauge>::default();
-    let exhausted = Series::<Labels, Gauge>::default();
+    let (addresses, exhausted) = (metrics::ADDRESSES.series(), metrics::ADDRESSES_EXHAUSTED.series());
     for (family, counts) in summary.pool {
-        exhausted.get_or_create(&vec![("family", family.to_string().to_lowercase())]).set(i64::from(counts.free() == 0));
-        let states = [
-            ("free", i64::try_from(counts.free()).unwrap_or(i64::MAX)),
-            ("held", counts.held as i64),
-            ("cooling", counts.cooling as i64),
-            ("quarantined", counts.quarantined as i64),
-        ];
-        for (state, count) in states {
-            addresses.get_or_create(&vec![("family", family.to_string().to_lowercase()), ("state", state.to_owned())]).set(count);
+        let family = family.to_string().to_lowercase();
+        exhausted.at([&family]).set(i64::from(counts.free() == 0));
+        let free = i64::try_from(counts.free()).unwrap_or(i64::MAX);
+        let by_state = [free, counts.held as i64, counts.cooling as i64, counts.quarantined as i64];
+        for (state, count) in ADDRESS_STATES.iter().zip(by_state) {
+            addresses.at([&family, state]).set(count);
         }
     }
-    registry.register("addresses", "Pod addresses of this node by state", addresses);
-    registry.register("addresses_exhausted", "1 where no pod could have an address of this family now", exhausted);
+    addresses.register(&mut registry);
+    exhausted.register(&mut registry);
 
-    let refused = Series::<Labels, Counter>::default();
+    let refused = metrics::ADDS_REFUSED.series();
     for (reason, name) in AddRefusal::ALL {
-        refused.get_or_create(&vec![("reason", name.to_owned())]).inc_by(watched.metrics.refused_adds(reason));
+        refused.at([name]).inc_by(watched.metrics.refused_adds(reason));
     }
-    registry.register("adds_refused", "ADDs refused since start, by reason", refused);
-    let held_up = watched.attachments.kernel().held_up();
-    let help = "Calls of the kernel that have not come back for more than a second: somebody holds RTNL";
-    gauge(&mut registry, "kernel_calls_held_up", help, held_up.len() as i64);
-    let repaired = Series::<Labels, Counter>::default();
+    refused.register(&mut registry);
+    gauge(&mut registry, &metrics::KERNEL_CALLS_HELD_UP, watched.attachments.kernel().held_up().len() as i64);
+    let repaired = metrics::REPAIRS.series();
     for (kind, name) in repairs::Kind::ALL {
-        repaired.get_or_create(&vec![("kind", name.to_owned())]).inc_by(repairs::count(kind));
+        repaired.at([name]).inc_by(repairs::count(kind));
     }
-    registry.register("repairs", "What somebody had removed or altered and was set again, by kind", repaired);
-    let conditions = Series::<Labels, Gauge>::default();
+    repaired.register(&mut registry);
+    let conditions = metrics::CONDITION.series();
     for condition in watched.conditions.all() {
-        let labels = vec![("type", condition.kind.as_str().to_owned()), ("reason", condition.reason.to_owned())];
-        conditions.get_or_create(&labels).set(1);
+        conditions.at([condition.kind.as_str(), condition.reason]).set(1);
     }
-    registry.register("condition", "1 for each condition that holds; see /status", conditions);
+    conditions.register(&mut registry);
 
     if let Some(driver) = &watched.driver {
         register_supply(&mut registry, &driver.report());
@@ -240,134 +242,128 @@ fn registry(watched: &Watched) -> Registry {
     match Counted::read(watched) {
         Ok(Counted { statement, host, reasons }) => {
             traffic(&mut registry, &statement, &host);
-            not_carried(&mut registry, reasons);
+            not_carried(&mut registry, &reasons);
         }
         Err(error) => tracing::warn!(%error, "traffic counters not read for metrics"),
     }
     if let Some(fast_path) = watched.attachments.kernel().fast_path() {
         flows_noted(&mut registry, &watched.attachments.records(), &fast_path.noted_flows());
-        let since = fast_path.counted_since().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let help = "When the counters of running pods began; later than before where a version with other maps had to begin anew";
-        gauge(&mut registry, "traffic_counted_since_timestamp_seconds", help, i64::try_from(since.as_secs()).unwrap_or_default());
-    }
-
-    let seconds = Series::<Labels, Seconds>::default();
-    let sums = Series::<Labels, TotalSeconds>::default();
-    let counts = Series::<Labels, Counter>::default();
-    let failures = Series::<Labels, Counter>::default();
-    for (operation, name) in Operation::ALL {
-        let figures = watched.metrics.quantiles(operation);
-        let labels = vec![("operation", name.to_owned())];
-        counts.get_or_create(&labels).inc_by(figures.n);
-        failures.get_or_create(&labels).inc_by(figures.failed);
-        sums.get_or_create(&labels).inc_by(watched.metrics.total_seconds(operation));
-        for (quantile, micros) in [("0.5", figures.p50), ("0.99", figures.p99)] {
-            let labels = vec![("operation", name.to_owned()), ("quantile", quantile.to_owned())];
-            seconds.get_or_create(&labels).set(micros as f64 / 1e6);
+        // By a clock that is before 1970, or a file that is, nothing true can be told.
+        if let Ok(since) = fast_path.counted_since().duration_since(SystemTime::UNIX_EPOCH) {
+            gauge(&mut registry, &metrics::COUNTED_SINCE, i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
         }
     }
-    registry.register("operation_seconds", "Time of an operation since start, by quantile", seconds);
-    registry.register("operations_seconds", "Time spent in an operation since start", sums);
-    registry.register("operations", "Operations since start", counts);
-    registry.register("operations_failed", "Failed operations since start", failures);
+
+    let (seconds, sums) = (metrics::OPERATION_SECONDS.series(), metrics::OPERATIONS_SECONDS.series());
+    let (counts, failures) = (metrics::OPERATIONS.series(), metrics::OPERATIONS_FAILED.series());
+    for (operation, name) in Operation::ALL {
+        let figures = watched.metrics.quantiles(operation);
+        counts.at([name]).inc_by(figures.n);
+        failures.at([name]).inc_by(figures.failed);
+        sums.at([name]).inc_by(watched.metrics.total_seconds(operation));
+        for (quantile, micros) in QUANTILES.iter().zip([figures.p50, figures.p99]) {
+            seconds.at([name, quantile]).set(micros as f64 / 1e6);
+        }
+    }
+    seconds.register(&mut registry);
+    sums.register(&mut registry);
+    counts.register(&mut registry);
+    failures.register(&mut registry);
     registry
 }
 
 fn register_supply(registry: &mut Registry, report: &SupplyReport) {
-    let mode = Series::<Labels, Gauge>::default();
-    for name in ["normal", "releases_paused", "circuit_open"] {
-        mode.get_or_create(&vec![("mode", name.to_owned())]).set(i64::from(name == report.api_mode));
+    let mode = metrics::CLOUD_API_MODE.series();
+    for name in API_MODES {
+        mode.at([name]).set(i64::from(name == report.api_mode));
     }
-    registry.register("cloud_api_mode", "How freely the cloud is called: 1 for the mode that holds", mode);
-    let blocks = Series::<Labels, Gauge>::default();
-    for state in ["open", "suspect", "closed"] {
+    mode.register(registry);
+    let blocks = metrics::CLOUD_BLOCKS.series();
+    for state in BLOCK_STATES {
         let count = report.blocks.iter().filter(|block| block.state == state).count();
-        blocks.get_or_create(&vec![("state", state.to_owned())]).set(count as i64);
+        blocks.at([state]).set(count as i64);
     }
-    registry.register("cloud_blocks", "Blocks of addresses that the cloud has assigned, by state", blocks);
-    let counts: [(&str, &str, CountOf); 4] = [
-        ("cloud_api_calls", "Calls to the cloud since start", |count| count.made),
-        ("cloud_api_calls_refused", "Calls that the cloud has refused, or that did not reach it", |count| count.refused),
-        ("cloud_api_calls_throttled", "Calls that the cloud has refused because the account made too many", |count| count.throttled),
-        ("cloud_api_calls_unknown", "Calls without an answer: their outcome is not known", |count| count.unknown),
+    blocks.register(registry);
+    let counts: [(&'static metrics::Metric<Counter, 1>, CountOf); 4] = [
+        (&metrics::CLOUD_API_CALLS, |count| count.made),
+        (&metrics::CLOUD_API_CALLS_REFUSED, |count| count.refused),
+        (&metrics::CLOUD_API_CALLS_THROTTLED, |count| count.throttled),
+        (&metrics::CLOUD_API_CALLS_UNKNOWN, |count| count.unknown),
     ];
-    for (name, help, value) in counts {
-        let calls = Series::<Labels, Counter>::default();
+    for (metric, value) in counts {
+        let calls = metric.series();
         for (call, count) in &report.calls.0 {
-            calls.get_or_create(&vec![("call", call.name().to_owned())]).inc_by(value(count));
+            calls.at([call.name()]).inc_by(value(count));
         }
-        registry.register(name, help, calls);
+        calls.register(registry);
     }
-    let tokens = report.budget.tokens.cast_signed();
-    gauge(registry, "cloud_api_tokens", "Tokens of the node's bucket: calls of the API that it may make at once", tokens);
-    gauge(registry, "cloud_interfaces", "Interfaces to the cloud network", report.interfaces.len() as i64);
-    let conditions = Series::<Labels, Gauge>::default();
+    gauge(registry, &metrics::CLOUD_API_TOKENS, report.budget.tokens.cast_signed());
+    gauge(registry, &metrics::CLOUD_INTERFACES, report.interfaces.len() as i64);
+    let conditions = metrics::CLOUD_CONDITION.series();
     for condition in &report.conditions {
-        conditions.get_or_create(&vec![("type", condition.kind.to_owned())]).inc();
+        conditions.at([condition.kind]).inc();
     }
-    registry.register("cloud_condition", "What is wrong between the node and its cloud, by type; /debug/supply tells", conditions);
-    gauge(
-        registry,
-        "pods_waiting",
-        "Pods that want an address and have none: waiting, or told to try again in the last 30 seconds",
-        report.waiting.cast_signed(),
-    );
+    conditions.register(registry);
+    gauge(registry, &metrics::PODS_WAITING, report.waiting.cast_signed());
 }
 
 /// Traffic by pod, by namespace and by host, direction and scope, as programs or stack have counted it.
 fn traffic(registry: &mut Registry, statement: &Statement, host: &Traffic) {
-    let (packets, bytes) = (Series::<Labels, Counter>::default(), Series::<Labels, Counter>::default());
-    let of_pod = |Holder { namespace, pod, container_id }: &Holder| {
-        vec![("namespace", namespace.clone()), ("pod", pod.clone()), ("container_id", container_id.clone())]
-    };
+    let (packets, bytes) = (metrics::PACKETS.series(), metrics::BYTES.series());
     // A pod with several interfaces has one account: its figures add up.
-    statement.pods.iter().for_each(|(holder, traffic)| add(&packets, &bytes, &of_pod(holder), traffic));
-    add(&packets, &bytes, &of_pod(&Holder::default()), host);
-    registry.register("packets", "Packets by owner (the host's has no pod), direction and scope of the other end", packets);
-    registry.register("bytes", "Bytes of frames, likewise", bytes);
-
-    let (packets, bytes) = (Series::<Labels, Counter>::default(), Series::<Labels, Counter>::default());
-    for (namespace, traffic) in &statement.namespaces {
-        add(&packets, &bytes, &vec![("namespace", namespace.clone())], traffic);
-    }
-    registry.register("namespace_packets", "Packets by namespace, its pods that have ended included", packets);
-    registry.register("namespace_bytes", "Bytes of frames, likewise", bytes);
-}
-
-fn add(packets: &Series<Labels, Counter>, bytes: &Series<Labels, Counter>, owner: &Labels, traffic: &Traffic) {
-    for (direction, counters) in [("sent", traffic.sent), ("received", traffic.received)] {
-        for (scope, counter) in SCOPES.iter().zip(counters).filter(|(_, counter)| counter.packets > 0) {
-            let mut labels = owner.clone();
-            labels.extend([("direction", direction.to_owned()), ("scope", (*scope).to_owned())]);
-            packets.get_or_create(&labels).inc_by(counter.packets);
-            bytes.get_or_create(&labels).inc_by(counter.bytes);
+    for (Holder { namespace, pod, container_id }, traffic) in statement.pods.iter().chain([&(Holder::default(), *host)]) {
+        for (direction, scope, counter) in counted_by(traffic) {
+            let labels = [namespace, pod, container_id, direction, scope];
+            packets.at(labels).inc_by(counter.packets);
+            bytes.at(labels).inc_by(counter.bytes);
         }
     }
+    packets.register(registry);
+    bytes.register(registry);
+
+    let (packets, bytes) = (metrics::NAMESPACE_PACKETS.series(), metrics::NAMESPACE_BYTES.series());
+    for (namespace, traffic) in &statement.namespaces {
+        for (direction, scope, counter) in counted_by(traffic) {
+            packets.at([namespace, direction, scope]).inc_by(counter.packets);
+            bytes.at([namespace, direction, scope]).inc_by(counter.bytes);
+        }
+    }
+    packets.register(registry);
+    bytes.register(registry);
 }
 
-fn not_carried(registry: &mut Registry, by_reason: Vec<(&'static str, u64)>) {
-    let reasons = Series::<Labels, Counter>::default();
+/// Direction, scope and figures, where there are packets.
+fn counted_by(traffic: &Traffic) -> impl Iterator<Item = (&'static str, &'static str, datapath::fast_path::Counter)> {
+    let both = DIRECTIONS.into_iter().zip([traffic.sent, traffic.received]);
+    let each =
+        both.flat_map(|(direction, counters)| SCOPES.into_iter().zip(counters).map(move |(scope, counter)| (direction, scope, counter)));
+    each.filter(|(_, _, counter)| counter.packets > 0)
+}
+
+fn not_carried(registry: &mut Registry, by_reason: &[(Reason, u64)]) {
+    let (dropped, passed) = (metrics::FAST_PATH_DROPPED.series(), metrics::FAST_PATH_PASSED_TO_STACK.series());
     for (reason, count) in by_reason {
-        reasons.get_or_create(&vec![("reason", reason.to_owned())]).inc_by(count);
+        let counted = if reason.drops() { &dropped } else { &passed };
+        counted.at([reason.name()]).inc_by(*count);
     }
-    registry.register("fast_path_exceptions", "Packets that were dropped, or that the programs left to the stack, by reason", reasons);
+    dropped.register(registry);
+    passed.register(registry);
 }
 
 /// Flows that the host's stack has in its hands, as the last sweep counted them.
 fn flows_noted(registry: &mut Registry, records: &[Record], noted: &NotedFlows) {
-    let by_pod = Series::<Labels, Gauge>::default();
+    let by_pod = metrics::SLOW_PATH_FLOWS.series();
     for (link, notes) in &noted.pods {
         if let Some(record) = records.iter().find(|record| record.host_ifindex == link.0) {
-            let pod = vec![("namespace", record.pod.namespace.clone()), ("pod", record.pod.name.clone())];
-            by_pod.get_or_create(&pod).inc_by(i64::from(*notes));
+            by_pod.at([&record.pod.namespace, &record.pod.name]).inc_by(i64::from(*notes));
         }
     }
-    registry.register("slow_path_flows", "Flows that keep to the slow path, by the pod that they are charged to", by_pod);
-    gauge(registry, "slow_path_flows_limit", "How many of them one pod may have", noted.share.into());
+    by_pod.register(registry);
+    gauge(registry, &metrics::SLOW_PATH_FLOWS_LIMIT, noted.share.into());
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
-    let gauge: Gauge = Gauge::default();
-    gauge.set(value);
-    registry.register(name, help, gauge);
+fn gauge(registry: &mut Registry, metric: &metrics::Metric<Gauge, 0>, value: i64) {
+    metric.tell(registry, |gauge| {
+        gauge.set(value);
+    });
 }

@@ -41,7 +41,7 @@ struct Addresses {
 }
 
 pub(super) fn of(watched: &Watched) -> Status {
-    let summary = watched.attachments.summary(BootMillis::now().unwrap_or_default());
+    let summary = watched.attachments.summary(BootMillis::now());
     let addresses = summary.pool.into_iter().map(|(family, counts)| {
         let addresses = Addresses {
             size: counts.size,

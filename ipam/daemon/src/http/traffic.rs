@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use datapath::fast_path::{Counter, Traffic, TrafficOf};
+use datapath::fast_path::{Counter, Reason, Traffic, TrafficOf};
 use datapath::{Ifindex, RulesError, stack};
 use node_api::BootMillis;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use super::Watched;
 use crate::accounts::{Holder, Statement};
 
 /// In the order of `datapath::fast_path::Scope`.
-pub(super) const SCOPES: [&str; 5] = ["same-node", "vpc", "service", "node", "internet"];
+pub(crate) const SCOPES: [&str; 5] = ["same-node", "vpc", "service", "node", "internet"];
 
 /// What was counted.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Counted {
     /// The host's own, at the uplinks.
     pub(super) host: Traffic,
     /// Packets that were dropped or left to the stack.
-    pub(super) reasons: Vec<(&'static str, u64)>,
+    pub(super) reasons: Vec<(Reason, u64)>,
 }
 
 impl Counted {
@@ -36,7 +36,7 @@ impl Counted {
                 Ok::<_, RulesError>(accounts.pods)
             };
             let statement = kernel.accounts().state(counted)?;
-            return Ok(Self { statement, host: beside_pods.0, reasons: vec![("spoofed_address", beside_pods.1)] });
+            return Ok(Self { statement, host: beside_pods.0, reasons: vec![(Reason::SpoofedAddress, beside_pods.1)] });
         };
         let of = |of| fast_path.traffic(of).unwrap_or_default();
         let counted = |links: &[Ifindex]| Ok::<_, Infallible>(links.iter().map(|link| (*link, of(TrafficOf::Pod(*link)))).collect());
@@ -85,8 +85,9 @@ impl From<Counted> for Page {
             container_id,
             directions: directions(&traffic),
         });
-        let at_millis = BootMillis::now().unwrap_or_default().0;
-        Self { at_millis, pods: pods.collect(), host: directions(&host), not_carried: reasons.into_iter().collect() }
+        let at_millis = BootMillis::now().0;
+        let not_carried = reasons.into_iter().map(|(reason, count)| (reason.name(), count)).collect();
+        Self { at_millis, pods: pods.collect(), host: directions(&host), not_carried }
     }
 }
 
@@ -108,7 +109,7 @@ mod tests {
         traffic.sent[4] = Counter { packets: 2, bytes: 300 };
         let holder = Holder { namespace: "web".to_owned(), pod: "api".to_owned(), container_id: "c1".to_owned() };
         let statement = Statement { pods: vec![(holder, traffic)], ..Statement::default() };
-        let page = Page::from(Counted { statement, host: Traffic::default(), reasons: vec![("fragment", 1)] });
+        let page = Page::from(Counted { statement, host: Traffic::default(), reasons: vec![(Reason::Fragment, 1)] });
         let page = serde_json::to_value(page).unwrap();
         let sent = serde_json::json!({ "internet": { "packets": 2, "bytes": 300 } });
         assert_eq!((&page["pods"][0]["sent"], &page["pods"][0]["name"]), (&sent, &serde_json::json!("api")));

@@ -16,7 +16,7 @@ fn file(run_dir: &Path) -> PathBuf {
 
 /// The programs are about to be taken off.
 pub(crate) fn begin(run_dir: &Path) {
-    let now = BootMillis::now().unwrap_or_default();
+    let now = BootMillis::now();
     if let Err(error) = fs::write(file(run_dir), now.0.to_string()) {
         tracing::warn!(%error, "removal of the programs not recorded; connections on the fast path may break");
     }
@@ -30,7 +30,7 @@ pub(crate) fn end(run_dir: &Path) {
 /// Whether connections may live that they carried.
 pub(crate) fn may_live(run_dir: &Path) -> bool {
     let begun = fs::read_to_string(file(run_dir)).ok().and_then(|text| text.parse().ok()).map(BootMillis);
-    begun.is_some_and(|begun| BootMillis::now().unwrap_or_default().since(begun) < MINDED_MILLIS)
+    begun.is_some_and(|begun| BootMillis::now().since(begun) < MINDED_MILLIS)
 }
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ mod tests {
         assert!(!may_live(home.path()));
         begin(home.path());
         assert!(may_live(home.path()));
-        let now = BootMillis::now().unwrap();
+        let now = BootMillis::now();
         // A machine that has not run for three hours cannot tell.
         if let Some(long_ago) = now.0.checked_sub(MINDED_MILLIS) {
             fs::write(file(home.path()), long_ago.to_string()).unwrap();

@@ -15,6 +15,7 @@ use ipam_pool::{Closed, RangeState};
 use ipam_state::store::Change;
 use ipam_supply::memory::{CloudRecord, Known};
 use ipnetwork::IpNetwork;
+use node_api::BootMillis;
 
 use crate::attachments::Attachments;
 use crate::cloud::Driver;
@@ -186,7 +187,7 @@ impl Reconciler {
 
     /// No pod gets an address that the host has.
     fn withhold(&self, node_addresses: &[IpAddr]) {
-        let found = self.attachments.with_pool(|pool, _| pool.set_host_addresses(node_addresses));
+        let found = self.attachments.with_pool(|pool, _| pool.set_host_addresses(node_addresses, BootMillis::now()));
         let told = found.iter().map(|(address, is_held)| format!("{address}{}", if *is_held { ", which a pod has as well" } else { "" }));
         let told: Vec<_> = told.collect();
         let remedy = "remove them from the node's interfaces (cloud-init, netplan), or exclude them from the pods' ranges";

@@ -119,7 +119,7 @@ fn repair(attachments: &Attachments<Linux>, ends: &HostEnds, record: &Record) ->
     let plan = |record: &Record| {
         let Some(link) = pod_link(record).filter(|link| ends.has(link.host_ifindex)) else { return Ok(None) };
         let mut differences = ends.differences(&link);
-        if is_fresh(record, BootMillis::now().unwrap_or_default()) {
+        if is_fresh(record, BootMillis::now()) {
             // What an ADD leaves for a moment later.
             differences.retain(|difference| *difference != Difference::Ipv6Gateway);
         }

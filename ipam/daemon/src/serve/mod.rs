@@ -206,7 +206,7 @@ fn serve<K: Kernel>(mut stream: UnixStream, exchanges: &Exchanges, attachments: 
             return;
         }
     };
-    let now = BootMillis::now().unwrap_or_default();
+    let now = BootMillis::now();
     let (operation, outcome) = match understand(&bytes) {
         Ok(Understood { deadline, request }) => {
             let caller = Caller { stream: &stream, exchange: &exchange, deadline };
@@ -230,7 +230,7 @@ fn serve<K: Kernel>(mut stream: UnixStream, exchanges: &Exchanges, attachments: 
     if let Some(attached) = attached
         && !(is_sent && is_received(&mut stream))
     {
-        attached.undo(BootMillis::now().unwrap_or(now));
+        attached.undo(BootMillis::now());
     }
     let _ = stream.shutdown(Shutdown::Both);
 }
@@ -281,7 +281,7 @@ impl Caller<'_> {
     fn waits(&self) -> Result<(), Error> {
         let mut peer = [PollFd::new(self.stream.as_fd(), PollFlags::POLLHUP)];
         let hung_up = poll(&mut peer, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        let is_late = || self.deadline.is_some_and(|deadline| BootMillis::now().is_ok_and(|now| deadline <= now));
+        let is_late = || self.deadline.is_some_and(|deadline| deadline <= BootMillis::now());
         if hung_up || is_late() || self.exchange.is_answered() {
             return Err(Error::new(Code::TryAgainLater, "nobody waits for this ADD any more; it was left"));
         }

@@ -202,7 +202,7 @@ impl World {
                 // Refused while a pod has an address of it.
                 1 => drop(self.daemon.with_pool(|pool, _| pool.remove_range(&block, now))),
                 2 => drop(self.daemon.with_pool(|pool, _| pool.set_state(&block, RangeState::Closed(Closed::Lost)))),
-                3 => drop(self.daemon.with_pool(|pool, _| pool.set_host_addresses(&["10.0.0.3".parse().unwrap()]))),
+                3 => drop(self.daemon.with_pool(|pool, _| pool.set_host_addresses(&["10.0.0.3".parse().unwrap()], now))),
                 4 => self.daemon.follow(std::slice::from_ref(&moved)),
                 _ => self.daemon.adopt().unwrap(),
             }

@@ -124,8 +124,11 @@ impl Model {
                 self.quarantined.insert(address(last));
             }
             Step::HostHas(lasts) => {
-                self.of_host = lasts.into_iter().map(address).collect();
-                let told: BTreeMap<_, _> = pool.set_host_addresses(&self.of_host.iter().copied().collect::<Vec<_>>()).into_iter().collect();
+                let before = std::mem::replace(&mut self.of_host, lasts.into_iter().map(address).collect());
+                let of_host: Vec<_> = self.of_host.iter().copied().collect();
+                let told: BTreeMap<_, _> = pool.set_host_addresses(&of_host, now).into_iter().collect();
+                let left = before.difference(&self.of_host).filter(|address| !self.held.contains_key(address));
+                self.freed.extend(left.map(|address| (*address, now)));
                 let of_node = self.of_host.iter().filter(|address| Self::is_of_node(**address));
                 let expected: BTreeMap<_, _> = of_node.map(|address| (*address, self.held.contains_key(address))).collect();
                 prop_assert_eq!(told, expected, "an address that host and node both have is told");
