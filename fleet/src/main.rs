@@ -54,7 +54,16 @@ async fn main() -> Result<()> {
         Some(Task::Manifest { namespace, image, count, replicas, acts }) => {
             let teams = acts.teams.as_deref().map(manifest::Teams::read).transpose()?;
             let acting = acts.acting();
-            manifest::manifest(&manifest::Settings { namespace, image, replicas: count, addresses: replicas, teams, acting })
+            let preflight_taint = Some(acts.preflight_taint.clone()).filter(|key| key != preflight::KEY);
+            manifest::manifest(&manifest::Settings {
+                namespace,
+                image,
+                replicas: count,
+                addresses: replicas,
+                teams,
+                acting,
+                preflight_taint,
+            })
         }
         Some(Task::Nodes { all, output, by }) => asked(Asked::Nodes { all, output }, by).await?,
         Some(Task::Node { name, what: NodeTask::Explain { output, by } }) => asked(Asked::Explain { name, output }, by).await?,
@@ -147,6 +156,9 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
             tasks.spawn(named("the look at teams", acting::follow(path, told)));
         }
         let (said, reports) = mpsc::channel(REPORTS);
+        if forwarding::address_of(&identity).is_none() {
+            tracing::warn!("no --advertise: other replicas do not find this one while it leads, and what their nodes report is not heard");
+        }
         let shown = Arc::clone(&cli);
         let shown = Box::new(move || shown.credentials().and_then(|found| Ok(tls::client(&found)?)).map_err(|error| format!("{error:#}")));
         let forwarder = Forwarder::new(Arc::clone(&server), &identity, &cluster, shown, Arc::clone(&forwarding));
