@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod checksum;
+mod forwarded;
 mod frame;
 mod key;
 mod log;

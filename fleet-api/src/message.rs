@@ -156,11 +156,33 @@ pub enum PreflightState {
     Failed = 3,
 }
 
-/// All that a node says.
+/// A node's newest report, as another replica has heard it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NodeReport {
+    /// The name in the node's certificate.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// What it said.
+    #[prost(message, optional, tag = "2")]
+    pub report: Option<Report>,
+}
+
+/// What a replica tells the one that leads: every so often, and when a node has said something.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Forwarded {
+    /// How many nodes are connected to it.
+    #[prost(uint32, tag = "1")]
+    pub nodes: u32,
+    /// One of a node at most.
+    #[prost(message, repeated, tag = "2")]
+    pub reports: Vec<NodeReport>,
+}
+
+/// All that a node says, or a replica to the one that leads.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct ToFleet {
     /// One of them; none is a message that this version does not know.
-    #[prost(oneof = "FromNode", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "FromNode", tags = "1, 2, 3, 4, 5")]
     pub message: Option<FromNode>,
 }
 
@@ -179,6 +201,9 @@ pub enum FromNode {
     /// When something has changed, and every so often.
     #[prost(message, tag = "4")]
     Report(Report),
+    /// Of a replica alone.
+    #[prost(message, tag = "5")]
+    Forwarded(Forwarded),
 }
 
 /// The first message of a replica.

@@ -31,6 +31,14 @@ pub enum Refusal {
         /// The node's newest.
         newest: u32,
     },
+    /// A replica of another cluster.
+    #[error("the replica is of cluster {theirs:?}, and this one of {ours:?}")]
+    AnotherCluster {
+        /// The other's.
+        theirs: String,
+        /// This one's.
+        ours: String,
+    },
     /// Something else than a hello at first, or one later.
     #[error("a hello is the first message, and no other: {0}")]
     OutOfTurn(&'static str),
@@ -75,9 +83,7 @@ impl Session {
         if hello.node != certified {
             return Err(Refusal::AnothersName { certificate: certified.to_owned(), hello: hello.node });
         }
-        let theirs = hello.versions.unwrap_or_default();
-        let none = || Refusal::NoCommonVersion { oldest: theirs.oldest, newest: theirs.newest };
-        let version = agree(Versions { oldest: OLDEST, newest: NEWEST }, theirs).ok_or_else(none)?;
+        let version = common(&hello)?;
         let cursors = Kind::ALL.map(|kind| Cursor::Waiting(known(&hello, kind, replica)));
         let welcome = Welcome { version, cluster: replica.cluster().to_owned(), replicas: replica.replicas().to_vec() };
         let directive = if hello.cluster == replica.cluster() { hello.directive } else { 0 };
@@ -119,8 +125,8 @@ impl Session {
                     self.cursors[kind.index()] = Cursor::Waiting(nothing(kind));
                 }
             }
-            // A report is the server's to hand on; one that comes here is of nobody's interest.
-            Some(FromNode::Report(_)) | None => {}
+            // A report is the server's to hand on; one that comes here is of nobody's interest. A node speaks for itself alone.
+            Some(FromNode::Report(_) | FromNode::Forwarded(_)) | None => {}
         }
         Ok(())
     }
@@ -193,6 +199,13 @@ impl Session {
         }
         frame::encode(&FromFleet { message: Some(ToNode::Checkpoint(Checkpoint::default())) })
     }
+}
+
+/// The version that both speak.
+pub(crate) fn common(hello: &Hello) -> Result<u32, Refusal> {
+    let theirs = hello.versions.unwrap_or_default();
+    let none = || Refusal::NoCommonVersion { oldest: theirs.oldest, newest: theirs.newest };
+    agree(Versions { oldest: OLDEST, newest: NEWEST }, theirs).ok_or_else(none)
 }
 
 fn begin(snapshot: Arc<Snapshot>, count: &mut u64) -> Cursor {

@@ -1,4 +1,4 @@
-//! Whose certificate it is: kubelet's, as Kubernetes' node authorizer reads it ("Using Node Authorization" of its manual).
+//! Whose certificate it is: kubelet's, as Kubernetes' node authorizer reads it ("Using Node Authorization" of its manual), or a replica's.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,6 +6,10 @@ use x509_cert::Certificate;
 use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::rfc4519::{COMMON_NAME, ORGANIZATION_NAME};
 use x509_cert::der::{Decode, asn1::AnyRef};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+use crate::tls::SERVER_NAME;
 
 /// What a node's user name begins with.
 const USER: &str = "system:node:";
@@ -19,7 +23,9 @@ pub enum IdentityError {
     #[error("a certificate that cannot be read: {0}")]
     Unreadable(String),
     /// It is somebody else's.
-    #[error("a certificate of {name:?} in the groups {groups:?}: a node has the name system:node:NAME and the group {GROUP}")]
+    #[error(
+        "a certificate of {name:?} in the groups {groups:?}: a node has the name system:node:NAME and the group {GROUP}, a replica the DNS name {SERVER_NAME}"
+    )]
     NoNode {
         /// Its common name.
         name: String,
@@ -49,6 +55,33 @@ pub fn node_of(certificate: &[u8]) -> Result<String, IdentityError> {
     node.map(str::to_owned).ok_or_else(|| IdentityError::NoNode { name: names.join(", "), groups })
 }
 
+/// Who shows a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// The node with this name.
+    Node(String),
+    /// A replica of the fleet, by the DNS name that nodes know replicas by. Who is called as nodes are is none, whatever else is in it.
+    Replica,
+}
+
+/// Whose certificate (DER) it is. Who has signed it is not asked here, nor what it may be used for: the handshake has.
+///
+/// # Errors
+/// See [`IdentityError`].
+pub fn peer_of(certificate: &[u8]) -> Result<Peer, IdentityError> {
+    match node_of(certificate) {
+        Ok(node) => Ok(Peer::Node(node)),
+        Err(IdentityError::NoNode { name, .. }) if !name.contains(USER) && is_replica(certificate) => Ok(Peer::Replica),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_replica(certificate: &[u8]) -> bool {
+    let Ok(certificate) = Certificate::from_der(certificate) else { return false };
+    let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else { return false };
+    names.0.iter().any(|name| matches!(name, GeneralName::DnsName(name) if name.as_str() == SERVER_NAME))
+}
+
 /// How long a certificate (DER) is valid from `now` on; nothing where it cannot be read.
 #[must_use]
 pub fn valid_for(certificate: &[u8], now: SystemTime) -> Option<Duration> {
@@ -70,7 +103,11 @@ mod tests {
     use super::*;
 
     fn certificate(names: &[&str], groups: &[&str]) -> Vec<u8> {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        certificate_with(&[], names, groups)
+    }
+
+    fn certificate_with(dns: &[&str], names: &[&str], groups: &[&str]) -> Vec<u8> {
+        let mut params = CertificateParams::new(dns.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         names.iter().for_each(|name| params.distinguished_name.push(DnType::CommonName, *name));
         groups.iter().for_each(|group| params.distinguished_name.push(DnType::OrganizationName, *group));
@@ -90,5 +127,14 @@ mod tests {
             assert!(matches!(node_of(&certificate(names, groups)), Err(IdentityError::NoNode { .. })), "{names:?} {groups:?}");
         }
         assert!(matches!(node_of(b"garbage"), Err(IdentityError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_replica_has_the_name_that_nodes_know_and_a_node_is_never_one() {
+        assert_eq!(peer_of(&certificate_with(&["x", SERVER_NAME], &["fleet"], &[])).unwrap(), Peer::Replica);
+        assert_eq!(peer_of(&certificate_with(&[SERVER_NAME], &["system:node:a"], &["system:nodes"])).unwrap(), Peer::Node("a".to_owned()));
+        for (dns, names) in [(&["other"][..], &["fleet"][..]), (&[], &[SERVER_NAME]), (&[SERVER_NAME], &["system:node:a"])] {
+            assert!(matches!(peer_of(&certificate_with(dns, names, &[])), Err(IdentityError::NoNode { .. })), "{dns:?} {names:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use fleet::acting::Mode;
 use fleet::admission::Limits;
 use fleet::rights::Acting;
+use fleet_plans::preflight;
 
 #[derive(Debug, Parser)]
 #[command(name = "barewire-fleet", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -49,6 +50,49 @@ pub(crate) enum Task {
         #[command(flatten)]
         acts: Acts,
     },
+    /// List the nodes that are sick, have been, or are quarantined
+    Nodes {
+        /// Those that are well, too
+        #[arg(long)]
+        all: bool,
+        /// For people or programs
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Ask about one node
+    Node {
+        /// Its name
+        name: String,
+        #[command(subcommand)]
+        what: NodeTask,
+    },
+    /// Take away the taint that the fleet or a person has put on a node
+    Pardon {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Keep new pods away from a node until somebody pardons it
+    Quarantine {
+        /// Its name
+        name: String,
+        /// Why, in words
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Who, as the taint has it [default: USER, or person]
+        #[arg(long = "by", value_name = "PERSON")]
+        who: Option<String>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Say that what tripped the breaker is over
+    ResetBreaker {
+        #[command(flatten)]
+        by: By,
+    },
     /// Say who keeps an API server busy, and what it refuses
     ApiserverTop {
         /// How to reach the API server; the server that answers is the one that is looked at
@@ -69,6 +113,65 @@ pub(crate) enum Task {
     },
 }
 
+/// How a person reaches the API server.
+#[derive(Debug, Args)]
+pub(crate) struct By {
+    /// How to reach the API server [default: KUBECONFIG, ~/.kube/config, or as a pod does]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace of the Lease that says which replica leads
+    #[arg(long, default_value = "kube-system")]
+    pub(crate) lease_namespace: String,
+    /// Its name
+    #[arg(long, default_value = "barewire-fleet")]
+    pub(crate) lease: String,
+}
+
+/// What of one node is asked.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeTask {
+    /// Say what is on the node, what was seen, and what happens next and why
+    Explain {
+        /// For people or programs
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+        #[command(flatten)]
+        by: By,
+    },
+}
+
+/// For whom an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// People
+    Table,
+    /// Programs
+    Json,
+    /// Programs and people
+    Yaml,
+}
+
+impl Output {
+    /// An answer in this form.
+    pub(crate) fn print(self, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Table => text(),
+            Self::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
+            Self::Yaml => format!("---\n{}", serde_saphyr::to_string(value)?),
+        })
+    }
+}
+
+/// What a person asks, without how.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Nodes { all: bool, output: Output },
+    Explain { name: String, output: Output },
+    Pardon { name: String },
+    Quarantine { name: String, reason: String, by: String },
+    ResetBreaker,
+}
+
 /// What the leader does to nodes.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Acts {
@@ -81,13 +184,20 @@ pub(crate) struct Acts {
     /// Whether sick nodes are tainted, or it is only said which would be; without it, and without --teams, health is not looked at
     #[arg(long, value_name = "MODE")]
     pub(crate) health_mode: Option<Mode>,
+    /// Whether the taint of new nodes is lifted when their preflight has passed, or it is only said of which; without it the taint is not looked at
+    #[arg(long, value_name = "MODE")]
+    pub(crate) preflight_mode: Option<Mode>,
+    /// Which taint that is
+    #[arg(long, value_name = "KEY", default_value = preflight::KEY, requires = "preflight_mode")]
+    pub(crate) preflight_taint: String,
 }
 
 impl Acts {
     /// One of both switches the leader on; what is not said to apply is a dry run.
     pub(crate) fn acting(&self) -> Acting {
         let teams = self.teams.is_some().then_some(self.teams_mode);
-        Acting { teams, health: self.health_mode.or(teams.map(|_| Mode::DryRun)) }
+        let health = self.health_mode.or(teams.map(|_| Mode::DryRun)).or(self.preflight_mode.map(|_| Mode::DryRun));
+        Acting { teams, health, preflight: self.preflight_mode }
     }
 }
 
@@ -173,15 +283,22 @@ mod tests {
         Cli::command().debug_assert();
         let serve = |more: &[&str]| parsed(more).unwrap().1.unwrap();
         assert_eq!(serve(&[]).acts.acting(), Acting::default(), "nothing acts by itself");
-        let Acting { teams, health } = serve(&["--teams=t"]).acts.acting();
+        let Acting { teams, health, .. } = serve(&["--teams=t"]).acts.acting();
         assert_eq!((teams, health), (Some(Mode::DryRun), Some(Mode::DryRun)));
-        let Acting { teams, health } = serve(&["--health-mode=apply"]).acts.acting();
+        let Acting { teams, health, .. } = serve(&["--health-mode=apply"]).acts.acting();
         assert_eq!((teams, health), (None, Some(Mode::Apply)));
+        let Acting { teams, health, preflight } = serve(&["--preflight-mode=apply"]).acts.acting();
+        assert_eq!((teams, health, preflight), (None, Some(Mode::DryRun), Some(Mode::Apply)));
         let webhook =
             ["--teams=t", "--teams-mode=apply", "--admission-listen=127.0.0.1:1", "--admission-certificate=d", "--admission-key=e"];
         let serve = serve(&webhook);
         assert_eq!((serve.acts.acting().teams, serve.admission.admission_listen.is_some()), (Some(Mode::Apply), true));
-        for wrong in [&["--teams-mode=apply"][..], &["--teams=t", "--admission-listen=127.0.0.1:1"], &["--teams=t", "--teams-mode=on"]] {
+        for wrong in [
+            &["--teams-mode=apply"][..],
+            &["--teams=t", "--admission-listen=127.0.0.1:1"],
+            &["--teams=t", "--teams-mode=on"],
+            &["--preflight-taint=x"],
+        ] {
             assert!(parsed(wrong).is_err(), "{wrong:?}");
         }
         let manifest = Cli::try_parse_from(["barewire-fleet", "manifest", "--teams=t", "--teams-mode=apply"]).unwrap().parts().0;

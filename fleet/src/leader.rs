@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use fleet_plans::health::NOTE;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -13,6 +14,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::forwarding::address_of;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +76,11 @@ pub struct Elector {
     seen: Seen,
     renewed: Option<Instant>,
     leads: watch::Sender<bool>,
+    /// Who has the Lease, where it is another.
+    holder: Option<String>,
+    leader: watch::Sender<Option<String>>,
+    /// What the leader says of itself, as an annotation.
+    note: Option<watch::Receiver<Option<String>>>,
 }
 
 impl Elector {
@@ -87,13 +95,28 @@ impl Elector {
             seen: Seen::default(),
             renewed: None,
             leads: watch::Sender::new(false),
+            holder: None,
+            leader: watch::Sender::new(None),
+            note: None,
         }
+    }
+
+    /// Has the Lease say what the leader says of itself, with its next renewal.
+    #[must_use]
+    pub fn noting(self, note: watch::Receiver<Option<String>>) -> Self {
+        Self { note: Some(note), ..self }
     }
 
     /// Whether this replica leads.
     #[must_use]
     pub fn leads(&self) -> watch::Receiver<bool> {
         self.leads.subscribe()
+    }
+
+    /// Where the replica that leads is reached, where it is another; what it was last, where the API server does not say.
+    #[must_use]
+    pub fn leader(&self) -> watch::Receiver<Option<String>> {
+        self.leader.subscribe()
     }
 
     /// Until `stop` says so; then the Lease is given up, so that nobody has to wait for its end.
@@ -116,7 +139,7 @@ impl Elector {
         // A request may take as long as we may still lead by the last one.
         let limit = self.deadline().map_or(self.timing.renew_within, |deadline| deadline.saturating_duration_since(began));
         match timeout(limit, self.look()).await {
-            Ok(Ok(true)) => self.renewed = Some(began),
+            Ok(Ok(true)) => (self.renewed, self.holder) = (Some(began), None),
             Ok(Ok(false)) => self.renewed = None,
             Ok(Err(error)) => {
                 tracing::warn!(lease = self.name, %error, "lease not renewed");
@@ -149,6 +172,14 @@ impl Elector {
         if self.leads.send_if_modified(|told| std::mem::replace(told, leads) != leads) {
             tracing::info!(identity = self.identity, leader = leads, "leadership changed");
         }
+        // A process before this one at the same place is nobody to be reached.
+        let own = address_of(&self.identity);
+        let leader = self.holder.as_deref().and_then(address_of).filter(|address| Some(*address) != own).map(str::to_owned);
+        self.leader.send_if_modified(|told| {
+            let is_new = *told != leader;
+            *told = leader;
+            is_new
+        });
     }
 
     /// Whether the Lease is ours now.
@@ -162,7 +193,10 @@ impl Elector {
         let spec = lease.spec.get_or_insert_default();
         let post = PostParams::default();
         match step {
-            Step::Wait => return Ok(false),
+            Step::Wait => {
+                self.holder = spec.holder_identity.clone();
+                return Ok(false);
+            }
             Step::Create | Step::Take => {
                 self.renew(spec);
                 spec.acquire_time = spec.renew_time.clone();
@@ -174,6 +208,12 @@ impl Elector {
                 }
             }
             Step::Renew => self.renew(spec),
+        }
+        let note = self.note.as_ref().and_then(|note| note.borrow().clone());
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        match note {
+            Some(note) => drop(annotations.insert(NOTE.to_owned(), note)),
+            None => drop(annotations.remove(NOTE)),
         }
         // Only over the version that was read: of two that take it one is refused.
         self.leases.replace(&self.name, &post, &lease).await?;

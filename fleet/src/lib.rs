@@ -3,10 +3,12 @@
 
 pub mod acting;
 pub mod admission;
+pub mod forwarding;
 pub mod hub;
 pub mod leader;
 pub mod manifest;
 pub mod metrics;
+pub mod nodes;
 pub mod objects;
 pub mod reports;
 pub mod rights;

@@ -6,17 +6,19 @@ mod arguments;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use arguments::{Admission, Cli, Serve, Task};
+use arguments::{Admission, Asked, By, Cli, NodeTask, Serve, Task};
 use clap::Parser;
 use fleet::acting::{self, Counters, Executor, Mode, Nodes, TeamsFile};
 use fleet::admission::Limits;
 use fleet::backoff::Backoff;
+use fleet::forwarding::{self, Forwarder};
 use fleet::hub::Hub;
 use fleet::leader::{Elector, Timing};
 use fleet::manifest;
+use fleet::nodes::{self, Reach};
 use fleet::rights;
 use fleet::server::Server;
 use fleet::telemetry::{self, Told};
@@ -25,7 +27,8 @@ use fleet::top;
 use fleet::watches::{self, Tables, Watch};
 use fleet::webhook::{self, Webhook};
 use fleet_api::{Kind, Replica};
-use fleet_plans::health;
+use fleet_plans::health::{self, Quarantine};
+use fleet_plans::preflight;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -51,8 +54,25 @@ async fn main() -> Result<()> {
         Some(Task::Manifest { namespace, image, count, replicas, acts }) => {
             let teams = acts.teams.as_deref().map(manifest::Teams::read).transpose()?;
             let acting = acts.acting();
-            manifest::manifest(&manifest::Settings { namespace, image, replicas: count, addresses: replicas, teams, acting })
+            let preflight_taint = Some(acts.preflight_taint.clone()).filter(|key| key != preflight::KEY);
+            manifest::manifest(&manifest::Settings {
+                namespace,
+                image,
+                replicas: count,
+                addresses: replicas,
+                teams,
+                acting,
+                preflight_taint,
+            })
         }
+        Some(Task::Nodes { all, output, by }) => asked(Asked::Nodes { all, output }, by).await?,
+        Some(Task::Node { name, what: NodeTask::Explain { output, by } }) => asked(Asked::Explain { name, output }, by).await?,
+        Some(Task::Pardon { name, by }) => asked(Asked::Pardon { name }, by).await?,
+        Some(Task::Quarantine { name, reason, who, by }) => {
+            let who = who.or_else(|| std::env::var("USER").ok()).filter(|who| !who.is_empty());
+            asked(Asked::Quarantine { name, reason, by: who.unwrap_or_else(|| "person".to_owned()) }, by).await?
+        }
+        Some(Task::ResetBreaker { by }) => asked(Asked::ResetBreaker, by).await?,
         Some(Task::ApiserverTop { kubeconfig, samples, every, lines, json }) => {
             let client = Client::try_from(config(kubeconfig.as_deref()).await?)?;
             let report = top::sample(&client, samples, Duration::from_secs(every)).await?;
@@ -125,25 +145,24 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     tasks.spawn(async move { serving.run(listener, tls).await.context("serve nodes") });
     let who = cli.advertise.clone().unwrap_or_else(|| cli.listen.to_string());
     let identity = format!("{who}_{:016x}", fastrand::u64(..));
-    let elector = Elector::new(client.clone(), &cli.lease_namespace, &cli.lease, &identity, Timing::default());
-    let (leads, (stop, stopped)) = (elector.leads(), watch::channel(false));
-    let (given_up, gone) = oneshot::channel::<()>();
-    tasks.spawn(async move {
-        elector.run(stopped).await;
-        drop(given_up);
-        // The others are to end first.
-        std::future::pending().await
-    });
-    let acts = Arc::new(Counters::default());
+    let mut elector = Elector::new(client.clone(), &cli.lease_namespace, &cli.lease, &identity, Timing::default());
+    let (leads, leader, (stop, stopped)) = (elector.leads(), elector.leader(), watch::channel(false));
+    let (acts, forwarding) = (Arc::new(Counters::default()), Arc::new(forwarding::Counters::default()));
     let (told, teams) = watch::channel(TeamsFile::default());
     if cli.acts.acting().is_on() {
-        let nodes = Arc::new(Nodes::default());
-        tasks.spawn(named("the watch of nodes", Watch::new(Arc::clone(&nodes)).run(client.clone())));
+        let known = Arc::new(Nodes::default());
+        tasks.spawn(named("the watch of nodes", Watch::new(Arc::clone(&known)).run(client.clone())));
         if let Some(path) = cli.acts.teams.clone() {
             tasks.spawn(named("the look at teams", acting::follow(path, told)));
         }
         let (said, reports) = mpsc::channel(REPORTS);
-        tasks.spawn(named("the hearing of reports", acting::hear(Arc::clone(server.reports()), leads.clone(), said)));
+        if forwarding::address_of(&identity).is_none() {
+            tracing::warn!("no --advertise: other replicas do not find this one while it leads, and what their nodes report is not heard");
+        }
+        let shown = Arc::clone(&cli);
+        let shown = Box::new(move || shown.credentials().and_then(|found| Ok(tls::client(&found)?)).map_err(|error| format!("{error:#}")));
+        let forwarder = Forwarder::new(Arc::clone(&server), &identity, &cluster, shown, Arc::clone(&forwarding));
+        tasks.spawn(named("the hearing of reports", forwarder.run(leads.clone(), leader, said)));
         let (counted, streams) = watch::channel(0);
         tasks.spawn(named("the count of streams", count(Arc::clone(&server), counted)));
         // The executor decides itself what is tried again, and when.
@@ -151,15 +170,23 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
         config.default_retry = false;
         let acting_client = Client::try_from(config)?;
         let settings = settings(&cli, identity);
-        let executor = Executor::new(acting_client, nodes, Arc::clone(&acts), teams.clone(), reports, streams, settings);
+        let executor = Executor::new(acting_client, known, Arc::clone(&acts), teams.clone(), reports, streams, settings);
+        elector = elector.noting(executor.note());
         tasks.spawn(named("the executor", executor.run(leads.clone())));
     }
+    let (given_up, gone) = oneshot::channel::<()>();
+    tasks.spawn(async move {
+        elector.run(stopped).await;
+        drop(given_up);
+        // The others are to end first.
+        std::future::pending().await
+    });
     let admission = Arc::new(webhook::Counters::default());
     if let Some(webhook) = webhook {
         let router = webhook::router(teams.clone(), Arc::clone(&admission));
         tasks.spawn(named("the webhook of admission", webhook.run(router)));
     }
-    let router = telemetry::router(Told { hub: Arc::clone(&hub), server: Arc::clone(&server), leads, acts, teams, admission });
+    let router = telemetry::router(Told { hub: Arc::clone(&hub), server: Arc::clone(&server), leads, acts, forwarding, teams, admission });
     tasks.spawn(async move { axum::serve(telemetry, router).await.context("serve telemetry") });
     tokio::select! {
         ended = tasks.join_next() => match ended {
@@ -177,19 +204,25 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
 
 fn settings(cli: &Serve, identity: String) -> acting::Settings {
     let acting = cli.acts.acting();
+    let preflight = acting.preflight.map(|mode| preflight::Settings {
+        dry_run: mode != Mode::Apply,
+        key: cli.acts.preflight_taint.clone(),
+        ..preflight::Settings::default()
+    });
     acting::Settings {
         teams: acting.teams.unwrap_or_default(),
         health: health::Settings { dry_run: acting.health != Some(Mode::Apply), ..health::Settings::default() },
+        preflight,
         per_second: cli.acts_per_second,
         identity,
         lease: (cli.lease_namespace.clone(), cli.lease.clone()),
     }
 }
 
-/// How many nodes are connected, twice a second: many that go at once are no sick nodes. Never returns.
+/// How many nodes are connected, here and to the replicas that forward reports, twice a second: many that go at once are no sick nodes. Never returns.
 async fn count(server: Arc<Server>, counted: watch::Sender<usize>) {
     loop {
-        counted.send_replace(server.connected());
+        counted.send_replace(server.connected() + server.connected_elsewhere());
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -217,6 +250,31 @@ async fn look(client: &Client, cli: &Serve) -> Result<()> {
 async fn named(what: &'static str, task: impl Future<Output = ()>) -> Result<()> {
     task.await;
     bail!("{what} has ended")
+}
+
+/// What a person asks.
+async fn asked(what: Asked, by: By) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))?;
+    let mut config = match &by.kubeconfig {
+        Some(path) => config(Some(path)).await?,
+        None => kube::Config::infer().await.context("no kubeconfig: name one by --kubeconfig or KUBECONFIG")?,
+    };
+    config.default_retry = false;
+    let reach = Reach { client: Client::try_from(config)?, lease: (by.lease_namespace, by.lease) };
+    Ok(match what {
+        Asked::Nodes { all, output } => {
+            let known = nodes::all(&reach).await?;
+            let standings = nodes::standings(&known, now, all);
+            output.print(&standings, || nodes::table(&standings, known.len(), now))?
+        }
+        Asked::Explain { name, output } => {
+            let told = nodes::explained(&reach, &name, now).await?;
+            output.print(&told, || nodes::explanation(&told, now))?
+        }
+        Asked::Pardon { name } => nodes::pardoned(&reach, &name).await?,
+        Asked::Quarantine { name, reason, by } => nodes::quarantined(&reach, &name, &Quarantine::new(&by, &reason, now)?).await?,
+        Asked::ResetBreaker => nodes::breaker_reset(&reach, now).await?,
+    })
 }
 
 async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub teams: Option<Teams>,
     /// What of the leader is switched on.
     pub acting: Acting,
+    /// The taint of new nodes, where it is another.
+    pub preflight_taint: Option<String>,
 }
 
 /// The name of all objects, of the Lease and of the secret with `ca.crt`, `tls.crt` and `tls.key`.
@@ -33,7 +35,7 @@ pub const NAME: &str = "barewire-fleet";
 /// The manifest, YAML.
 #[must_use]
 pub fn manifest(settings: &Settings) -> String {
-    let Settings { namespace, image, replicas, addresses, teams, acting } = settings;
+    let Settings { namespace, image, replicas, addresses, teams, acting, preflight_taint } = settings;
     let (mut rules, mut of_default) = (String::new(), String::new());
     for Right { group, resource, verbs, namespace } in needed(*acting) {
         let rules = if namespace.is_some() { &mut of_default } else { &mut rules };
@@ -45,11 +47,14 @@ pub fn manifest(settings: &Settings) -> String {
     };
     let events = if of_default.is_empty() { String::new() } else { events(namespace, &of_default) };
     let mut switches = String::new();
-    for (flag, mode) in [("teams-mode", acting.teams), ("health-mode", acting.health)] {
+    for (flag, mode) in [("teams-mode", acting.teams), ("health-mode", acting.health), ("preflight-mode", acting.preflight)] {
         if let Some(mode) = mode {
             let mode = if mode == Mode::Apply { "apply" } else { "dry-run" };
             let _ = write!(switches, "\n            - --{flag}={mode}");
         }
+    }
+    if let Some(key) = preflight_taint {
+        let _ = write!(switches, "\n            - --preflight-taint={key}");
     }
     let (mount, volume) = teams.as_ref().map_or_else(Default::default, |_| {
         let _ = write!(switches, "\n            - --teams=/etc/barewire-fleet-teams/teams.yaml");
@@ -201,7 +206,7 @@ mod tests {
 
     fn settings(teams: Option<Teams>, acting: Acting) -> Settings {
         let (namespace, image) = ("kube-system".to_owned(), "barewire-fleet:latest".to_owned());
-        Settings { namespace, image, replicas: 3, addresses: Vec::new(), teams, acting }
+        Settings { namespace, image, replicas: 3, addresses: Vec::new(), teams, acting, preflight_taint: None }
     }
 
     /// That a real API server takes all of it is a test of `tests/cluster_watch`.
@@ -211,17 +216,21 @@ mod tests {
         let teams = || Some(Teams::read(std::path::Path::new(file)).unwrap());
         let (dry, apply) = (Some(Mode::DryRun), Some(Mode::Apply));
         let writes = ["verbs: [get, patch]", "resources: [events]"];
-        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry }));
+        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry, preflight: dry }));
         assert!(writes.iter().all(|part| !text.contains(part)) && text.contains("resources: [nodes], verbs: [list, watch]"), "{text}");
         assert!(text.contains("--teams-mode=dry-run") && text.contains("\"Warn\"") && !text.contains("kind\": \"Mutating"), "{text}");
-        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry }));
+        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry, preflight: None }));
         assert!(writes.iter().all(|part| text.contains(part)) && !text.contains("pods/eviction"), "{text}");
         assert!(
             text.contains("--teams-mode=apply") && text.contains("\"Deny\"") && text.contains("MutatingAdmissionPolicyBinding"),
             "{text}"
         );
-        let text = manifest(&settings(None, Acting { teams: None, health: apply }));
+        let taint = Some("example.com/new".to_owned());
+        let of_new = Settings { preflight_taint: taint, ..settings(None, Acting { preflight: apply, ..Acting::default() }) };
+        assert!(manifest(&of_new).contains("- --preflight-taint=example.com/new"));
+        let text = manifest(&settings(None, Acting { teams: None, health: apply, preflight: apply }));
         assert!(text.contains("pods/eviction") && !text.contains("teams.yaml") && text.contains("--health-mode=apply"), "{text}");
+        assert!(text.contains("--preflight-mode=apply"), "{text}");
         for document in text.split("\n---\n") {
             serde_saphyr::from_str::<serde_json::Value>(document).unwrap_or_else(|error| panic!("{error}: {document}"));
         }

@@ -1,27 +1,45 @@
 //! What nodes say of their health, on its way from their connections to who decides.
 //!
-//! There is one place for each node, and the newest report is in it: a reader that is slow skips reports, and nobody waits for it. While
-//! nobody reads, as in a replica that does not lead, nothing is kept. A node's name is that of its certificate.
+//! There is one place for each node, and the newest report is in it: a reader that is slow skips reports, and nobody waits for it. Who begins to
+//! read, as a replica does that leads from now on, or one that has found the leader, begins with the last report of every node that is connected.
+//! A node's name is that of its certificate.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_api::message::Report;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 #[derive(Debug, Default)]
 struct Waiting {
-    readers: usize,
-    newest: HashMap<String, Report>,
+    /// Of each node that is connected here.
+    last: HashMap<String, Arc<Report>>,
+    newest: HashMap<String, Arc<Report>>,
     /// Names of `newest`, each once, by when they came.
     order: VecDeque<String>,
 }
 
+impl Waiting {
+    fn put(&mut self, node: &str, report: Arc<Report>) {
+        if self.newest.insert(node.to_owned(), report).is_none() {
+            self.order.push_back(node.to_owned());
+        }
+    }
+}
+
 /// The places. As many as there are nodes, each of a frame at most.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reports {
     waiting: Mutex<Waiting>,
     put: Notify,
+    /// How many read.
+    readers: watch::Sender<u64>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), put: Notify::new(), readers: watch::Sender::new(0) }
+    }
 }
 
 impl Reports {
@@ -31,25 +49,48 @@ impl Reports {
 
     /// Takes the place of what the node has said before, and its turn.
     pub(crate) fn put(&self, node: &str, report: Report) {
+        let report = Arc::new(report);
         let mut waiting = self.lock();
-        if waiting.readers == 0 {
-            return;
-        }
-        if waiting.newest.insert(node.to_owned(), report).is_none() {
-            waiting.order.push_back(node.to_owned());
-        }
-        self.put.notify_one();
+        waiting.last.insert(node.to_owned(), Arc::clone(&report));
+        self.offer(&mut waiting, node, report);
     }
 
-    /// Begins to keep reports. There is one reader at a time: of two that wait, one may not be woken.
+    /// Likewise, of a node that is connected to another replica, which keeps it.
+    pub(crate) fn put_forwarded(&self, node: &str, report: Report) {
+        self.offer(&mut self.lock(), node, Arc::new(report));
+    }
+
+    fn offer(&self, waiting: &mut Waiting, node: &str, report: Arc<Report>) {
+        if *self.readers.borrow() > 0 {
+            waiting.put(node, report);
+            self.put.notify_one();
+        }
+    }
+
+    /// A node is connected no longer: another replica has its reports from now on.
+    pub(crate) fn left(&self, node: &str) {
+        self.lock().last.remove(node);
+    }
+
+    /// How many read; moves on when one begins or ends.
+    pub(crate) fn reading(&self) -> watch::Receiver<u64> {
+        self.readers.subscribe()
+    }
+
+    /// Begins to read. There is one reader at a time: of two that wait, one may not be woken.
     #[must_use]
     pub fn read(self: &Arc<Self>) -> Reader {
-        self.lock().readers += 1;
+        let mut waiting = self.lock();
+        self.readers.send_modify(|readers| *readers += 1);
+        let Waiting { last, newest, order } = &mut *waiting;
+        newest.clone_from(last);
+        *order = last.keys().cloned().collect();
+        drop(waiting);
         Reader { reports: Arc::clone(self) }
     }
 }
 
-/// Who reads them, as a leader does while it leads.
+/// Who reads them: the leader, or the replica that forwards to it.
 #[derive(Debug)]
 pub struct Reader {
     reports: Arc<Reports>,
@@ -72,17 +113,16 @@ impl Reader {
         let mut waiting = self.reports.lock();
         let node = waiting.order.pop_front()?;
         let report = waiting.newest.remove(&node)?;
-        Some((node, report))
+        drop(waiting);
+        Some((node, Arc::unwrap_or_clone(report)))
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
         let mut waiting = self.reports.lock();
-        waiting.readers -= 1;
-        if waiting.readers == 0 {
-            (waiting.newest, waiting.order) = Default::default();
-        }
+        self.reports.readers.send_modify(|readers| *readers -= 1);
+        (waiting.newest, waiting.order) = Default::default();
     }
 }
 
@@ -103,9 +143,8 @@ mod tests {
     #[tokio::test]
     async fn the_newest_of_each_node_waits_and_who_came_first_is_first() {
         let reports = Arc::new(Reports::default());
-        reports.put("a", numbered(0));
         let mut reader = reports.read();
-        assert_eq!(reader.try_next(), None, "nothing is kept while nobody reads");
+        assert_eq!(reader.try_next(), None);
         for (node, run) in [("a", 1), ("b", 1), ("a", 2), ("a", 3)] {
             reports.put(node, numbered(run));
         }
@@ -118,8 +157,25 @@ mod tests {
         };
         assert_eq!(run(reader.next().await), ("c".to_owned(), 1));
         later.await.unwrap();
-        reports.put("d", numbered(1));
+    }
+
+    #[test]
+    fn who_begins_to_read_hears_all_nodes_that_are_connected_and_what_others_forward_is_not_kept() {
+        let reports = Arc::new(Reports::default());
+        reports.put_forwarded("elsewhere", numbered(1));
+        for (node, run) in [("a", 1), ("b", 1), ("a", 2)] {
+            reports.put(node, numbered(run));
+        }
+        let all = |reader: &mut Reader| {
+            let mut all: Vec<_> = std::iter::from_fn(|| reader.try_next()).map(run).collect();
+            all.sort();
+            all
+        };
+        let mut reader = reports.read();
+        reports.put_forwarded("elsewhere", numbered(2));
+        assert_eq!(all(&mut reader), [("a".to_owned(), 2), ("b".to_owned(), 1), ("elsewhere".to_owned(), 2)]);
         drop(reader);
-        assert_eq!(reports.read().try_next(), None, "what nobody took ends with its reader");
+        reports.left("a");
+        assert_eq!(all(&mut reports.read()), [("b".to_owned(), 1)]);
     }
 }

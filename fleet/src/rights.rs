@@ -39,19 +39,21 @@ pub struct Acting {
     pub teams: Option<Mode>,
     /// Nodes' health.
     pub health: Option<Mode>,
+    /// New nodes.
+    pub preflight: Option<Mode>,
 }
 
 impl Acting {
     /// Are nodes looked at?
     #[must_use]
     pub const fn is_on(self) -> bool {
-        self.teams.is_some() || self.health.is_some()
+        self.teams.is_some() || self.health.is_some() || self.preflight.is_some()
     }
 
     /// Is anything written?
     #[must_use]
     pub fn writes(self) -> bool {
-        [self.teams, self.health].contains(&Some(Mode::Apply))
+        [self.teams, self.health, self.preflight].contains(&Some(Mode::Apply))
     }
 }
 
@@ -112,17 +114,19 @@ mod tests {
     #[test]
     fn who_does_not_act_may_not_write() {
         let (dry, apply) = (Some(Mode::DryRun), Some(Mode::Apply));
-        for (teams, health, expected) in [
-            (None, None, "services:list+watch endpointslices:list+watch"),
-            (dry, dry, "services:list+watch endpointslices:list+watch nodes:list+watch"),
-            (apply, None, "services:list+watch endpointslices:list+watch nodes:list+watch nodes:get+patch events:create"),
+        for (teams, health, preflight, expected) in [
+            (None, None, None, "services:list+watch endpointslices:list+watch"),
+            (dry, dry, dry, "services:list+watch endpointslices:list+watch nodes:list+watch"),
+            (apply, None, None, "services:list+watch endpointslices:list+watch nodes:list+watch nodes:get+patch events:create"),
+            (None, None, apply, "services:list+watch endpointslices:list+watch nodes:list+watch nodes:get+patch events:create"),
             (
                 dry,
                 apply,
+                None,
                 "services:list+watch endpointslices:list+watch nodes:list+watch nodes:get+patch events:create pods:list pods/eviction:create",
             ),
         ] {
-            let rights = needed(Acting { teams, health });
+            let rights = needed(Acting { teams, health, preflight });
             let rights: Vec<_> = rights.iter().map(|right| format!("{}:{}", right.resource, right.verbs.join("+"))).collect();
             assert_eq!(rights.join(" "), expected);
         }

@@ -11,6 +11,7 @@ use fleet_api::Kind;
 use tokio::sync::watch;
 
 use crate::acting::{self, Counters, TeamsFile};
+use crate::forwarding;
 use crate::hub::Hub;
 use crate::metrics::{self, Declared, Metric, counter, gauge};
 use crate::server::{self, Server};
@@ -27,6 +28,8 @@ pub struct Told {
     pub leads: watch::Receiver<bool>,
     /// The leader's acts.
     pub acts: Arc<Counters>,
+    /// Reports on their way to the leader.
+    pub forwarding: Arc<forwarding::Counters>,
     /// The file of teams.
     pub teams: watch::Receiver<TeamsFile>,
     /// The webhook of admission.
@@ -83,7 +86,7 @@ impl Told {
 }
 
 /// What is told of nodes, tables and files.
-const METRICS: [Metric<Told>; 16] = [
+const METRICS: [Metric<Told>; 21] = [
     gauge("nodes", "Nodes that are connected to this replica", |told| told.server.connected() as u64),
     counter("connections_total", "Connections that were accepted", |told| told.count(|of| &of.accepted)),
     counter("connections_crowded_total", "Of these, closed without a handshake: their address had too many", |told| {
@@ -94,6 +97,19 @@ const METRICS: [Metric<Told>; 16] = [
     counter("snapshots_sent_total", "Snapshots of tables that were begun for nodes", |told| told.count(|of| &of.snapshots)),
     counter("health_reports_total", "Reports of nodes' health that were taken", |told| told.count(|of| &of.reports)),
     counter("health_reports_refused_total", "Reports of nodes' health that could not be read", |told| told.count(|of| &of.bad_reports)),
+    counter("health_reports_received_total", "Reports of nodes' health that other replicas have forwarded to this one", |told| {
+        told.count(|of| &of.forwarded_reports)
+    }),
+    counter("health_reports_forwarded_total", "Reports of nodes' health that this replica has forwarded to the leader", |told| {
+        told.forwarding.forwarded.load(Ordering::Relaxed)
+    }),
+    gauge(
+        "reports_reach_leader",
+        "1 while reports of this replica's nodes reach who leads; always 0 where the leader acts on nothing",
+        |told| told.forwarding.reaches().into(),
+    ),
+    gauge("replicas_forwarding", "Replicas that forward reports to this one", |told| told.server.forwarding() as u64),
+    gauge("nodes_elsewhere", "Nodes that are connected to them", |told| told.server.connected_elsewhere() as u64),
     gauge("leader", "1 while this replica leads", |told| (*told.leads.borrow()).into()),
     gauge("services_entries", "Entries of the table of services", |told| told.entries(Kind::Services)),
     gauge("services_resource_version", "As of which resourceVersion the table of services is", |told| {

@@ -5,4 +5,5 @@
 pub mod admission;
 pub mod health;
 pub mod node;
+pub mod preflight;
 pub mod teams;

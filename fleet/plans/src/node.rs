@@ -52,6 +52,8 @@ pub struct Node {
     pub pods: u32,
     /// It is Ready, and not being removed.
     pub is_ready: bool,
+    /// Which boot of its machine kubelet has told (`status.nodeInfo.bootID`); empty before.
+    pub boot: String,
 }
 
 /// As the API server writes it.
@@ -87,6 +89,14 @@ struct Spec {
 struct Status {
     #[serde(default)]
     conditions: Vec<Condition>,
+    #[serde(default, rename = "nodeInfo")]
+    info: Info,
+}
+
+#[derive(Deserialize, Default)]
+struct Info {
+    #[serde(default, rename = "bootID")]
+    boot: String,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +121,7 @@ impl Node {
             taints: spec.taints,
             pods: 0,
             is_ready: is_ready && metadata.deletion_timestamp.is_none(),
+            boot: status.info.boot,
         })
     }
 
@@ -200,10 +211,10 @@ mod tests {
         let list = json!({ "items": [{
             "metadata": { "name": "a", "resourceVersion": "7", "labels": { "x": "y" } },
             "spec": { "taints": [{ "key": "k", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z" }] },
-            "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+            "status": { "conditions": [{ "type": "Ready", "status": "True" }], "nodeInfo": { "bootID": "b", "kernelVersion": "6" } },
         }, { "metadata": { "name": "b", "deletionTimestamp": "2026-01-01T00:00:00Z" }, "status": { "conditions": [{ "type": "Ready", "status": "True" }] } }] });
         let nodes = Node::of_list(&list).unwrap();
-        assert!(nodes[0].is_ready && !nodes[1].is_ready);
+        assert!(nodes[0].is_ready && !nodes[1].is_ready && nodes[0].boot == "b" && nodes[1].boot.is_empty());
         assert_eq!(json!(nodes[0].taints), list["items"][0]["spec"]["taints"], "taints of others are kept to the letter");
         assert!(Node::of_list(&json!({ "kind": "Pod" })).is_err());
     }

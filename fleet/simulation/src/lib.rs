@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod health;
+pub mod preflight;
 pub mod report;
 pub mod teams;

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fleet_simulation::report::{json, text};
-use fleet_simulation::{health, teams};
+use fleet_simulation::{health, preflight, teams};
+
+/// Nodes that join, one a second, after a herd.
+const NEW: usize = 1_000;
 
 /// Have the fleet's leader decide about a large cluster
 ///
@@ -26,7 +29,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// Which node is sick: how soon it is tainted, and who is tainted that should not be; under a virtual clock
+    /// Which node is sick: how soon it is tainted, and who is tainted that should not be; which new node may take pods; under a virtual clock
     Health {
         /// Days of the week without a fault
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=60))]
@@ -46,7 +49,11 @@ enum What {
 fn main() -> ExitCode {
     let Cli { json: as_json, nodes, what } = Cli::parse();
     let figures = match what {
-        What::Health { days, seed } => health::run(nodes as usize, days, seed),
+        What::Health { days, seed } => {
+            let mut figures = health::run(nodes as usize, days, seed);
+            figures.extend(preflight::run(NEW.min(nodes as usize), seed));
+            figures
+        }
         What::Teams { teams } => teams::run(nodes as usize, teams as usize),
     };
     match as_json {

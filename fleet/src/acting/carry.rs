@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 
 use fleet_plans::health::{self, Reason};
 use fleet_plans::node::{Change, Node};
+use fleet_plans::preflight;
 use fleet_plans::teams::Move;
 use http::Method;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::nodes::Nodes;
 use super::request::{Outcome, ask};
@@ -22,6 +24,8 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     /// Which replica it is.
     pub(super) identity: String,
+    /// What it says of itself while it leads.
+    pub(super) note: watch::Sender<Option<String>>,
 }
 
 /// What is done to a node, decided from one version of it.
@@ -57,6 +61,16 @@ impl Deed {
     pub(super) fn of_act(act: health::Act, node: Node) -> Self {
         let is_warning = act.reason != Reason::NodeReleased;
         Self { part: Part::Health, node, change: act.change, reason: reason(act.reason), is_warning, evidence: act.evidence, at: act.at }
+    }
+
+    /// Of new nodes.
+    pub(super) fn of_preflight(act: preflight::Act, node: Node) -> Self {
+        let (reason, is_warning) = match act.reason {
+            preflight::Reason::PreflightPassed => ("PreflightPassed", false),
+            preflight::Reason::PreflightFailed => ("PreflightFailed", true),
+        };
+        let evidence = if act.evidence.is_empty() { vec![format!("preflight of boot {}", node.boot)] } else { act.evidence };
+        Self { part: Part::Preflight, node, change: act.change, reason, is_warning, evidence, at: act.at }
     }
 
     /// Says what would be done.

@@ -10,7 +10,7 @@ use crate::metrics::{Metric, Series, counter, counters, gauge};
 /// What became of an act, as the metric names it.
 const OUTCOMES: [&str; 7] = ["done", "conflict", "gone", "later", "refused", "lost", "dry_run"];
 const DRY_RUN: usize = OUTCOMES.len() - 1;
-const PARTS: [Part; 2] = [Part::Teams, Part::Health];
+const PARTS: [Part; 3] = [Part::Teams, Part::Health, Part::Preflight];
 
 /// Of one replica. Gauges are nothing where it does not lead.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Counters {
     pub(super) moves: AtomicU64,
     pub(super) left_alone: AtomicU64,
     pub(super) is_tripped: AtomicBool,
+    pub(super) preflight_waiting: AtomicU64,
+    pub(super) preflight_failed: AtomicU64,
     faults: Mutex<Vec<String>>,
 }
 
@@ -69,6 +71,8 @@ impl Counters {
         self.moves.store(0, Ordering::Relaxed);
         self.left_alone.store(0, Ordering::Relaxed);
         self.is_tripped.store(false, Ordering::Relaxed);
+        self.preflight_waiting.store(0, Ordering::Relaxed);
+        self.preflight_failed.store(0, Ordering::Relaxed);
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -90,7 +94,7 @@ fn get(counter: &AtomicU64) -> u64 {
 }
 
 /// What is told of the leader's acts.
-pub const METRICS: [Metric<Counters>; 7] = [
+pub const METRICS: [Metric<Counters>; 9] = [
     counters("acts_total", &["part", "outcome"], "Writes of the leader by what became of them; dry_run: not made", Counters::acts),
     counters("evictions_total", &["outcome"], "Evictions that were asked for, by what became of them", Counters::evictions),
     counter("events_lost_total", "Events that could not be written", |of| get(&of.events_lost)),
@@ -102,4 +106,6 @@ pub const METRICS: [Metric<Counters>; 7] = [
     gauge("health_breaker_tripped", "1 while too many nodes look sick at once, and nothing is done", |of| {
         of.is_tripped.load(Ordering::Relaxed).into()
     }),
+    gauge("preflight_nodes_waiting", "Nodes that have the preflight's taint", |of| get(&of.preflight_waiting)),
+    gauge("preflight_nodes_failed", "Of these, nodes whose preflight has failed", |of| get(&of.preflight_failed)),
 ];

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use fleet_plans::health::Report;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 
 use super::carry::Shared;
+use super::hearing::Heard;
 use super::session::Session;
 use super::{Counters, Nodes, Settings, TeamsFile};
 
@@ -18,7 +18,7 @@ pub struct Executor {
     settings: Settings,
     shared: Arc<Shared>,
     teams: watch::Receiver<TeamsFile>,
-    reports: mpsc::Receiver<(String, Report)>,
+    reports: mpsc::Receiver<(String, Heard)>,
     streams: watch::Receiver<usize>,
 }
 
@@ -31,12 +31,19 @@ impl Executor {
         nodes: Arc<Nodes>,
         counters: Arc<Counters>,
         teams: watch::Receiver<TeamsFile>,
-        reports: mpsc::Receiver<(String, Report)>,
+        reports: mpsc::Receiver<(String, Heard)>,
         streams: watch::Receiver<usize>,
         settings: Settings,
     ) -> Self {
-        let shared = Arc::new(Shared { client, nodes, counters, identity: settings.identity.clone() });
+        let note = watch::Sender::new(None);
+        let shared = Arc::new(Shared { client, nodes, counters, identity: settings.identity.clone(), note });
         Self { settings, shared, teams, reports, streams }
+    }
+
+    /// What it says of itself while it leads, for the Lease.
+    #[must_use]
+    pub fn note(&self) -> watch::Receiver<Option<String>> {
+        self.shared.note.subscribe()
     }
 
     /// Acts whenever `leads` says so, and not a moment longer: what is under way is dropped. Ends when nobody can say so any more.
@@ -49,6 +56,7 @@ impl Executor {
                 () = self.lead() => true,
             };
             self.shared.counters.ended();
+            self.shared.note.send_replace(None);
             tracing::info!("leads no longer: acts on nothing");
             if !told {
                 return;

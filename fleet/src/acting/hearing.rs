@@ -3,30 +3,34 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fleet_api::message::{self, Outcome};
+use fleet_api::message::{self, Outcome, PreflightState};
 use fleet_plans::health::{About, Report, Verdict};
-use tokio::sync::{mpsc, watch};
+use fleet_plans::preflight::{Said, State};
+use tokio::sync::mpsc;
 
 use crate::reports::Reports;
 
 /// Nodes whose last looks are remembered; beyond that all are forgotten, and a look that is told again then counts once more.
 const NODES_MAX: usize = 50_000;
 
-/// Hands on what nodes report while this replica leads. Ends when nobody can say any more whether it does, or nobody hears.
-pub async fn hear(reports: Arc<Reports>, mut leads: watch::Receiver<bool>, told: mpsc::Sender<(String, Report)>) {
-    while leads.wait_for(|leads| *leads).await.is_ok() {
-        // Until then nothing is kept, and what another leader has heard is not this one's.
-        let (mut reader, mut looks) = (reports.read(), Looks::default());
-        loop {
-            let (node, report) = tokio::select! {
-                biased;
-                led = leads.wait_for(|leads| !*leads) => if led.is_ok() { break } else { return },
-                next = reader.next() => next,
-            };
-            for verdict in looks.verdicts(&node, report) {
-                if told.send((node.clone(), verdict)).await.is_err() {
-                    return;
-                }
+/// What a node has said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A check has looked.
+    Verdict(Report),
+    /// How far it is before its first pod.
+    Preflight(Said),
+}
+
+/// Hands on what nodes report, for as long as this replica leads: the caller ends it. Ends by itself when nobody hears.
+pub(crate) async fn hear(reports: &Arc<Reports>, told: &mpsc::Sender<(String, Heard)>) {
+    // What another leader has heard is not this one's.
+    let (mut reader, mut looks) = (reports.read(), Looks::default());
+    loop {
+        let (node, report) = reader.next().await;
+        for heard in looks.heard(&node, report) {
+            if told.send((node.clone(), heard)).await.is_err() {
+                return;
             }
         }
     }
@@ -37,6 +41,13 @@ pub async fn hear(reports: Arc<Reports>, mut leads: watch::Receiver<bool>, told:
 struct Looks(HashMap<String, HashMap<(String, String), u64>>);
 
 impl Looks {
+    /// What is news of a report.
+    fn heard(&mut self, node: &str, report: message::Report) -> Vec<Heard> {
+        // What is told again is the same: the state machine keeps the newest.
+        let preflight = report.preflight.clone().and_then(said).map(Heard::Preflight);
+        self.verdicts(node, report).into_iter().map(Heard::Verdict).chain(preflight).collect()
+    }
+
     /// What was looked at since the node's last report. What could not be told is neither good nor bad, and what is about nobody that this
     /// version knows is passed over.
     fn verdicts(&mut self, node: &str, report: message::Report) -> Vec<Report> {
@@ -67,6 +78,17 @@ impl Looks {
         }
         verdicts
     }
+}
+
+/// A state that this version does not know says nothing.
+fn said(preflight: message::Preflight) -> Option<Said> {
+    let state = match preflight.state() {
+        PreflightState::Unknown => return None,
+        PreflightState::Running => State::Running,
+        PreflightState::Passed => State::Passed,
+        PreflightState::Failed => State::Failed,
+    };
+    Some(Said { state, boot: preflight.boot, evidence: preflight.evidence })
 }
 
 #[cfg(test)]
@@ -100,27 +122,35 @@ mod tests {
         assert_eq!(heard(&[("uplink", Outcome::Failed, 1)]), [bad("uplink")], "the node's daemon was started anew");
     }
 
-    #[tokio::test]
-    async fn reports_are_handed_on_while_this_replica_leads() {
-        let reports = Arc::new(Reports::default());
-        let (led, leads) = watch::channel(false);
-        let (told, mut heard) = mpsc::channel(8);
-        let hearing = tokio::spawn(hear(Arc::clone(&reports), leads, told));
-        reports.put("n", report(&[("uplink", Outcome::Failed, 1)]));
-        led.send_replace(true);
-        let verdict = async {
-            loop {
-                // Whoever leads has begun to read at some moment from now on.
-                reports.put("n", report(&[("uplink", Outcome::Failed, 2)]));
-                if let Ok(verdict) = heard.try_recv() {
-                    break verdict;
-                }
-                tokio::task::yield_now().await;
-            }
+    #[test]
+    fn what_is_said_of_a_preflight_is_handed_on_and_a_state_of_the_future_is_not() {
+        let heard = |state: i32| {
+            let preflight = message::Preflight { state, boot: "b".to_owned(), since_seconds: 1, evidence: vec!["disk: slow".to_owned()] };
+            Looks::default().heard("n", message::Report { preflight: Some(preflight), ..message::Report::default() })
         };
-        let (node, verdict) = tokio::time::timeout(std::time::Duration::from_secs(10), verdict).await.unwrap();
-        assert_eq!((node.as_str(), verdict.check.as_str(), verdict.verdict), ("n", "uplink", Verdict::Bad("seen".to_owned())));
-        drop(led);
-        tokio::time::timeout(std::time::Duration::from_secs(10), hearing).await.unwrap().unwrap();
+        let said = |state| [Heard::Preflight(Said { state, boot: "b".to_owned(), evidence: vec!["disk: slow".to_owned()] })];
+        assert_eq!(heard(PreflightState::Running.into()), said(State::Running));
+        assert_eq!(heard(PreflightState::Passed.into()), said(State::Passed));
+        assert_eq!(heard(PreflightState::Failed.into()), said(State::Failed));
+        assert_eq!((heard(0), heard(9)), (vec![], vec![]));
+    }
+
+    #[tokio::test]
+    async fn reports_are_handed_on_until_nobody_hears() {
+        let reports = Arc::new(Reports::default());
+        reports.put("n", report(&[("uplink", Outcome::Failed, 1)]));
+        let (told, mut heard) = mpsc::channel(8);
+        let hearing = {
+            let reports = Arc::clone(&reports);
+            tokio::spawn(async move { hear(&reports, &told).await })
+        };
+        let limit = std::time::Duration::from_secs(10);
+        let verdict = Verdict::Bad("seen".to_owned());
+        let said = Report { node: "n".to_owned(), about: About::Own, check: "uplink".to_owned(), verdict };
+        let next = tokio::time::timeout(limit, heard.recv()).await.unwrap();
+        assert_eq!(next, Some(("n".to_owned(), Heard::Verdict(said))));
+        drop(heard);
+        reports.put("n", report(&[("uplink", Outcome::Failed, 2)]));
+        tokio::time::timeout(limit, hearing).await.unwrap().unwrap();
     }
 }

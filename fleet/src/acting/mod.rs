@@ -22,8 +22,11 @@ mod tests;
 pub use counters::{Counters, METRICS};
 pub use executor::Executor;
 pub use file::{TeamsFile, follow};
-pub use hearing::hear;
+pub use hearing::Heard;
+pub(crate) use hearing::hear;
 pub use nodes::Nodes;
+pub(crate) use request::{Outcome, ask};
+pub(crate) use reset::ANNOTATION as RESET;
 pub use settings::Settings;
 
 /// How far a part of the leader goes.
@@ -43,6 +46,8 @@ pub enum Part {
     Teams,
     /// Nodes' health.
     Health,
+    /// Nodes that are new.
+    Preflight,
 }
 
 impl Part {
@@ -52,6 +57,7 @@ impl Part {
         match self {
             Self::Teams => "teams",
             Self::Health => "health",
+            Self::Preflight => "preflight",
         }
     }
 }

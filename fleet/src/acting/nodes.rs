@@ -100,8 +100,9 @@ impl State {
 
 /// Alike but for the version?
 fn is_same(one: &Node, other: &Node) -> bool {
-    let Node { name: _, resource_version: _, labels, annotations, taints, pods, is_ready } = one;
-    (labels, annotations, taints, pods, is_ready) == (&other.labels, &other.annotations, &other.taints, &other.pods, &other.is_ready)
+    let Node { name: _, resource_version: _, labels, annotations, taints, pods, is_ready, boot } = one;
+    (labels, annotations, taints, pods, is_ready, boot)
+        == (&other.labels, &other.annotations, &other.taints, &other.pods, &other.is_ready, &other.boot)
 }
 
 /// Versions are numbers, since 1.35 by promise; the watch refuses others.

@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// What has come of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Done; the object as it is now.
     Done(Value),
     /// The object is not what was decided on (409; 422, with which a `test` fails).
@@ -35,7 +35,7 @@ pub(super) enum Outcome {
 }
 
 /// A JSON body to `path`. A patch is one of RFC 6902.
-pub(super) async fn ask(client: &Client, method: Method, path: &str, body: Option<&Value>) -> Outcome {
+pub(crate) async fn ask(client: &Client, method: Method, path: &str, body: Option<&Value>) -> Outcome {
     let kind = if method == Method::PATCH { "application/json-patch+json" } else { "application/json" };
     let bytes = body.map(Value::to_string).unwrap_or_default().into_bytes();
     let request = match Request::builder().method(method).uri(path).header(CONTENT_TYPE, kind).body(Body::from(bytes)) {

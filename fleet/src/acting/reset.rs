@@ -7,7 +7,7 @@ use kube::Client;
 use super::request::{Outcome, ask};
 
 /// The annotation; another value than before is the word.
-pub(super) const ANNOTATION: &str = "health.barewire.cloud/reset-breaker";
+pub(crate) const ANNOTATION: &str = "health.barewire.cloud/reset-breaker";
 
 /// What a look at the annotation has found.
 #[derive(Debug, Clone, PartialEq, Eq)]

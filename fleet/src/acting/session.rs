@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fleet_plans::health::{Leader, Millis, Record, Report, Stage};
+use fleet_plans::preflight::Gate;
 use fleet_plans::teams::{Teams, Told, plan};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::carry::{Deed, Shared, carry_out, reason};
 use super::drain::{self, Round};
+use super::hearing::Heard;
 use super::nodes::{Follower, Nodes};
 use super::request::Outcome;
 use super::reset::{self, Reset};
@@ -66,7 +68,9 @@ pub(super) struct Session<'a> {
     clock: Clock,
     schedule: Schedule,
     health: Leader,
-    /// What health has decided.
+    /// New nodes, where that is switched on.
+    gate: Option<Gate>,
+    /// What health and the gate have decided.
     acts: VecDeque<Deed>,
     /// Something was heard, or a node has changed, since health looked.
     is_heard: bool,
@@ -91,7 +95,10 @@ impl<'a> Session<'a> {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map(millis).unwrap_or_default();
         let clock = Clock { epoch, start: Instant::now() };
         let follower = nodes.follow();
-        let health = follower.take(|_, nodes| Leader::new(settings.health.clone(), epoch, nodes));
+        let (health, gate) = follower.take(|_, nodes| {
+            let gate = settings.preflight.clone().map(|settings| Gate::new(settings, nodes));
+            (Leader::new(settings.health.clone(), epoch, nodes), gate)
+        });
         Self {
             shared,
             settings: settings.clone(),
@@ -100,6 +107,7 @@ impl<'a> Session<'a> {
             schedule: Schedule::new(settings.per_second),
             clock,
             health,
+            gate,
             acts: VecDeque::new(),
             is_heard: false,
             looked_at: 0,
@@ -119,14 +127,28 @@ impl<'a> Session<'a> {
     /// How long nothing is to be done, unless something happens.
     pub(super) fn pause(&self) -> Duration {
         let has_moves = self.settings.teams == Mode::Apply && !self.moves.is_empty();
-        let is_busy = self.is_heard || self.is_plan_due || has_moves || !self.acts.is_empty() || self.health.is_busy();
+        let is_busy = self.is_heard || self.is_plan_due || has_moves || !self.acts.is_empty() || self.is_looking();
         if is_busy { BUSY } else { CALM }
     }
 
+    /// Is there anything that time alone may change?
+    fn is_looking(&self) -> bool {
+        self.health.is_busy() || self.gate.as_ref().is_some_and(Gate::is_busy)
+    }
+
     /// A node has said something; its name is the one in its certificate.
-    pub(super) fn hear(&mut self, node: String, report: Report) {
-        self.shared.counters.reports.fetch_add(1, Ordering::Relaxed);
-        self.health.hear(self.clock.now(), Report { node, ..report });
+    pub(super) fn hear(&mut self, node: String, heard: Heard) {
+        match heard {
+            Heard::Verdict(report) => {
+                self.shared.counters.reports.fetch_add(1, Ordering::Relaxed);
+                self.health.hear(self.clock.now(), Report { node, ..report });
+            }
+            Heard::Preflight(said) => {
+                if let Some(gate) = &mut self.gate {
+                    gate.hear(&node, said);
+                }
+            }
+        }
         self.is_heard = true;
     }
 
@@ -142,10 +164,14 @@ impl<'a> Session<'a> {
         match ended {
             Ok(Ended::Deed((part, node, outcome))) => {
                 self.schedule.end(&node, &outcome, now, fastrand::f64());
-                if part == Part::Health && !matches!(outcome, Outcome::Done(_)) {
+                if !matches!(outcome, Outcome::Done(_)) {
                     // Decided anew, at once.
                     let known = self.shared.nodes.view(|nodes| nodes.get(&node).cloned());
-                    self.health.node_changed(&node, known.as_ref());
+                    match (part, &mut self.gate) {
+                        (Part::Health, _) => self.health.node_changed(&node, known.as_ref()),
+                        (Part::Preflight, Some(gate)) => gate.node_changed(&node, known.as_ref()),
+                        _ => {}
+                    }
                 }
                 self.is_plan_due |= part == Part::Teams;
             }
@@ -171,15 +197,29 @@ impl<'a> Session<'a> {
         self.act(now);
         self.evict(now);
         self.ask_for_reset(now);
+        self.tell();
+    }
+
+    /// For who asks the Lease.
+    fn tell(&self) {
+        let note = serde_json::to_string(&self.health.note()).ok();
+        self.shared.note.send_if_modified(|told| {
+            let is_new = *told != note;
+            *told = note;
+            is_new
+        });
     }
 
     /// What has changed of nodes and of their streams.
     fn follow(&mut self, now: Millis, streams: usize) {
-        let Self { follower, health, schedule, acts, .. } = self;
+        let Self { follower, health, gate, schedule, acts, .. } = self;
         let is_changed = follower.take(|changed, nodes| {
             for name in &changed {
                 let node = nodes.get(name);
                 health.node_changed(name, node);
+                if let Some(gate) = gate {
+                    gate.node_changed(name, node);
+                }
                 if node.is_none() {
                     schedule.forget(name);
                 }
@@ -198,12 +238,20 @@ impl<'a> Session<'a> {
     }
 
     fn look(&mut self, now: Millis) {
-        if now.saturating_sub(self.looked_at) < LOOK || !(self.is_heard || self.health.is_busy()) {
+        if now.saturating_sub(self.looked_at) < LOOK || !(self.is_heard || self.is_looking()) {
             return;
         }
         (self.looked_at, self.is_heard) = (now, false);
-        let Self { shared, health, acts, settings, .. } = self;
+        let Self { shared, health, gate, acts, settings, .. } = self;
         shared.nodes.view(|nodes| {
+            for act in gate.as_mut().map(|gate| gate.acts(now, nodes)).unwrap_or_default() {
+                let Some(node) = nodes.get(&act.node).cloned() else { continue };
+                let deed = Deed::of_preflight(act, node);
+                match settings.preflight.as_ref().is_none_or(|settings| settings.dry_run) {
+                    true => deed.pretend(&shared.counters),
+                    false => acts.push_back(deed),
+                }
+            }
             for act in health.acts(now, nodes) {
                 let Some(node) = act.node.as_ref().and_then(|name| nodes.get(name)).cloned() else {
                     tracing::error!(act = reason(act.reason), evidence = ?act.evidence, "nodes' health: nothing is done until a person says so");
@@ -216,7 +264,11 @@ impl<'a> Session<'a> {
                 }
             }
         });
-        self.shared.counters.is_tripped.store(self.health.is_tripped(), Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        counters.is_tripped.store(self.health.is_tripped(), Ordering::Relaxed);
+        let (waiting, failed) = self.gate.as_ref().map_or((0, 0), |gate| (gate.waiting(), gate.failed()));
+        counters.preflight_waiting.store(waiting as u64, Ordering::Relaxed);
+        counters.preflight_failed.store(failed as u64, Ordering::Relaxed);
     }
 
     /// A plan of teams, where something has changed that it is made of.
@@ -257,7 +309,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Begins what may be begun: health first.
+    /// Begins what may be begun: health and new nodes first.
     fn act(&mut self, now: Millis) {
         while self.schedule.is_open(now) {
             let is_free = |deed: &Deed| self.schedule.is_free(&deed.node.name, now);

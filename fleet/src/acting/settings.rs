@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_plans::health;
+use fleet_plans::{health, preflight};
 
 use super::Mode;
 
@@ -13,6 +13,8 @@ pub struct Settings {
     pub teams: Mode,
     /// Health's thresholds and budgets; `dry_run` says whether it acts.
     pub health: health::Settings,
+    /// New nodes, where their taint is looked at; `dry_run` says whether it is lifted.
+    pub preflight: Option<preflight::Settings>,
     /// Acts a second, of all parts.
     pub per_second: u32,
     /// Which replica it is, for Events.

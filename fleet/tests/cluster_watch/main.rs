@@ -10,6 +10,7 @@
 mod fixture;
 
 mod acting;
+mod nodes;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -154,7 +155,7 @@ fn addresses(node: &Node) -> Vec<String> {
 }
 
 fn fleet(authority: &Authority, folder: &Path) -> Program {
-    let credentials = authority.server(&[fleet::tls::SERVER_NAME], "barewire-fleet");
+    let credentials = authority.replica();
     std::fs::write(folder.join("fleet.crt"), &credentials.certificate).unwrap();
     std::fs::write(folder.join("fleet.key"), &credentials.key).unwrap();
     let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());

@@ -59,12 +59,12 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn sign(&self, names: &[&str], name: &str, group: &str, usage: ExtendedKeyUsagePurpose, valid: Duration) -> Credentials {
+    fn sign(&self, names: &[&str], name: &str, group: &str, usages: &[ExtendedKeyUsagePurpose], valid: Duration) -> Credentials {
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, group);
         params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages.to_vec();
         params.not_after = (SystemTime::now() + valid).into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem().into_bytes();
@@ -72,7 +72,7 @@ impl Authority {
     }
 
     pub(crate) fn client(&self, name: &str, group: &str) -> Credentials {
-        self.sign(&[], name, group, ExtendedKeyUsagePurpose::ClientAuth, DAY)
+        self.sign(&[], name, group, &[ExtendedKeyUsagePurpose::ClientAuth], DAY)
     }
 
     pub(crate) fn node(&self, node: &str) -> Credentials {
@@ -81,11 +81,17 @@ impl Authority {
 
     /// A node's, for so long.
     pub(crate) fn node_for(&self, node: &str, valid: Duration) -> Credentials {
-        self.sign(&[], &format!("system:node:{node}"), "system:nodes", ExtendedKeyUsagePurpose::ClientAuth, valid)
+        self.sign(&[], &format!("system:node:{node}"), "system:nodes", &[ExtendedKeyUsagePurpose::ClientAuth], valid)
     }
 
     pub(crate) fn server(&self, names: &[&str], name: &str) -> Credentials {
-        self.sign(names, name, "barewire", ExtendedKeyUsagePurpose::ServerAuth, DAY)
+        self.sign(names, name, "barewire", &[ExtendedKeyUsagePurpose::ServerAuth], DAY)
+    }
+
+    /// A replica's: a server for nodes, and a client of the replica that leads.
+    pub(crate) fn replica(&self) -> Credentials {
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&[SERVER_NAME], SERVER_NAME, "barewire", &usages, DAY)
     }
 }
 
@@ -113,8 +119,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Arc::new(Server::new(Arc::clone(&hub), limits));
-        let (teller, serving, tls) =
-            (Arc::clone(&hub), Arc::clone(&server), tls::server(&authority.server(&[SERVER_NAME], SERVER_NAME)).unwrap());
+        let (teller, serving, tls) = (Arc::clone(&hub), Arc::clone(&server), tls::server(&authority.replica()).unwrap());
         let tasks =
             vec![tokio::spawn(async move { teller.tell().await }), tokio::spawn(async move { serving.run(listener, tls).await.unwrap() })];
         Self { hub, server, address, tasks }

@@ -17,24 +17,24 @@ use tokio_rustls::client::TlsStream;
 use crate::bad_input::{NOW, handshake, hello};
 use crate::fixture::{Authority, Node, Running, SOON, in_namespace};
 
-fn report(outcome: Outcome, run: u64) -> Report {
+pub(crate) fn report(outcome: Outcome, run: u64) -> Report {
     let finding = Finding { check: "disk_var".to_owned(), outcome: outcome.into(), seen: "x".repeat(10), run, ..Finding::default() };
     Report { findings: vec![finding], ..Report::default() }
 }
 
-fn frame(report: Report) -> Vec<u8> {
+pub(crate) fn frame(report: Report) -> Vec<u8> {
     encode(&ToFleet { message: Some(FromNode::Report(report)) }).to_vec()
 }
 
 /// A node's connection, without the client that behaves.
-async fn connected(credentials: &Credentials, node: &str, address: SocketAddr) -> TlsStream<TcpStream> {
+pub(crate) async fn connected(credentials: &Credentials, node: &str, address: SocketAddr) -> TlsStream<TcpStream> {
     let mut stream = handshake(fleet::tls::client(credentials).unwrap(), address).await.unwrap();
     stream.write_all(&hello(node, NOW)).await.unwrap();
     timeout(SOON, stream.read_u8()).await.unwrap().unwrap();
     stream
 }
 
-async fn until(what: &str, is: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, is: impl Fn() -> bool) {
     let seen = timeout(SOON, async {
         while !is() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod fixture;
+mod forwarding;
 mod health;
 mod kept;
 mod rotation;

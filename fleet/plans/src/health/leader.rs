@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::budget::{Spent, pool};
 use super::record::{is_marked, is_quarantined, is_tainted, relapses, release};
-use super::{Evidence, Millis, Record, Report, Settings, Stage, stamp};
+use super::{Evidence, Millis, Note, Record, Report, Settings, Stage, stamp};
 use crate::node::{Change, Node};
 
 /// Why something is done: the reason of the Event.
@@ -121,6 +122,12 @@ impl Leader {
         self.is_tripped
     }
 
+    /// What everybody may know of it.
+    #[must_use]
+    pub const fn note(&self) -> Note {
+        Note { dry_run: self.settings.dry_run, quiet_until: self.quiet_until, tripped: self.is_tripped }
+    }
+
     /// Is there anything that time alone may change? Then [`Self::acts`] is called some ten times a second; otherwise once soon after a report.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -185,7 +192,8 @@ impl Leader {
             self.is_budget_told = false;
             return Vec::new();
         }
-        let (mut pools, mut total) = self.spent(now, nodes);
+        let pending = |name: &str| self.pretended.get(name).or(self.in_flight.get(name)).copied();
+        let Spent { mut pools, mut total } = Spent::of(now, nodes, &self.settings, pending);
         let most = self.settings.share(self.settings.total_permille, nodes.len());
         let mut acts = Vec::new();
         for (node, evidence) in candidates {
@@ -214,23 +222,6 @@ impl Leader {
             }
         }
         acts
-    }
-
-    /// Of each pool its nodes and how many were tainted lately; and how many are tainted in all. It is read from the nodes, so that a new leader
-    /// has no new budget.
-    fn spent<'a>(&self, now: Millis, nodes: &'a BTreeMap<String, Node>) -> (BTreeMap<&'a str, (usize, usize)>, usize) {
-        let mut pools: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        let mut total = 0;
-        for node in nodes.values() {
-            let pending = self.pretended.get(&node.name).or(self.in_flight.get(&node.name)).copied();
-            let is_lately = |at: &Millis| now.saturating_sub(*at) <= self.settings.window;
-            let last = relapses(node, now, self.settings.window).pop().max(pending);
-            let (of_pool, lately) = pools.entry(pool(node)).or_default();
-            *of_pool += 1;
-            *lately += usize::from(last.as_ref().is_some_and(is_lately));
-            total += usize::from(is_marked(node) || pending.is_some());
-        }
-        (pools, total)
     }
 
     /// What becomes of a node that is tainted, or has been.
@@ -276,10 +267,3 @@ fn told(at: Millis, node: &Node, reason: Reason, evidence: Vec<String>) -> Act {
 
 /// What a patch takes at most until it is seen: then it is decided anew.
 const IN_FLIGHT: Millis = 10_000;
-
-/// Nodes with one value of this label are a pool, of which budgets are.
-const POOL_LABEL: &str = "node.kubernetes.io/instance-type";
-
-fn pool(node: &Node) -> &str {
-    node.labels.get(POOL_LABEL).map_or("", String::as_str)
-}

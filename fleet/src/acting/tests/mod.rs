@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_plans::health::{self, About, Report, Verdict};
+use fleet_plans::preflight::{self, KEY, Said, State};
 use fleet_plans::teams::{ASSIGNED, TEAM, Teams};
 use serde_json::{Value, json};
 use server::Server;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Counters, Executor, Mode, Nodes, Settings, TeamsFile};
+use super::{Counters, Executor, Heard, Mode, Nodes, Settings, TeamsFile};
 use crate::watches::{Event, Target};
 
 fn teams(count: u32) -> TeamsFile {
@@ -30,7 +31,7 @@ fn teams(count: u32) -> TeamsFile {
 struct Replica {
     leads: watch::Sender<bool>,
     teams: watch::Sender<TeamsFile>,
-    reports: mpsc::Sender<(String, Report)>,
+    reports: mpsc::Sender<(String, Heard)>,
     nodes: Arc<Nodes>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
@@ -40,8 +41,15 @@ struct Replica {
 impl Replica {
     fn start(server: &Arc<Server>, teams: TeamsFile, mode: Mode) -> Self {
         let health = health::Settings { dry_run: mode != Mode::Apply, ..health::Settings::default() };
-        let settings =
-            Settings { teams: mode, health, per_second: 5, identity: "r".to_owned(), lease: ("kube-system".to_owned(), "l".to_owned()) };
+        let preflight = preflight::Settings { dry_run: mode != Mode::Apply, ..preflight::Settings::default() };
+        let settings = Settings {
+            teams: mode,
+            health,
+            preflight: Some(preflight),
+            per_second: 5,
+            identity: "r".to_owned(),
+            lease: ("kube-system".to_owned(), "l".to_owned()),
+        };
         let ((leads, led), (teams, file)) = (watch::channel(true), watch::channel(teams));
         let ((reports, heard), (_streams, streams)) = (mpsc::channel(100), watch::channel(0));
         let (mut nodes, counters) = (Arc::new(Nodes::default()), Arc::new(Counters::default()));
@@ -187,7 +195,7 @@ async fn complain(replica: &Replica, node: &str, seconds: u64) {
         let verdict = Verdict::Bad("no carrier".to_owned());
         // What it calls itself is not believed.
         let report = Report { node: "n5".to_owned(), about: About::Own, check: "uplink".to_owned(), verdict };
-        replica.reports.send((node.to_owned(), report)).await.unwrap();
+        replica.reports.send((node.to_owned(), Heard::Verdict(report))).await.unwrap();
         sleep(Duration::from_millis(500)).await;
     }
 }
@@ -219,7 +227,7 @@ async fn a_sick_node_is_tainted_after_the_quiet_time_then_drained_as_budgets_all
         complain(&replica, "n3", 10).await;
         assert_eq!(server.evicted(), 3);
         let well = Report { node: String::new(), about: About::Own, check: "uplink".to_owned(), verdict: Verdict::Good };
-        replica.reports.send(("n3".to_owned(), well)).await.unwrap();
+        replica.reports.send(("n3".to_owned(), Heard::Verdict(well))).await.unwrap();
         sleep(Duration::from_secs(70)).await;
         assert_eq!((tainted(), server.events("NodeReleased")), (0, 1));
         replica.task.abort();
@@ -251,5 +259,39 @@ async fn in_a_storm_nothing_is_written_until_a_person_says_so() {
 async fn complain_at_once(replica: &Replica, node: &str) {
     let verdict = Verdict::Bad("no carrier".to_owned());
     let report = Report { node: node.to_owned(), about: About::Own, check: "uplink".to_owned(), verdict };
-    replica.reports.send((node.to_owned(), report)).await.unwrap();
+    replica.reports.send((node.to_owned(), Heard::Verdict(report))).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_node_is_let_in_when_it_has_passed_and_kept_out_with_an_event_when_not() {
+    for mode in [Mode::DryRun, Mode::Apply] {
+        let server = Server::start(3);
+        for name in ["n0", "n1"] {
+            server.alter(name, |node| {
+                node["spec"] = json!({ "taints": [{ "key": KEY, "effect": "NoSchedule" }] });
+                node["status"]["nodeInfo"] = json!({ "bootID": "b1" });
+            });
+        }
+        let tainted = || server.nodes().values().filter(|node| node["spec"]["taints"][0]["key"] == KEY).count();
+        let replica = Replica::start(&server, TeamsFile::default(), mode);
+        let say = async |node: &str, state, boot: &str| {
+            let said = Said { state, boot: boot.to_owned(), evidence: vec!["disk: slow".to_owned()] };
+            replica.reports.send((node.to_owned(), Heard::Preflight(said))).await.unwrap();
+            sleep(Duration::from_secs(2)).await;
+        };
+        say("n0", State::Passed, "b0").await;
+        say("n1", State::Running, "b1").await;
+        assert_eq!((server.asked(), replica.metric("preflight_nodes_waiting"), tainted()), (0, 2, 2), "another boot's");
+        say("n0", State::Passed, "b1").await;
+        say("n1", State::Failed, "b1").await;
+        say("n1", State::Failed, "b1").await;
+        if mode == Mode::DryRun {
+            assert_eq!((server.asked(), replica.metric("acts_total{part=\"preflight\",outcome=\"dry_run\"}")), (0, 2));
+        } else {
+            assert_eq!((tainted(), server.events("PreflightPassed"), server.events("PreflightFailed")), (1, 1, 1));
+            assert_eq!((replica.metric("preflight_nodes_waiting"), replica.metric("preflight_nodes_failed")), (1, 1));
+            assert_eq!(server.written(), 1);
+        }
+        replica.task.abort();
+    }
 }

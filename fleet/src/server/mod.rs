@@ -1,4 +1,7 @@
-//! The server of the stream: a task and a place in the log for each node, and no queue.
+//! The server of the stream: a task and a place in the log for each node, and no queue; and what other replicas forward while this one leads.
+
+mod conversation;
+mod replicas;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,62 +9,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Buf, Bytes};
-use fleet_api::message::{FromFleet, FromNode, Moved, Position, Report, ToFleet, ToNode};
-use fleet_api::{Decoder, FrameError, HELLO_MAX, Refusal, Session, decode, encode};
+use bytes::Bytes;
+use conversation::{Conversation, Ended};
+use fleet_api::message::{Forwarded, FromFleet, FromNode, Moved, Position, Report, ToNode};
+use fleet_api::{HELLO_MAX, Session, encode};
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::admission::{Addresses, Bucket, Limits};
 use crate::hub::Hub;
-use crate::identity::{self, IdentityError};
+use crate::identity::{self, Peer};
 use crate::reports::Reports;
+
+pub use replicas::{SIGN, SILENT};
 
 /// From the connection to the hello.
 const BEGIN: Duration = Duration::from_secs(10);
 /// Handshakes and hellos that are under way. One address has fewer.
 const BEGINNING: usize = 512;
-/// Without a byte that the node takes.
-const STUCK: Duration = Duration::from_secs(60);
 /// Between two signs of life.
 const CHECKPOINT: Duration = Duration::from_secs(30);
 /// After a report nothing of the node is read for so long. Nodes keep [`Report::AGAIN`] between two, several times this.
 const REPORT_GAP: Duration = Duration::from_millis(100);
 /// What is sent before the node's own words are looked at again.
 const BUDGET: usize = 64 << 10;
-/// What a node that finds no place waits.
-const FULL_RETRY: Duration = Duration::from_secs(10);
-
-/// Why a connection has ended.
-#[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error("nothing more was said")]
-    Closed,
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    #[error("no hello within {} s", BEGIN.as_secs())]
-    NoHello,
-    #[error("no byte was taken for {} s", STUCK.as_secs())]
-    Stuck,
-    #[error("{0}")]
-    Identity(#[from] IdentityError),
-    #[error("{0}")]
-    Frame(#[from] FrameError),
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    #[error("this replica has {0} nodes and takes no more")]
-    Full(usize),
-    #[error("the replica ends")]
-    Drained,
-    #[error("its certificate expires; it is to come back with the next")]
-    Expired,
-}
 
 /// Where nodes go when this replica ends.
 #[derive(Debug, Clone)]
@@ -87,6 +62,8 @@ pub struct Counters {
     pub reports: AtomicU64,
     /// Those that were of no use, and passed over.
     pub bad_reports: AtomicU64,
+    /// Reports that other replicas have forwarded to this one.
+    pub forwarded_reports: AtomicU64,
 }
 
 /// What is known of a node that is connected.
@@ -113,6 +90,13 @@ pub struct Server {
     tls: Mutex<Option<Arc<ServerConfig>>>,
     served: AtomicU64,
     reports: Arc<Reports>,
+    replicas: Mutex<replicas::Replicas>,
+}
+
+/// Who has said hello, and was heard.
+enum Begun<'a> {
+    Node(Entered<'a>, Session),
+    Replica(replicas::Forwards<'a>),
 }
 
 impl Server {
@@ -130,6 +114,7 @@ impl Server {
             tls: Mutex::default(),
             served: AtomicU64::new(0),
             reports: Arc::default(),
+            replicas: Mutex::default(),
         }
     }
 
@@ -155,6 +140,18 @@ impl Server {
     #[must_use]
     pub fn connected(&self) -> usize {
         lock(&self.nodes).len()
+    }
+
+    /// How many nodes are connected to the replicas that forward their reports to this one.
+    #[must_use]
+    pub fn connected_elsewhere(&self) -> usize {
+        lock(&self.replicas).nodes()
+    }
+
+    /// How many replicas forward their nodes' reports to this one.
+    #[must_use]
+    pub fn forwarding(&self) -> usize {
+        lock(&self.replicas).len()
     }
 
     /// Sends every node to one of `replicas` (or to any other) within a time.
@@ -204,7 +201,7 @@ impl Server {
 
     async fn connection(&self, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) {
         let _place = Place { server: self, address };
-        let (mut node, mut conversation, mut session, admitted) = match self.begin(acceptor, stream, address).await {
+        let (begun, mut conversation, admitted) = match self.begin(acceptor, stream, address).await {
             Ok(begun) => begun,
             Err(ended) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -212,9 +209,17 @@ impl Server {
                 return;
             }
         };
-        let ended = self.converse(&mut conversation, &mut session, &mut node, admitted).await;
-        if let Err(ended) = ended {
-            tracing::info!(%address, node = session.node(), reason = %ended, "node disconnected");
+        match begun {
+            Begun::Node(mut node, mut session) => {
+                if let Err(ended) = self.converse(&mut conversation, &mut session, &mut node, admitted).await {
+                    tracing::info!(%address, node = session.node(), reason = %ended, "node disconnected");
+                }
+            }
+            Begun::Replica(replica) => {
+                tracing::info!(%address, replica = replica.name(), "replica forwards reports");
+                let ended = self.receive(&mut conversation, &replica, admitted).await;
+                tracing::info!(%address, replica = replica.name(), reason = %ended, "replica forwards no more");
+            }
         }
     }
 
@@ -224,37 +229,48 @@ impl Server {
         acceptor: TlsAcceptor,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> Result<(Entered<'_>, Conversation, Session, Instant), Ended> {
+    ) -> Result<(Begun<'_>, Conversation, Instant), Ended> {
         let begun = timeout(BEGIN, async {
             let _turn = self.beginning.acquire().await;
             stream.set_nodelay(true)?;
             let stream = acceptor.accept(stream).await?;
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let certificate = certificate.map_or(&[][..], AsRef::as_ref);
-            let certified = identity::node_of(certificate);
+            let peer = identity::peer_of(certificate);
             let admitted = admitted_until(identity::valid_for(certificate, SystemTime::now()).unwrap_or_default());
-            let mut conversation = Conversation { stream, decoder: Decoder::new(HELLO_MAX) };
-            let certified = match certified {
-                Ok(certified) => certified,
+            let mut conversation = Conversation::new(stream, HELLO_MAX);
+            let peer = match peer {
+                Ok(peer) => peer,
                 Err(error) => return Err(conversation.refuse(error.to_string(), error.into()).await),
             };
-            let first = match conversation.read().await {
-                Err(Ended::Frame(error)) => return Err(conversation.refuse(error.to_string(), error.into()).await),
-                other => other?,
-            };
-            let opened = Session::open(first.message, &certified, &self.hub.replica());
-            match opened {
-                Ok((session, welcome)) => Ok((conversation, session, welcome, admitted)),
-                Err(refusal) => Err(conversation.refuse(refusal.to_string(), refusal.into()).await),
+            match conversation.read().await {
+                Err(Ended::Frame(error)) => Err(conversation.refuse(error.to_string(), error.into()).await),
+                first => Ok((peer, first?.message, conversation, admitted)),
             }
         });
-        let (mut conversation, session, welcome, admitted) = begun.await.map_err(|_| Ended::NoHello)??;
-        let Some(entered) = self.enter(session.node(), address) else {
-            let full = Ended::Full(self.limits.nodes);
-            return Err(conversation.refuse(full.to_string(), full).await);
+        let (peer, first, mut conversation, admitted) = begun.await.map_err(|_| Ended::NoHello)??;
+        let welcomed = match peer {
+            Peer::Node(certified) => self.welcome_node(first, &certified, address),
+            Peer::Replica => self.welcome_replica(first),
         };
-        self.send(&mut conversation, &[welcome]).await?;
-        Ok((entered, conversation, session, admitted))
+        match welcomed {
+            Ok((begun, welcome)) => {
+                self.send(&mut conversation, &[welcome]).await?;
+                Ok((begun, conversation, admitted))
+            }
+            Err(ended) => Err(conversation.refuse(ended.to_string(), ended).await),
+        }
+    }
+
+    fn welcome_node(&self, first: Option<FromNode>, certified: &str, address: SocketAddr) -> Result<(Begun<'_>, Bytes), Ended> {
+        let (session, welcome) = Session::open(first, certified, &self.hub.replica())?;
+        let entered = self.enter(session.node(), address).ok_or(Ended::Full(self.limits.nodes))?;
+        Ok((Begun::Node(entered, session), welcome))
+    }
+
+    fn welcome_replica(&self, first: Option<FromNode>) -> Result<(Begun<'_>, Bytes), Ended> {
+        let (name, welcome) = Forwarded::open(first, &self.hub.replica())?;
+        Ok((Begun::Replica(self.enter_replica(&name)?), welcome))
     }
 
     /// A second connection of one node takes the place of its first, which may be half open.
@@ -407,48 +423,7 @@ impl Drop for Entered<'_> {
         let mut nodes = lock(&self.server.nodes);
         if nodes.get(&self.node).is_some_and(|it| it.number == self.number) {
             nodes.remove(&self.node);
+            self.server.reports.left(&self.node);
         }
-    }
-}
-
-struct Conversation {
-    stream: TlsStream<TcpStream>,
-    decoder: Decoder,
-}
-
-impl Conversation {
-    /// The next message. What has come of it is kept when the wait is given up.
-    async fn read(&mut self) -> Result<ToFleet, Ended> {
-        loop {
-            if let Some(frame) = self.decoder.next_frame()? {
-                return Ok(decode(&frame)?);
-            }
-            if self.stream.read_buf(self.decoder.buffer()).await? == 0 {
-                return Err(Ended::Closed);
-            }
-        }
-    }
-
-    async fn send(&mut self, frames: &[Bytes]) -> Result<u64, Ended> {
-        // One record for many small frames.
-        let mut bytes = if let [one] = frames { one.clone() } else { Bytes::from(frames.concat()) };
-        let length = bytes.len() as u64;
-        while bytes.has_remaining() {
-            timeout(STUCK, self.stream.write_buf(&mut bytes)).await.map_err(|_| Ended::Stuck)??;
-        }
-        timeout(STUCK, self.stream.flush()).await.map_err(|_| Ended::Stuck)??;
-        Ok(length)
-    }
-
-    /// Says why, and that it is the end.
-    async fn refuse(&mut self, reason: String, ended: Ended) -> Ended {
-        let retry_after_millis = u64::try_from(FULL_RETRY.as_millis()).unwrap_or(u64::MAX);
-        let refused = fleet_api::message::Refused { reason, retry_after_millis };
-        let frame = encode(&FromFleet { message: Some(ToNode::Refused(refused)) });
-        // Who does not listen is not waited for.
-        if timeout(Duration::from_secs(1), self.send(&[frame])).await.is_ok() {
-            drop(timeout(Duration::from_secs(1), self.stream.shutdown()).await);
-        }
-        ended
     }
 }
