@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::BEGIN;
-use super::replicas::SILENT;
+use super::SILENT;
 use crate::identity::IdentityError;
 
 /// Without a byte that the peer takes.

@@ -25,8 +25,10 @@ use crate::hub::Hub;
 use crate::identity::{self, Peer};
 use crate::reports::Reports;
 
-pub use replicas::{SIGN, SILENT};
+pub use replicas::SIGN;
 
+/// Without a sign of life: several of them.
+pub const SILENT: Duration = Duration::from_secs(10);
 /// From the connection to the hello.
 const BEGIN: Duration = Duration::from_secs(10);
 /// Handshakes and hellos that are under way. One address has fewer.

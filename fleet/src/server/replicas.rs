@@ -13,12 +13,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::conversation::{Conversation, Ended};
-use super::{Server, lock};
+use super::{SILENT, Server, lock};
 
 /// Between two signs of life, in both directions.
 pub const SIGN: Duration = Duration::from_secs(1);
-/// Without a sign of life: several of them.
-pub const SILENT: Duration = Duration::from_secs(10);
 /// A replica that comes back so soon has never been away: its nodes' streams have not broken.
 const GRACE: Duration = Duration::from_secs(5);
 /// Replicas that forward at a time; there are a few.
