@@ -63,6 +63,18 @@ fn until(what: &str, folder: &Path, mut is: impl FnMut() -> bool) {
 }
 
 impl Cluster {
+    /// `None`, with the reason printed, where it cannot run.
+    fn or_skip(authority: &Authority, folder: &Path) -> Option<Self> {
+        match Self::start(authority, folder) {
+            Ok(cluster) => Some(cluster),
+            Err(missing) => {
+                assert!(std::env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but {missing}");
+                println!("SKIP {missing}");
+                None
+            }
+        }
+    }
+
     fn start(authority: &Authority, folder: &Path) -> Result<Self, world::Missing> {
         let [apiserver, kubectl] = ["kube-apiserver", "kubectl"].map(|name| world::program("kubernetes", name));
         let (etcd, apiserver, kubectl) = (world::program("etcd", "etcd")?, apiserver?, kubectl?);
@@ -168,14 +180,7 @@ fn fleet(authority: &Authority, folder: &Path) -> Program {
 fn what_the_api_server_has_arrives_at_a_node_and_stays() {
     in_namespace(|| async {
         let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-        let mut cluster = match Cluster::start(&authority, folder.path()) {
-            Ok(cluster) => cluster,
-            Err(missing) => {
-                assert!(std::env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but {missing}");
-                println!("SKIP {missing}");
-                return;
-            }
-        };
+        let Some(mut cluster) = Cluster::or_skip(&authority, folder.path()) else { return };
         // Before the fleet is there: a list has it.
         cluster.apply(&service("web", 80, ""));
         cluster.apply(&service("headless", 80, ", clusterIP: None"));
@@ -275,14 +280,7 @@ fn one_replica_leads_and_another_after_it() {
     in_namespace(|| async {
         let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
         let folder = folder.path();
-        let cluster = match Cluster::start(&authority, folder) {
-            Ok(cluster) => cluster,
-            Err(missing) => {
-                assert!(std::env::var("BAREWIRE_REQUIRE_ALL").as_deref() != Ok("1"), "required, but {missing}");
-                println!("SKIP {missing}");
-                return;
-            }
-        };
+        let Some(cluster) = Cluster::or_skip(&authority, folder) else { return };
         drop(fleet(&authority, folder));
         let program = Path::new(env!("CARGO_BIN_EXE_barewire-fleet"));
         let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());

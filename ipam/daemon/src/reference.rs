@@ -11,6 +11,7 @@ use crate::conditions::Kind;
 use crate::config::keys::{Absent, KEYS, Key};
 use crate::http::metrics::{self, Declared, PREFIX};
 
+use crate::health::PreflightState;
 use crate::health_check::{Check, Verdict};
 use crate::http::{ADDRESS_STATES, API_MODES, BLOCK_STATES, DIRECTIONS, SCOPES};
 use crate::latencies::{AddRefusal, Operation};
@@ -77,7 +78,7 @@ fn reasons(drops: bool) -> Vec<&'static str> {
 }
 
 fn values() -> String {
-    let rows: [(&str, &str, Vec<&str>); 12] = [
+    let rows: [(&str, &str, Vec<&str>); 13] = [
         ("addresses", "state", ADDRESS_STATES.to_vec()),
         ("adds_refused_total", "reason", AddRefusal::ALL.map(|(_, name)| name).to_vec()),
         ("repairs_total", "kind", repairs::Kind::ALL.map(|(_, name)| name).to_vec()),
@@ -90,6 +91,7 @@ fn values() -> String {
         ("cloud_blocks", "state", BLOCK_STATES.to_vec()),
         ("health_check", "check", Check::ALL.map(|(_, name)| name).to_vec()),
         ("health_check", "result", Verdict::RESULTS.to_vec()),
+        ("health_preflight", "state", PreflightState::ALL.map(|(_, name)| name).to_vec()),
     ];
     let mut text = "| metric | label | values |\n|---|---|---|\n".to_owned();
     for (metric, label, values) in rows {
