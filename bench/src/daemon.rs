@@ -45,6 +45,10 @@ pub struct Settings<'a> {
     pub masquerade: bool,
     /// `network.fast_path`; left out where `None`.
     pub fast_path: Option<&'a str>,
+    /// `network.service_cidrs`.
+    pub service_cidrs: &'a [&'a str],
+    /// Further sections.
+    pub more: &'a str,
 }
 
 /// A running daemon. Dropping it lets it drain, then ends it; it ends with this process in any case.
@@ -63,7 +67,14 @@ impl Daemon {
     /// # Errors
     /// When it is not ready within 10 s; the message ends with the end of its log.
     pub fn start(binaries: &Path, run_dir: PathBuf, ranges: &[&str]) -> Result<Self> {
-        let settings = Settings { ranges, native_cidrs: &["10.0.0.0/8", "fd00::/8"], masquerade: false, fast_path: None };
+        let settings = Settings {
+            ranges,
+            native_cidrs: &["10.0.0.0/8", "fd00::/8"],
+            masquerade: false,
+            fast_path: None,
+            service_cidrs: &[],
+            more: "",
+        };
         Self::start_with(binaries, run_dir, &settings)
     }
 
@@ -140,6 +151,14 @@ impl Daemon {
         Ok(kibibytes * 1_024)
     }
 
+    /// Its page about itself.
+    ///
+    /// # Errors
+    /// When its telemetry does not answer with JSON.
+    pub fn status(&self) -> Result<Value> {
+        serde_json::from_str(&self.get("/status")?).context("/status is not JSON")
+    }
+
     /// Its process.
     #[must_use]
     pub fn process(&self) -> u32 {
@@ -152,7 +171,14 @@ impl Daemon {
     /// When the program cannot be run.
     pub fn refusal_of_fast_path(binaries: &Path, folder: &Path) -> Result<Option<String>> {
         let config = folder.join("check.toml");
-        let settings = Settings { ranges: &["10.10.0.0/24"], native_cidrs: &["10.10.0.0/16"], masquerade: true, fast_path: Some("auto") };
+        let settings = Settings {
+            ranges: &["10.10.0.0/24"],
+            native_cidrs: &["10.10.0.0/16"],
+            masquerade: true,
+            fast_path: Some("auto"),
+            service_cidrs: &[],
+            more: "",
+        };
         fs::write(&config, configuration(binaries, folder, &settings)).with_context(|| format!("cannot write {}", config.display()))?;
         let output = Command::new(program(binaries)?)
             .arg("--config")
@@ -216,7 +242,7 @@ fn program(binaries: &Path) -> Result<PathBuf> {
 }
 
 fn configuration(binaries: &Path, run_dir: &Path, settings: &Settings<'_>) -> String {
-    let Settings { ranges, native_cidrs, masquerade, fast_path } = settings;
+    let Settings { ranges, native_cidrs, masquerade, fast_path, service_cidrs, more } = settings;
     let fast_path = fast_path.map_or_else(String::new, |chosen| format!("fast_path = {chosen:?}\n"));
     format!(
         "[node]\n\
@@ -229,6 +255,7 @@ fn configuration(binaries: &Path, run_dir: &Path, settings: &Settings<'_>) -> St
          [network]\n\
          native_cidrs = {native_cidrs:?}\n\
          masquerade = {masquerade}\n\
+         service_cidrs = {service_cidrs:?}\n\
          {fast_path}\
          [source]\n\
          kind = \"fixed\"\n\
@@ -238,7 +265,8 @@ fn configuration(binaries: &Path, run_dir: &Path, settings: &Settings<'_>) -> St
          [cni]\n\
          bin_dirs = [{bin_dir:?}]\n\
          [telemetry]\n\
-         listen = \"{TELEMETRY}\"\n",
+         listen = \"{TELEMETRY}\"\n\
+         {more}",
         conf = run_dir.join("00-barewire.conflist"),
         bin_dir = std::path::absolute(binaries).unwrap_or_else(|_| binaries.to_owned()),
     )

@@ -21,6 +21,7 @@ pub mod measures;
 mod peers;
 pub mod programs;
 pub mod rules;
+pub mod served;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -112,7 +113,7 @@ struct Bench {
 impl Bench {
     fn set_up(binaries: &Path, node: &Node, only: &[String]) -> Result<Self> {
         let refusal = Daemon::refusal_of_fast_path(binaries, &node.folder("check")?)?;
-        let site = Site { binaries, node, fast_path_is_known: refusal.is_none() };
+        let site = Site { binaries, node, fast_path_is_known: refusal.is_none(), folders: "" };
         let mut absent = refusal.map(|told| format!("this barewired does not know network.fast_path: {told}"));
         if !only.is_empty() {
             absent = Some(format!("only {} were measured", only.join(", ")));

@@ -10,6 +10,7 @@
 
 pub mod add;
 pub mod burst;
+pub mod cluster_ip;
 pub mod contender;
 pub mod daemon;
 pub mod datapath;
@@ -23,4 +24,5 @@ pub mod plugin;
 pub mod pods;
 pub mod report;
 pub mod samples;
+pub mod shape;
 pub mod wiring;

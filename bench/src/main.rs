@@ -11,10 +11,12 @@ use std::{env, io};
 use anyhow::{Context, Result};
 use bench::add::{self, Options};
 use bench::burst;
+use bench::cluster_ip;
 use bench::datapath::{self, load, load::Load};
 use bench::machine;
 use bench::page::{self, Sources};
 use bench::pods;
+use bench::shape;
 use clap::{Args, Parser, Subcommand};
 use lab::init;
 use nix::unistd::alarm;
@@ -82,6 +84,38 @@ enum What {
         #[arg(long, default_value_t = 1)]
         rounds: usize,
         /// One line of JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// A service's address: what it costs a pod beside its endpoint's own, by the kernel programs and by kube-proxy's rules
+    ///
+    /// Some ten seconds a round.
+    #[command(name = "clusterip")]
+    ClusterIp {
+        /// Rounds; a figure is the median over them
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// Seconds that one figure is measured in one round
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// One line of JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Limits of bandwidth: how near to the rate traffic comes, and what they cost whom they do not hold
+    ///
+    /// Some five minutes as it stands.
+    Shape {
+        /// Rounds; a figure is the median over them
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds that one figure is measured in one round, after a warm-up of one and a half
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Only these errors, by the keys of the JSON: to try something out
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// One line of JSON instead of tables
         #[arg(long)]
         json: bool,
     },
@@ -182,6 +216,16 @@ fn main() -> Result<()> {
             // Its waits have bounds of their own.
             let report = pods::run(pods::Options { rounds })?;
             show(json, &report.to_json(), &report);
+        }
+        What::ClusterIp { rounds, seconds, json } => {
+            let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
+            let report = cluster_ip::run(&begin()?, rounds, slot)?;
+            show(json, &report.to_json(), &report);
+        }
+        What::Shape { rounds, seconds, only, json } => {
+            let slot = Duration::try_from_secs_f64(seconds).with_context(|| format!("--seconds {seconds} is no duration"))?;
+            let findings = shape::run(&begin()?, shape::Options { rounds, slot }, &only)?;
+            show(json, &findings.to_json(), &findings);
         }
         What::Report { datapath, add, burst, out } => {
             for path in page::write(&Sources { datapath, add, burst }, &out)? {

@@ -153,7 +153,19 @@ impl Plugin {
     /// # Errors
     /// When the plugin fails, or answers with anything but a result with an address.
     pub fn add(&self, pod: Pod) -> Result<(Duration, Attached)> {
-        let call = self.call("ADD", &pod, self.config.to_string());
+        self.add_with(pod, &Value::Null)
+    }
+
+    /// ADD with what a runtime passes of the pod, as `runtimeConfig`.
+    ///
+    /// # Errors
+    /// See [`Self::add`].
+    pub fn add_with(&self, pod: Pod, runtime_config: &Value) -> Result<(Duration, Attached)> {
+        let mut config = self.config.clone();
+        if !runtime_config.is_null() {
+            config["runtimeConfig"] = runtime_config.clone();
+        }
+        let call = self.call("ADD", &pod, config.to_string());
         let (took, stdout) = call.run()?;
         let result: Value = serde_json::from_str(&stdout).with_context(|| format!("{}: ADD answered {stdout:?}", self.binary.display()))?;
         if result["ips"][0]["address"].as_str().is_none() {

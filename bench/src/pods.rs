@@ -62,7 +62,7 @@ pub fn run(options: Options) -> Result<Report> {
 
 fn turn(cni: NodeCni) -> Result<Taken> {
     let node = |name| NodePlan { name, runtime: Release::Current, plugins: Release::Current };
-    let plan = Plan { proxy: ProxyMode::Nftables, cni, nodes: vec![node("node1"), node("node2")], image_names: Vec::new() };
+    let plan = Plan { proxy: ProxyMode::Nftables, cni, nodes: vec![node("node1"), node("node2")], image_names: Vec::new(), acts: false };
     let options = LabOptions { name: Some("bench".to_owned()), ..LabOptions::of_this_program()? };
     let mut cluster = Cluster::up(&plan, &options, &mut |line| eprintln!("  {line}"))?;
     let taken = measure(&mut cluster)?;

@@ -20,6 +20,7 @@ struct Pod {
     container_id: String,
     interface: String,
     addresses: Vec<IpAddr>,
+    allowed_addresses: Vec<IpAddr>,
     mac: Option<String>,
     netns: Option<u64>,
     host_interface: String,
@@ -51,9 +52,10 @@ impl Limits {
 }
 
 impl Pod {
-    /// Whether `wanted` is its name (with its namespace or without), an address, the container (or the beginning of its ID) or the host end.
+    /// Whether `wanted` is its name (with its namespace or without), an address (one that it may use beside its own, too), the container (or the beginning of its ID) or the host end.
     fn is(&self, wanted: &str) -> bool {
-        let address = wanted.parse::<IpAddr>().is_ok_and(|wanted| self.addresses.contains(&wanted));
+        let mut all = self.addresses.iter().chain(&self.allowed_addresses);
+        let address = wanted.parse::<IpAddr>().is_ok_and(|wanted| all.any(|address| *address == wanted));
         let container =
             wanted.len() >= CONTAINER_ID_MIN && self.container_id.starts_with(wanted) || !wanted.is_empty() && self.container_id == wanted;
         // What a runtime has not told is nobody's name.
@@ -165,6 +167,10 @@ pub(crate) fn pods(page: &Value, wanted: Option<&str>, addresses: &Value) -> Tol
         if let (Some(why), Some(_)) = (&pod.why, wanted) {
             let _ = writeln!(notes, "{} takes the slow path: {why}", pod.full_name());
         }
+        if !pod.allowed_addresses.is_empty() && wanted.is_some() {
+            let allowed = pod.allowed_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(notes, "{} may also use: {allowed}", pod.full_name());
+        }
         if let (Some(limits), Some(_)) = (pod.limits.told(), wanted) {
             let _ = writeln!(notes, "{} is limited: {limits}", pod.full_name());
         }
@@ -188,6 +194,9 @@ fn no_pod(wanted: &str, addresses: &Value) -> String {
 fn state(Address { state, owner, free_in_seconds, why, .. }: &Address) -> String {
     let of = |owner: &Owner| format!("in use by {}", name(&owner.namespace, &owner.name));
     match state.as_str() {
+        "allowed" => {
+            owner.as_ref().map_or_else(|| state.clone(), |owner| format!("used by {} beside its own", name(&owner.namespace, &owner.name)))
+        }
         "cooldown" => format!("cooldown, free in {}", duration(free_in_seconds.unwrap_or_default())),
         "quarantined" => format!("quarantined: {}", why.as_deref().unwrap_or_default()),
         "of_host" => "an interface of the node itself has it".to_owned(),
@@ -234,7 +243,7 @@ mod tests {
     fn page() -> Value {
         json!([
             { "namespace": "web", "name": "api", "container_id": "0123456789abcdef", "interface": "eth0", "addresses": ["10.0.1.16", "fd00::1"],
-              "host_interface": "bw7", "host_ifindex": 7, "path": "fast", "attached_seconds": 61,
+              "host_interface": "bw7", "host_ifindex": 7, "path": "fast", "attached_seconds": 61, "allowed_addresses": ["10.0.50.7"],
               "limits": { "ingress": 1_500_000, "internet_egress": 10_000_000, "internet_egress_from": "namespace" } },
             { "namespace": "", "name": "", "container_id": "fedcba9876543210", "interface": "eth0", "addresses": ["10.0.1.17"],
               "host_interface": "bw8", "host_ifindex": 8, "path": "slow", "why": "another's filter", "attached_seconds": 5 },
@@ -243,11 +252,12 @@ mod tests {
 
     #[test]
     fn a_pod_is_found_by_all_of_its_names() {
-        for wanted in ["web/api", "api", "10.0.1.16", "fd00:0::1", "0123456789abc", "bw7"] {
+        for wanted in ["web/api", "api", "10.0.1.16", "fd00:0::1", "10.0.50.7", "0123456789abc", "bw7"] {
             let (_, json, exit) = pods(&page(), Some(wanted), &Value::Null);
             assert_eq!((json.as_array().map(Vec::len), exit), (Some(1), Exit::Fine), "{wanted}");
         }
         let (text, _, _) = pods(&page(), Some("web/api"), &Value::Null);
+        assert!(text.contains("web/api may also use: 10.0.50.7\n"), "{text}");
         assert!(text.contains("web/api is limited: ingress 1.5 Mbit/s, internet egress 10 Mbit/s (of the namespace)\n"), "{text}");
         let (text, _, _) = pods(&page(), Some("10.0.1.17"), &Value::Null);
         assert!(!text.contains("limited"), "{text}");

@@ -106,18 +106,8 @@ enum Command {
     },
     /// The packets of one pod as pcapng, whichever path they take; needs root
     Capture(capture::Capture),
-    /// The packets that the programs dropped, by reason
-    Drops {
-        /// Those that took the kernel's network stack as well
-        #[arg(long)]
-        slow: bool,
-        /// Again and again, with rates
-        #[arg(short, long)]
-        watch: bool,
-        /// Between readings
-        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
-        interval: Duration,
-    },
+    /// The packets that the programs dropped, by reason, or one by one
+    Drops(drops::Drops),
     /// What would become of a packet of a pod, step by step and why; nothing is sent
     Trace(trace::Trace),
     /// Look at the node for what would keep pods from starting or from being reached; each finding with its remedy
@@ -186,6 +176,7 @@ enum Teams {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum State {
     InUse,
+    Allowed,
     Cooldown,
     Quarantined,
     OfHost,
@@ -196,6 +187,7 @@ impl State {
     const fn name(self) -> &'static str {
         match self {
             Self::InUse => "in_use",
+            Self::Allowed => "allowed",
             Self::Cooldown => "cooldown",
             Self::Quarantined => "quarantined",
             Self::OfHost => "of_host",
@@ -293,21 +285,7 @@ fn execute(daemon: Daemon, command: Command, output: Output) -> Result<Answer, A
                 before = after;
             }
         }
-        Command::Drops { slow, watch, interval } => {
-            let mut before = None;
-            loop {
-                let page = daemon.json("/traffic")?;
-                let (text, json, exit) = drops::told(&page, before.as_ref(), slow);
-                if !watch {
-                    return Ok(Answer { text, json, exit });
-                }
-                if (Answer { text: text + "\n", json, exit }).print(output).is_err() {
-                    return Ok(Answer { text: String::new(), json: Value::Null, exit });
-                }
-                before = Some(page);
-                std::thread::sleep(interval.max(INTERVAL_MIN));
-            }
-        }
+        Command::Drops(drops) => drops.run(daemon, output),
         Command::Capture(capture) => {
             let (text, json, exit) = capture.run(daemon)?;
             if let Some(why) = json["error"].as_str() {

@@ -15,6 +15,10 @@ pub(crate) fn meaning(reason: &str) -> &'static str {
         "internet_egress_limit" => {
             "it is beyond what the pod may send to the internet (barewire.io/internet-egress, network.pod_internet_egress)"
         }
+        "node_internet_egress_limit" => {
+            "it is beyond the pod's share of what all pods of the node may send to the internet (network.node_internet_egress)"
+        }
+        "no_translation" => "it comes back from a service's endpoint, and nobody knows any more which service it was",
         "egress_limit" => "it is beyond what the pod may send (kubernetes.io/egress-bandwidth)",
         "ingress_limit" => "it is beyond what the pod may be sent (kubernetes.io/ingress-bandwidth)",
         "fragment" => "it is a piece of a packet",
@@ -36,7 +40,7 @@ pub(crate) fn meaning(reason: &str) -> &'static str {
 
 /// Whether packets are dropped for it; otherwise they take the network stack.
 pub(crate) fn drops(reason: &str) -> bool {
-    const DROPS: [&str; 11] = [
+    const DROPS: [&str; 13] = [
         "no_endpoint",
         "spoofed_address",
         "spoofed_mac",
@@ -46,8 +50,10 @@ pub(crate) fn drops(reason: &str) -> bool {
         "not_ip",
         "flow_table_full",
         "internet_egress_limit",
+        "node_internet_egress_limit",
         "egress_limit",
         "ingress_limit",
+        "no_translation",
     ];
     DROPS.contains(&reason)
 }

@@ -27,8 +27,17 @@ struct Status {
     addresses: BTreeMap<String, Addresses>,
     network_list: NetworkList,
     slow_path: Vec<String>,
+    limits: Option<Limits>,
     fleet: Option<Fleet>,
     services: Option<Services>,
+}
+
+/// How limits of bandwidth are kept, where programs keep any.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    by: String,
+    why: String,
 }
 
 /// The Services that the node serves, where it does.
@@ -38,6 +47,7 @@ struct Services {
     applied: bool,
     services: u64,
     endpoints: u64,
+    translated_ports: u64,
     problems: Vec<String>,
 }
 
@@ -207,6 +217,9 @@ impl Pages {
         for why in &status.slow_path {
             line("", why.clone());
         }
+        if let Some(Limits { by, why }) = &status.limits {
+            line("LIMITS", format!("by {}: {why}", by.replace('_', " ")));
+        }
         if let Some(fleet) = &status.fleet {
             heard(fleet, &mut line);
         }
@@ -251,9 +264,12 @@ fn heard(fleet: &Fleet, mut line: impl FnMut(&str, String)) {
 }
 
 fn served(services: &Services, mut line: impl FnMut(&str, String)) {
-    let Services { applied, services, endpoints, problems } = services;
+    let Services { applied, services, endpoints, translated_ports, problems } = services;
     let state = if *applied { "in force" } else { "NOT in force" };
     line("SERVICES", format!("{} with {} endpoints, {state}", count(*services), count(*endpoints)));
+    if *translated_ports > 0 {
+        line("", format!("{} ports of cluster addresses by the kernel programs", count(*translated_ports)));
+    }
     for problem in problems {
         line("", problem.clone());
     }
@@ -336,11 +352,23 @@ mod tests {
     fn services_have_a_line_where_they_are_served() {
         let mut pages = pages(true, &json!([]));
         assert!(!pages.text().contains("SERVICES"));
-        pages.status["services"] = json!({ "applied": true, "services": 2, "endpoints": 7, "problems": ["service a/b: 0 is no port"] });
-        let expected = "SERVICES   2 with 7 endpoints, in force\n           service a/b: 0 is no port\n";
+        pages.status["services"] =
+            json!({ "applied": true, "services": 2, "endpoints": 7, "translated_ports": 3, "problems": ["service a/b: 0 is no port"] });
+        let expected = "SERVICES   2 with 7 endpoints, in force\n           3 ports of cluster addresses by the kernel programs\n           service a/b: 0 is no port\n";
         assert!(pages.text().contains(expected), "{}", pages.text());
         pages.status["services"] = json!({});
         assert!(pages.text().contains("NOT in force"), "{}", pages.text());
+    }
+
+    #[test]
+    fn how_limits_are_kept_is_told_with_why() {
+        let mut pages = pages(true, &json!([]));
+        assert!(!pages.text().contains("LIMITS"));
+        pages.status["limits"] = json!({ "by": "token_buckets", "why": "eth1 has noqueue, which knows no departure times" });
+        let expected = "LIMITS     by token buckets: eth1 has noqueue, which knows no departure times\n";
+        assert!(pages.text().contains(expected), "{}", pages.text());
+        pages.status["limits"] = json!({ "by": "departure_times", "why": "fq on eth1" });
+        assert!(pages.text().contains("LIMITS     by departure times: fq on eth1\n"), "{}", pages.text());
     }
 
     #[test]

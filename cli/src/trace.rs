@@ -142,6 +142,10 @@ fn text(subject: &str, pod: &PodEnd, trace: &Value, next: Option<&str>, neighbou
     if !word(request, "scope").is_empty() {
         steps.push(format!("the other end is {}", scope(word(request, "scope"))));
     }
+    if !word(request, "endpoint").is_empty() {
+        let endpoint = word(request, "endpoint");
+        steps.insert(1, format!("the kernel programs translate the service's address to an endpoint of it, for example {endpoint}"));
+    }
     let reason = word(request, "reason");
     match word(request, "path") {
         "fast" if word(request, "next_hop").is_empty() => {

@@ -40,6 +40,18 @@ impl Millis {
         self.written(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z"))
     }
 
+    /// As scheduled events write it: `23 Nov 2026 20:41:19 GMT`.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        self.written(format_description!("[day] [month repr:short] [year] [hour]:[minute]:[second] GMT"))
+    }
+
+    /// Azure's have the day of the week as well: `Mon, 23 Nov 2026 20:41:19 GMT`.
+    #[must_use]
+    pub fn in_words_with_weekday(self) -> String {
+        self.written(format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"))
+    }
+
     fn written(self, format: &[BorrowedFormatItem<'_>]) -> String {
         let date = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         date.format(format).unwrap_or_default()
@@ -78,6 +90,10 @@ mod tests {
         let at = Millis(1_795_466_479_250);
         assert_eq!(at.iso8601(), "2026-11-23T20:41:19.250Z");
         assert_eq!(at.iso8601_seconds(), "2026-11-23T20:41:19Z");
+        assert_eq!(
+            (at.in_words().as_str(), at.in_words_with_weekday().as_str()),
+            ("23 Nov 2026 20:41:19 GMT", "Mon, 23 Nov 2026 20:41:19 GMT")
+        );
         assert_eq!(Millis::from_amz_date("20261123T204119Z"), Some(Millis(1_795_466_479_000)));
         assert_eq!(Millis::from_amz_date("2026-11-23"), None);
     }

@@ -66,6 +66,7 @@ fn add(attachment: Attachment, netns: &str, pod: PodIdentity, config: AddConfig)
         mac: config.runtime.mac,
         bandwidth: config.runtime.bandwidth,
         internet_egress: config.runtime.internet_egress,
+        allowed_addresses: config.runtime.allowed_addresses,
     };
     let answer = daemon::ask_for_receipt(&at(config.socket), &Request::Add(request), netns_fd.as_fd());
     let (Reply::Attached(result), receipt) = answer.map_err(refusal)? else { return Err(unexpected()) };

@@ -53,6 +53,9 @@ pub struct GcConfig {
 /// The pod annotation that limits what the pod sends to the internet.
 pub const INTERNET_EGRESS: &str = "barewire.io/internet-egress";
 
+/// The pod annotation that names addresses which the pod may use beside its own.
+pub const ALLOWED_ADDRESSES: &str = "barewire.io/allowed-addresses";
+
 /// `runtimeConfig`, for the capabilities `ips`, `mac`, `bandwidth` and `io.kubernetes.cri.pod-annotations`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuntimeConfig {
@@ -64,6 +67,8 @@ pub struct RuntimeConfig {
     pub bandwidth: Option<Bandwidth>,
     /// The pod's annotation [`INTERNET_EGRESS`], as it was written.
     pub internet_egress: Option<String>,
+    /// The pod's annotation [`ALLOWED_ADDRESSES`], as it was written.
+    pub allowed_addresses: Option<String>,
 }
 
 /// What an operation on one interface of one container is about: the parameters of DEL, an entry of a GC's list.
@@ -233,12 +238,15 @@ impl RuntimeFields {
             .map(|text| parse_mac(&text).map_err(|why| invalid("runtimeConfig.mac", format!("{text:?} {why}"))));
         let bandwidth = Bandwidth::read(&self.bandwidth.unwrap_or_default())
             .map_err(|(key, why)| invalid(&format!("runtimeConfig.bandwidth.{key}"), why))?;
-        let internet_egress = match self.annotations.and_then(|mut all| all.remove(INTERNET_EGRESS)) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text),
-            Some(other) => return Err(invalid(&format!("the pod's annotation {INTERNET_EGRESS}"), format!("{other} is not a string"))),
+        let mut annotations = self.annotations.unwrap_or_default();
+        let mut annotation = |name: &str| match annotations.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(invalid(&format!("the pod's annotation {name}"), format!("{other} is not a string"))),
         };
-        Ok(RuntimeConfig { ips: ips.collect::<Result<_, _>>()?, mac: mac.transpose()?, bandwidth, internet_egress })
+        let (internet_egress, allowed_addresses) = (annotation(INTERNET_EGRESS)?, annotation(ALLOWED_ADDRESSES)?);
+        let ips = ips.collect::<Result<_, _>>()?;
+        Ok(RuntimeConfig { ips, mac: mac.transpose()?, bandwidth, internet_egress, allowed_addresses })
     }
 }
 

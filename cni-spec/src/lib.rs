@@ -18,7 +18,7 @@ mod result;
 mod version;
 
 pub use bandwidth::Bandwidth;
-pub use config::{AddConfig, Attachment, CheckConfig, GcConfig, INTERNET_EGRESS, RuntimeConfig, socket, version_asked};
+pub use config::{ALLOWED_ADDRESSES, AddConfig, Attachment, CheckConfig, GcConfig, INTERNET_EGRESS, RuntimeConfig, socket, version_asked};
 pub use error::{Code, Error};
 pub use invocation::{Invocation, PodIdentity};
 pub use name::{ContainerId, IfName, NetworkName};

@@ -27,6 +27,8 @@ pub enum Difference {
     NotForwarding,
     /// The host has no route to the pod's address.
     Route(IpAddr),
+    /// A route of ours leads to it for an address that the pod may not use, or may use no more.
+    Surplus(IpAddr),
     /// The host has not the pod's MAC address for its address, or not for good.
     Neighbour(IpAddr),
     /// It has not the address of the pod's IPv6 gateway, so that who asks for it is not answered.
@@ -37,7 +39,8 @@ pub enum Difference {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostEnds {
     links: HashMap<Ifindex, Link>,
-    routes: HashSet<(IpAddr, u32)>,
+    /// Addresses that routes of ours lead to, by the link's number.
+    routes: HashMap<u32, Vec<IpAddr>>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     /// Links that have the address of the pods' IPv6 gateway.
     gateways: HashSet<Ifindex>,
@@ -70,7 +73,10 @@ impl HostEnds {
         // Links first: what is made meanwhile is missing as a link, not in part.
         let mut dumps = Dumps::open_strict("read the pods' links")?;
         let links = links(&mut dumps)?;
-        let routes = ours::routes()?.into_iter().filter_map(to_pod).collect();
+        let mut routes: HashMap<_, Vec<_>> = HashMap::new();
+        for (address, link) in ours::routes()?.into_iter().filter_map(to_pod) {
+            routes.entry(link).or_default().push(address);
+        }
         let (gateways, qdiscs) = (gateways(&mut dumps)?, qdiscs(&mut dumps)?);
         Ok(Self { links, routes, neighbours: neighbours(&mut dumps)?, gateways, qdiscs })
     }
@@ -89,14 +95,17 @@ impl HostEnds {
         ];
         let mut differences: Vec<_> = of_link.into_iter().filter(|(differs, _)| *differs).map(|(_, difference)| difference).collect();
         let wanted = Neighbour { mac: link.pod_mac, is_permanent: true };
-        for &address in &link.addresses {
-            if !self.routes.contains(&(address, link.host_ifindex.0)) {
+        let routes = self.routes.get(&link.host_ifindex.0).map_or(&[][..], Vec::as_slice);
+        for address in link.leading_here() {
+            if !routes.contains(&address) {
                 differences.push(Difference::Route(address));
             }
             if self.neighbours.get(&(link.host_ifindex.0, address)) != Some(&wanted) {
                 differences.push(Difference::Neighbour(address));
             }
         }
+        let is_wanted = |address: &IpAddr| link.leading_here().any(|wanted| wanted == *address);
+        differences.extend(routes.iter().filter(|address| !is_wanted(address)).map(|address| Difference::Surplus(*address)));
         if link.addresses.iter().any(IpAddr::is_ipv6) && !self.gateways.contains(&link.host_ifindex) {
             differences.push(Difference::Ipv6Gateway);
         }
@@ -238,6 +247,7 @@ mod tests {
             addresses: vec!["10.0.1.17".parse().unwrap(), "fd00::17".parse().unwrap()],
             namespace: String::new(),
             limits: Limits::default(),
+            allowed: vec!["10.0.50.7".parse().unwrap()],
         }
     }
 
@@ -248,8 +258,8 @@ mod tests {
         let neighbour = Neighbour { mac: POD, is_permanent: true };
         HostEnds {
             links: HashMap::from([(made.host_ifindex, link)]),
-            routes: made.addresses.iter().map(|address| (*address, made.host_ifindex.0)).collect(),
-            neighbours: made.addresses.iter().map(|address| ((made.host_ifindex.0, *address), neighbour)).collect(),
+            routes: HashMap::from([(made.host_ifindex.0, made.leading_here().collect())]),
+            neighbours: made.leading_here().map(|address| ((made.host_ifindex.0, address), neighbour)).collect(),
             gateways: HashSet::from([made.host_ifindex]),
             qdiscs: HashSet::from([made.host_ifindex]),
         }
@@ -275,10 +285,13 @@ mod tests {
         assert_eq!(altered(&|_, link| link.forwards = None), []);
         assert_eq!(
             altered(&|ends, _| {
-                ends.routes.remove(&(ipv4, key.0));
+                ends.routes.get_mut(&key.0).unwrap().retain(|address| *address != ipv4);
             }),
             [Difference::Route(ipv4)]
         );
+        for another in ["10.0.50.8", "10.0.1.18"].map(|text| text.parse().unwrap()) {
+            assert_eq!(altered(&|ends, _| ends.routes.get_mut(&key.0).unwrap().push(another)), [Difference::Surplus(another)]);
+        }
         assert_eq!(
             altered(&|ends, _| {
                 ends.neighbours.remove(&key);

@@ -158,7 +158,12 @@ pub(crate) fn link_exists(ifname: &str) -> Result<bool, NetlinkError> {
     Ok(link(&mut Socket::open()?, "read the pod's link", by_name, 0)?.is_some())
 }
 
-fn link(socket: &mut Socket, step: &'static str, known_by: Vec<LinkAttribute>, ifindex: u32) -> Result<Option<LinkMessage>, NetlinkError> {
+pub(crate) fn link(
+    socket: &mut Socket,
+    step: &'static str,
+    known_by: Vec<LinkAttribute>,
+    ifindex: u32,
+) -> Result<Option<LinkMessage>, NetlinkError> {
     let mut question = LinkMessage::default();
     question.header.index = ifindex;
     question.attributes = known_by;

@@ -10,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::Ifindex;
 use crate::netlink::{NetlinkError, Socket};
-use crate::pod_link::{ALIAS_PREFIX, GROUP, ROUTE_PROTOCOL};
+use crate::pod_link::{ALIAS_PREFIX, ALLOWED_METRIC, GROUP, ROUTE_PROTOCOL};
 use crate::raw_netlink::{attributes, number};
 
 /// A host end of ours as the kernel tells it.
@@ -24,8 +24,10 @@ pub struct FoundLink {
     pub mtu: u32,
     /// Container and interface name, from the alias; `None` for a link whose wiring never got that far.
     pub owner: Option<(String, String)>,
-    /// Addresses routed to it by routes of ours.
+    /// The pod's own addresses: those routed to it by routes of ours.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that it may use besides, likewise.
+    pub allowed: Vec<IpAddr>,
 }
 
 /// Reads every pod link of ours, and the addresses routed to each.
@@ -37,7 +39,10 @@ pub fn pod_links(host: &mut Socket) -> Result<Vec<FoundLink>, NetlinkError> {
     // The links name addresses only once all are read: a row picked in an attempt that was interrupted must not use them up.
     let mut links = host.dump("read the host's links", &all_links(), found_link)?;
     for link in &mut links {
-        link.addresses = routed.remove(&link.ifindex.0).unwrap_or_default();
+        let of_link = routed.remove(&link.ifindex.0).unwrap_or_default();
+        let (allowed, own): (Vec<_>, Vec<_>) = of_link.into_iter().partition(|(_, is_allowed)| *is_allowed);
+        let addresses = |routes: Vec<(IpAddr, bool)>| routes.into_iter().map(|(address, _)| address).collect();
+        (link.addresses, link.allowed) = (addresses(own), addresses(allowed));
     }
     Ok(links)
 }
@@ -81,16 +86,18 @@ pub(crate) fn found_link(row: RouteNetlinkMessage) -> Option<FoundLink> {
             _ => {}
         }
     }
-    ours.then_some(FoundLink { ifindex: Ifindex(link.header.index), ifname, mtu, owner, addresses: Vec::new() })
+    ours.then_some(FoundLink { ifindex: Ifindex(link.header.index), ifname, mtu, owner, addresses: Vec::new(), allowed: Vec::new() })
 }
 
-fn routed_addresses(host: &mut Socket) -> Result<HashMap<u32, Vec<IpAddr>>, NetlinkError> {
-    let mut routed: HashMap<u32, Vec<IpAddr>> = HashMap::new();
+/// By link, and whether each is one that the pod may use beside its own.
+fn routed_addresses(host: &mut Socket) -> Result<HashMap<u32, Vec<(IpAddr, bool)>>, NetlinkError> {
+    let mut routed: HashMap<u32, Vec<(IpAddr, bool)>> = HashMap::new();
     let ours = routes(host, |route| {
         let ours = route.header.protocol == ROUTE_PROTOCOL;
-        destination(&route).zip(oif(&route)).filter(|_| ours)
+        let is_allowed = route.attributes.contains(&RouteAttribute::Priority(ALLOWED_METRIC));
+        destination(&route).zip(oif(&route)).filter(|_| ours).map(|(address, oif)| (oif, (address, is_allowed)))
     })?;
-    for (address, oif) in ours {
+    for (oif, address) in ours {
         routed.entry(oif).or_default().push(address);
     }
     Ok(routed)

@@ -2,6 +2,7 @@
 //!
 //! Everything here speaks to the kernel; what is to be done is decided above. Costs that shaped it are in docs/adr/0003.
 
+pub mod announcement;
 pub mod calls;
 pub mod clock;
 mod conntrack;
@@ -14,6 +15,7 @@ mod inspection;
 mod inventory;
 pub mod local_routes;
 mod marks;
+mod neighbour_proxy;
 pub mod netlink;
 mod netns;
 mod nft;
@@ -25,6 +27,7 @@ mod pod_link;
 mod policy_routes;
 mod prefixes;
 pub mod process_limits;
+mod queueing;
 mod raw_netlink;
 mod removal;
 pub mod repairs;
@@ -47,6 +50,7 @@ pub use node_network::{ApplyError, Families, Kept, NodeNetwork, PodRange};
 pub use pod_link::{
     GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodLink, WiringError, answer_solicitations, attach, refresh_host_end, restore_host_end,
 };
+pub use queueing::{Departures, Queueing, queueing};
 pub use removal::{LinkRemover, remove_links};
 pub use sysctl::SysctlError;
 pub use uplink::{

@@ -12,7 +12,7 @@ use crate::nft::RulesError;
 use crate::nft_kept::KeptTable;
 use crate::ours::{Ours, carry_out};
 use crate::sysctl::{self, SysctlError};
-use crate::{Marks, Uplink, forwarding, gateway, policy_routes, prefixes, rules, stack, unreachable};
+use crate::{Marks, PodLink, Queueing, Uplink, forwarding, gateway, neighbour_proxy, policy_routes, prefixes, rules, stack, unreachable};
 
 /// A node's networks, as its configuration, its cloud and its interfaces tell them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,6 +43,14 @@ pub struct NodeNetwork {
     pub internet_egress: u64,
     /// The same for pods of a namespace, in place of that, by the namespace's name.
     pub internet_egress_of: BTreeMap<String, u64>,
+    /// Addresses that pods of a namespace may use beside their own, each those that it has asked for.
+    pub allowed_of: BTreeMap<String, Vec<IpNetwork>>,
+    /// Whether who looks for such an address on an uplink's own link is to be answered by this node: in a cloud nobody asks a neighbour.
+    pub answers_neighbours: bool,
+    /// Bytes a second that all pods together may send to the internet, in fair shares, where the programs are in use; 0 for no limit.
+    pub node_internet_egress: u64,
+    /// How the uplinks queue what leaves.
+    pub queueing: Vec<Queueing>,
 }
 
 /// A choice by family.
@@ -168,6 +176,7 @@ impl NodeNetwork {
         let mut kept = Kept::default();
         kept.accounts.remove()?;
         Self::default().set_routes(host)?;
+        neighbour_proxy::answer_for(host, &[])?;
         forwarding::remove_accepts().map_err(ApplyError::Accepts)?;
         Ok(kept.rules.remove()?)
     }
@@ -177,6 +186,28 @@ impl NodeNetwork {
     pub fn uplink_of(&self, address: IpAddr) -> u16 {
         let owner = self.pods.iter().find(|range| (range.first..=range.last).contains(&address));
         owner.map_or(0, |range| range.uplink)
+    }
+
+    /// A pod's link with those of its further addresses alone that it may use as things are now: what the operator has taken back since, or
+    /// has given to the node, it may not.
+    #[must_use]
+    pub fn granted(&self, link: PodLink) -> PodLink {
+        if link.allowed.is_empty() {
+            return link;
+        }
+        let ranges = self.allowed_of.get(&link.namespace).map_or(&[][..], Vec::as_slice);
+        let is_of_others = |address: &IpAddr| {
+            let gateways = self.uplinks.iter().flat_map(|uplink| &uplink.gateways);
+            self.node_addresses.iter().chain(gateways).any(|other| other == address)
+        };
+        let is_granted = |address: &IpAddr| ranges.iter().any(|range| range.contains(*address)) && !is_of_others(address);
+        PodLink { allowed: link.allowed.into_iter().filter(is_granted).collect(), ..link }
+    }
+
+    /// Where pods' further addresses may be, of one family.
+    pub(crate) fn allowed_ranges(&self, ipv4: bool) -> Vec<IpNetwork> {
+        let all = self.allowed_of.values().flatten().filter(|range| range.is_ipv4() == ipv4);
+        prefixes::without_nested(all.copied().collect())
     }
 
     /// Every network that has a scope, in order of falling prefix length: the first match is the longest.
@@ -206,6 +237,8 @@ impl NodeNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ifindex;
+    use crate::fast_path::Limits;
 
     #[test]
     fn an_address_belongs_to_the_uplink_of_its_range() {
@@ -216,6 +249,36 @@ mod tests {
         };
         let of = |address: &str| network.uplink_of(address.parse().unwrap());
         assert_eq!([of("10.0.1.16"), of("10.0.1.48"), of("10.0.1.63"), of("fd00::ff"), of("192.0.2.1")], [0, 1, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_pod_may_use_what_its_namespace_has_now_and_the_node_has_not() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let mut network = NodeNetwork {
+            node_addresses: addresses(&["10.0.50.1"]),
+            allowed_of: BTreeMap::from([("edge".to_owned(), vec!["10.0.50.0/29".parse().unwrap(), "fd00:50::/64".parse().unwrap()])]),
+            ..NodeNetwork::default()
+        };
+        let allowed = addresses(&["10.0.50.1", "10.0.50.7", "10.0.50.8", "fd00:50::7"]);
+        let granted = |network: &NodeNetwork, namespace: &str| {
+            let link = PodLink {
+                host_ifname: "bw0000100000".to_owned(),
+                host_ifindex: Ifindex(1 << 20),
+                pod_ifname: "eth0".to_owned(),
+                pod_mac: [2, 0, 0, 0, 0, 1],
+                mtu: 9001,
+                container_id: "c".to_owned(),
+                addresses: addresses(&["10.0.1.17"]),
+                namespace: namespace.to_owned(),
+                limits: Limits::default(),
+                allowed: allowed.clone(),
+            };
+            network.granted(link).allowed
+        };
+        assert_eq!(granted(&network, "edge"), addresses(&["10.0.50.7", "fd00:50::7"]));
+        assert_eq!(granted(&network, "web"), addresses(&[]));
+        network.allowed_of.clear();
+        assert_eq!(granted(&network, "edge"), addresses(&[]));
     }
 
     #[test]

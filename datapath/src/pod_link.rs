@@ -40,6 +40,8 @@ pub const HOST_MAC: [u8; 6] = [0x0a, 0x42, 0x57, 0x00, 0x00, 0x01];
 pub(crate) const GROUP: u32 = 0xB3;
 /// The origin of every route that is ours (`ip route … proto 179`), a number that no routing daemon is registered for.
 pub(crate) const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(0xB3);
+/// The metric of a route to an address that a pod may use beside its own: what tells the two kinds apart where the store is lost.
+pub(crate) const ALLOWED_METRIC: u32 = 0xB3;
 /// What an interface alias of ours starts with.
 pub(crate) const ALIAS_PREFIX: &str = "barewire ";
 
@@ -71,6 +73,15 @@ pub struct PodLink {
     pub namespace: String,
     /// What the pod is held to, of its own.
     pub limits: Limits,
+    /// Addresses that it may use beside its own: what is sent to them reaches it, and it may send from them.
+    pub allowed: Vec<IpAddr>,
+}
+
+impl PodLink {
+    /// Every address that leads to the pod.
+    pub(crate) fn leading_here(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().chain(&self.allowed).copied()
+    }
 }
 
 /// Why a pod could not be wired. Nothing of it is left.

@@ -303,6 +303,8 @@ mod tests {
         }
         assert!((32_768..=60_999).all(|port| (1_024..32_768).contains(&other[&port])));
         assert!(other.iter().all(|(port, becomes)| other[becomes] == *port), "no two become one");
+        // The kernel programs, which translate services as well, have each flow have the same ports.
+        assert!((0..=u16::MAX).all(|port| other.get(&port).copied().unwrap_or(port) == ebpf::service::apart(port)));
     }
 
     #[test]

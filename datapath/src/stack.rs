@@ -124,28 +124,37 @@ fn from_pod(network: &NodeNetwork) -> String {
     );
     text += &confined("daddr", &account(Scope::Node));
     // The routes are asked only about addresses that could be a pod's.
-    text += &local(network, "daddr", &format!("fib daddr oifname \"bw*\" {}", account(Scope::SameNode)));
+    let to_a_pod = format!("fib daddr oifname \"bw*\" {}", account(Scope::SameNode));
+    text += &local(network, "daddr", &to_a_pod);
+    text += &allowed(network, "daddr", &to_a_pod);
     text += &local(network, "daddr", &account(Scope::Vpc));
     text + &by_scope(network, "daddr", account)
 }
 
 fn from_uplink(network: &NodeNetwork) -> String {
     let account = |scope: Scope| format!("counter name host_received_{} return", SCOPES[scope as usize]);
-    local(network, "daddr", "return") + &confined("saddr", &account(Scope::Vpc)) + &by_scope(network, "saddr", account)
+    local(network, "daddr", "return")
+        + &allowed(network, "daddr", "fib daddr oifname \"bw*\" return")
+        + &confined("saddr", &account(Scope::Vpc))
+        + &by_scope(network, "saddr", account)
 }
 
 fn to_pod(network: &NodeNetwork) -> String {
     let account = |scope: Scope| format!("update @received_{} {{ oifname }} return", SCOPES[scope as usize]);
-    let from_a_pod = local(network, "saddr", &format!("iifname \"bw*\" {}", account(Scope::SameNode)));
+    let from_a_pod = format!("iifname \"bw*\" {}", account(Scope::SameNode));
     confined("saddr", &account(Scope::Node))
-        + &from_a_pod
+        + &local(network, "saddr", &from_a_pod)
+        + &allowed(network, "saddr", &from_a_pod)
         + &local(network, "saddr", &account(Scope::Vpc))
         + &by_scope(network, "saddr", account)
 }
 
 fn to_uplink(network: &NodeNetwork) -> String {
     let account = |scope: Scope| format!("counter name host_sent_{} return", SCOPES[scope as usize]);
-    local(network, "saddr", "return") + &confined("daddr", &account(Scope::Vpc)) + &by_scope(network, "daddr", account)
+    local(network, "saddr", "return")
+        + &allowed(network, "saddr", "fib saddr type != local return")
+        + &confined("daddr", &account(Scope::Vpc))
+        + &by_scope(network, "daddr", account)
 }
 
 fn confined(end: &str, then: &str) -> String {
@@ -156,6 +165,18 @@ fn local(network: &NodeNetwork, end: &str, then: &str) -> String {
     let mut text = String::new();
     for family in [Family::V4, Family::V6] {
         let ranges: Vec<_> = network.pods_of(family.is_v4()).map(crate::PodRange::interval).collect();
+        if !ranges.is_empty() {
+            let _ = writeln!(text, "    {} {end} {} {then}", family.keyword(), anonymous_set(ranges));
+        }
+    }
+    text
+}
+
+/// The same of addresses that pods may use beside their own: others have addresses of these ranges as well.
+fn allowed(network: &NodeNetwork, end: &str, then: &str) -> String {
+    let mut text = String::new();
+    for family in [Family::V4, Family::V6] {
+        let ranges = network.allowed_ranges(family.is_v4());
         if !ranges.is_empty() {
             let _ = writeln!(text, "    {} {end} {} {then}", family.keyword(), anonymous_set(ranges));
         }

@@ -76,6 +76,11 @@ pub(crate) fn enable_ipv6(ifname: &str) -> Result<(), SysctlError> {
     set(&format!("net/ipv6/conf/{ifname}/disable_ipv6"), "0")
 }
 
+/// Lets an interface answer neighbour solicitations for the addresses that a proxy's entries name.
+pub(crate) fn answer_for_others(ifname: &str) -> Result<(), SysctlError> {
+    set(&format!("net/ipv6/conf/{ifname}/proxy_ndp"), "1")
+}
+
 fn get(name: &str) -> Result<String, SysctlError> {
     let path = PathBuf::from("/proc/sys").join(name);
     match std::fs::read_to_string(&path) {

@@ -107,11 +107,15 @@ pub enum Reason {
     EgressLimit = 21,
     /// Dropped: beyond what the pod may be sent.
     IngressLimit = 22,
+    /// Dropped: beyond the pod's share of what all pods of the node may send to the internet.
+    NodeInternetEgressLimit = 23,
+    /// Dropped: it comes back from a service's endpoint, and nobody knows any more which service it was.
+    NoTranslation = 24,
 }
 
 impl Reason {
     /// Every reason, in order of its number, with its name in metrics.
-    pub const ALL: [(Self, &'static str); 23] = [
+    pub const ALL: [(Self, &'static str); 25] = [
         (Self::NoEndpoint, "no_endpoint"),
         (Self::SpoofedAddress, "spoofed_address"),
         (Self::SpoofedMac, "spoofed_mac"),
@@ -135,6 +139,8 @@ impl Reason {
         (Self::InternetEgressLimit, "internet_egress_limit"),
         (Self::EgressLimit, "egress_limit"),
         (Self::IngressLimit, "ingress_limit"),
+        (Self::NodeInternetEgressLimit, "node_internet_egress_limit"),
+        (Self::NoTranslation, "no_translation"),
     ];
 
     /// Its name in metrics.
@@ -157,7 +163,9 @@ impl Reason {
             | Self::FlowTableFull
             | Self::InternetEgressLimit
             | Self::EgressLimit
-            | Self::IngressLimit => true,
+            | Self::IngressLimit
+            | Self::NodeInternetEgressLimit
+            | Self::NoTranslation => true,
             Self::Fragment
             | Self::Options
             | Self::HopLimit

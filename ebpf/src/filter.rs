@@ -1,9 +1,10 @@
-//! Two filters in front of tables in which most packets find nothing: to ask an array first is cheaper than to search a hash.
+//! Two filters in front of tables: to ask an array first is cheaper than to search a hash.
 //!
 //! Either may say yes where the table has nothing, and never says no where it has something.
 //!
-//! *Addresses that lead to slots*: a bit for each, by a hash of the address. The daemon alone writes the table, sets the bit before, and
-//! never clears it: the addresses that a node's pods may have are few.
+//! *Addresses that lead to slots*: a number for each, by a hash of the address: no slot, or the one that an address of this hash was last
+//! said to lead to. Where that slot's endpoint has the address for its own, the table need not be asked. The daemon alone writes the table,
+//! writes the number before, and never takes it back: the addresses that a node's pods may have are few.
 //!
 //! *Notes of flows*: a byte for each, by a hash of the flow. Programs on all CPUs write notes, so the byte is not a bit but the number of a
 //! generation, and to write it needs no atomic operation. Whoever notes a flow writes the current generation first. When the daemon
@@ -11,22 +12,22 @@
 //! stay, and only then ends the one before: bytes of notes that are gone have expired by that.
 
 use crate::flow::{Flow4, Flow6};
-use crate::layout::{NOTE_MARKS_MAX, SLOT_WORDS_MAX};
+use crate::layout::{ENDPOINTS_MAX, NOTE_MARKS_MAX, SLOT_WORDS_MAX};
 
 /// Odd, with bits spread evenly (the golden ratio, and the next constant of Knuth's and Steele's generators).
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 const SPREAD_MORE: u64 = 0xBF58_476D_1CE4_E5B9;
 
-/// Where the bit of an address is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SlotBit {
+/// Where the hint of an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlotHint {
     /// Which word.
     pub word: u32,
-    /// The bit in it.
-    pub bit: u64,
+    /// How far up in it.
+    shift: u32,
 }
 
-impl SlotBit {
+impl SlotHint {
     /// Of an IPv4 address in network order.
     #[must_use]
     #[inline(always)]
@@ -44,9 +45,25 @@ impl SlotBit {
     #[inline(always)]
     const fn of(number: u64) -> Self {
         let hash = number.wrapping_mul(SPREAD);
-        Self { word: (hash >> 32) as u32 & (SLOT_WORDS_MAX - 1), bit: 1 << (hash >> 58) }
+        Self { word: (hash >> 32) as u32 & (SLOT_WORDS_MAX - 1), shift: (hash >> 62) as u32 * 16 }
+    }
+
+    /// What the word says: a slot to look at first; `None` where no address of this hash leads to any.
+    #[must_use]
+    #[inline(always)]
+    pub const fn read(self, word: u64) -> Option<u32> {
+        // Zero is what a table is at first.
+        ((word >> self.shift) as u32 & 0xffff).checked_sub(1)
+    }
+
+    /// The word with this slot in it.
+    #[must_use]
+    pub const fn write(self, word: u64, slot: u32) -> u64 {
+        word & !(0xffff << self.shift) | ((slot as u64 + 1) & 0xffff) << self.shift
     }
 }
+
+const _: () = assert!(ENDPOINTS_MAX < 0xffff);
 
 /// Where the byte of a flow is.
 #[must_use]
@@ -136,14 +153,25 @@ mod tests {
         let places: BTreeSet<_> = (0..20_000).map(|number| place4(&flow(number))).collect();
         // 20,000 balls in 262,144 boxes meet some 740 times.
         assert!(places.len() > 19_000, "{}", places.len());
-        let bits: BTreeSet<_> =
-            (0..1_000_u32).map(|host| SlotBit::of4((0x0a00_0100 + host).to_be_bytes())).map(|at| (at.word, at.bit)).collect();
-        assert!(bits.len() > 950, "{}", bits.len());
-        let bits: BTreeSet<_> = (0..1_000).map(|host| SlotBit::of6([0xfd00 << 48, host])).map(|at| (at.word, at.bit)).collect();
-        assert!(bits.len() > 950, "{}", bits.len());
+        let hints: BTreeSet<_> = (0..1_000_u32).map(|host| SlotHint::of4((0x0a00_0100 + host).to_be_bytes())).collect();
+        assert!(hints.len() > 950, "{}", hints.len());
+        let hints: BTreeSet<_> = (0..1_000).map(|host| SlotHint::of6([0xfd00 << 48, host])).collect();
+        assert!(hints.len() > 950, "{}", hints.len());
         let six = |port| Flow6 { low: [0xfd00 << 48, 1], high: [0xfd00 << 48, 2], low_port: 443, high_port: port, protocol: 6 };
         let places: BTreeSet<_> = (0..20_000).map(|port| place6(&six(port))).collect();
         assert!(places.len() > 19_000, "{}", places.len());
+    }
+
+    #[test]
+    fn a_hint_says_what_was_written_last_and_leaves_the_others_of_its_word() {
+        let all: [SlotHint; 4] = core::array::from_fn(|at| SlotHint { word: 0, shift: 16 * at as u32 });
+        let mut word = 0;
+        assert!(all.iter().all(|hint| hint.read(word).is_none()));
+        for (slot, hint) in [0, 1, ENDPOINTS_MAX - 1, 7].into_iter().zip(all) {
+            word = hint.write(word, ENDPOINTS_MAX - 1);
+            word = hint.write(word, slot);
+        }
+        assert_eq!(all.map(|hint| hint.read(word)), [Some(0), Some(1), Some(ENDPOINTS_MAX - 1), Some(7)]);
     }
 
     #[test]

@@ -71,6 +71,17 @@ pub enum Stage {
     Closing,
 }
 
+/// What a note says of a packet of its flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// The stack has the flow.
+    Tracked,
+    /// The programs carry it, to an endpoint of the service that the client has sent it to.
+    ToBackend,
+    /// The programs carry it, back from there: it has to come from the service.
+    ToClient,
+}
+
 /// A packet in several pieces, of either family; an IPv4 address stands in the first number.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -126,6 +137,8 @@ impl Noted {
     pub const RST: u8 = Seen::RST;
     /// One in a later second than that in which packets had been seen in both directions.
     pub const LATER: u8 = 8;
+    /// The programs translate the flow ([`crate::service`]), and this end is the client: the stack has not got it.
+    pub const SERVED: u8 = Seen::SERVED;
 
     /// A flow's first packet.
     #[must_use]
@@ -158,6 +171,27 @@ impl Noted {
         let before = if seen.from_low { self.from_low } else { self.from_high };
         let later = self.seen_seconds != now && self.from_low & self.from_high & Self::SEEN != 0;
         (before & !Self::RST) | Self::SEEN | seen.signs | if later { Self::LATER } else { 0 }
+    }
+
+    /// Whether the programs translate the flow.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_served(self) -> bool {
+        (self.from_low | self.from_high) & Self::SERVED != 0
+    }
+
+    /// Which way the flow goes, by its note, for a packet that comes from this end.
+    #[must_use]
+    #[inline(always)]
+    pub const fn course(self, from_low: bool) -> Course {
+        let (from, to) = if from_low { (self.from_low, self.from_high) } else { (self.from_high, self.from_low) };
+        if to & Self::SERVED != 0 {
+            Course::ToClient
+        } else if from & Self::SERVED != 0 {
+            Course::ToBackend
+        } else {
+            Course::Tracked
+        }
     }
 
     /// Whether a connection that begins with this packet is another than the noted, which is closing: it is judged afresh.

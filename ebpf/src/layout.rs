@@ -3,8 +3,8 @@
 //!
 //! [`LAYOUT_VERSION`] is part of the pins' path. A daemon that finds pins of another version does not read them.
 
-/// Raised by any change in this file, of a key or value in [`crate::flow`], or of [`crate::filter`].
-pub const LAYOUT_VERSION: u32 = 7;
+/// Raised by any change in this file, of a key or value in [`crate::flow`] or [`crate::service`], or of [`crate::filter`].
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// The interface number of the first host end. Those behind it follow, so that a table by host end is an array.
 pub const FIRST_IFINDEX: u32 = 1 << 20;
@@ -24,8 +24,8 @@ pub const FLOWS_MAX: u32 = 1 << 18;
 pub const NOTE_MARKS_MAX: usize = 1 << 18;
 /// Bytes of it in one value of the map: the values lie one behind the other. A power of two.
 pub const NOTE_MARKS_PAGE: usize = 1 << 12;
-/// Words of the filter in front of the slots, of both families together. A power of two.
-pub const SLOT_WORDS_MAX: u32 = 1 << 10;
+/// Words of the filter in front of the slots, of both families together, four hints each. A power of two.
+pub const SLOT_WORDS_MAX: u32 = 1 << 13;
 /// The most packets in pieces that are remembered at a time.
 pub const PIECES_MAX: u32 = 4096;
 
@@ -110,6 +110,22 @@ pub struct Paid {
     pub received: u64,
     /// See [`Limits::internet`].
     pub internet: u64,
+    /// Of its share of [`Network::node_internet_egress`], by the clock of shares.
+    pub share: u64,
+    /// Bytes of its packets that wait for their departure, as a mean ([`crate::shape::mean`]).
+    pub mean: u64,
+}
+
+/// What a node's pods have together of [`Network::node_internet_egress`]. Written by the programs.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeShare {
+    /// The time up to which the packets of all of them have paid, in nanoseconds of the kernel's monotonic clock.
+    pub paid: u64,
+    /// The clock of shares, in nanoseconds: it goes the slower the more of the node's limit is in use (`pace` in [`crate::shape`]).
+    pub clock: u64,
+    /// When that was set last, by the kernel's monotonic clock.
+    pub ticked: u64,
 }
 
 /// An interface to the cloud network, open: what is sent by it comes back to the programs.
@@ -164,10 +180,12 @@ pub struct Network {
     pub carry_v6: u32,
     /// The bit of a packet's mark that has it pass conntrack by.
     pub untracked_mark: u32,
-    /// Zero.
-    pub padding: u32,
+    /// How many packets of a flow the uplinks' queues hold until their departure times ([`crate::shape`]); 0 where they know of none.
+    pub departure_packets: u32,
     /// Bytes a second that each pod without a limit of its own may send to the internet; 0 for no limit.
     pub internet_egress: u64,
+    /// Bytes a second that all pods together may send to the internet, in fair shares; 0 for no limit.
+    pub node_internet_egress: u64,
     /// What IPv4 addresses mean.
     pub intervals4: [Interval4; INTERVALS_MAX],
     /// What IPv6 addresses mean.
@@ -183,15 +201,17 @@ impl core::fmt::Debug for Network {
             carry_v4,
             carry_v6,
             untracked_mark,
-            padding: _,
+            departure_packets,
             internet_egress,
+            node_internet_egress,
             intervals4,
             intervals6,
         } = self;
         out.debug_struct("Network")
             .field("carry", &[carry_v4, carry_v6])
             .field("untracked_mark", untracked_mark)
-            .field("internet_egress", internet_egress)
+            .field("departure_packets", departure_packets)
+            .field("internet_egress", &[internet_egress, node_internet_egress])
             .field("lengths", &[intervals4_len, intervals6_len])
             .field("intervals4", &intervals4.get(..*intervals4_len as usize))
             .field("intervals6", &intervals6.get(..*intervals6_len as usize))
@@ -208,8 +228,9 @@ impl Default for Network {
             carry_v4: 0,
             carry_v6: 0,
             untracked_mark: 0,
-            padding: 0,
+            departure_packets: 0,
             internet_egress: 0,
+            node_internet_egress: 0,
             intervals4: [Interval4::default(); INTERVALS_MAX],
             intervals6: [Interval6::default(); INTERVALS_MAX],
         }
@@ -219,8 +240,8 @@ impl Default for Network {
 const _: () = {
     assert!(size_of::<Endpoint>() == 40);
     assert!(size_of::<Uplink>() == 28);
-    assert!(size_of::<Limits>() == 48 && size_of::<Paid>() == 24);
+    assert!(size_of::<Limits>() == 48 && size_of::<Paid>() == 40 && size_of::<NodeShare>() == 24);
     assert!(size_of::<Interval6>() == 24);
     assert!(INTERVALS_MAX.is_power_of_two() && NOTE_MARKS_MAX.is_power_of_two() && SLOT_WORDS_MAX.is_power_of_two());
-    assert!(size_of::<Network>() == 32 + (8 + 24) * INTERVALS_MAX);
+    assert!(size_of::<Network>() == 40 + (8 + 24) * INTERVALS_MAX);
 };

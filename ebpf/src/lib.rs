@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod drop_event;
 pub mod filter;
 pub mod flow;
 pub mod layout;
 pub mod packet;
 pub mod scope;
+pub mod service;
 pub mod shape;
 pub mod verdict;

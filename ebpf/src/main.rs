@@ -6,23 +6,34 @@
 //! | `to_pod` | host end, egress | what the host's stack sends to a pod |
 //! | `from_uplink` | uplink, ingress | what the network sends |
 //! | `to_uplink` | uplink, egress | what leaves, the fast path's own packets included |
+//! | `to_backend` | behind `from_pod` | what a pod sends to services |
+//! | `choose` | behind `to_backend` | what begins a flow to a service |
+//! | `to_client` | behind those that send to pods | what comes back from there |
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, unreachable_pub, reason = "entry points are public for the macro; the table above says what each is")]
 
+mod departures;
+mod drop_events;
+mod limits;
 mod packet_bytes;
 mod tables;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
-use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_ecn_set_ce};
+use aya_ebpf::bindings::{
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_ecn_set_ce};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use ebpf::account::{Direction, Reason};
+use ebpf::drop_event::Hook;
 use ebpf::layout::{FIRST_IFINDEX, LIMIT_RECEIVED, LIMIT_SENT};
+use ebpf::packet::ETHERNET;
 use ebpf::scope::Scope;
-use ebpf::shape::Judgement;
-use ebpf::verdict::{self, Decision, Tables as _, Verdict};
+use ebpf::service::Jump;
+use ebpf::shape;
+use ebpf::verdict::{self, Decision, Outcome, SumChange, Tables as _, Verdict, Writer};
 
 use packet_bytes::Linear;
 use tables::Maps;
@@ -40,30 +51,119 @@ const ETH_P_IPV6: u16 = 0x86DD;
 const CARRIED: u32 = 0xB3;
 /// It was given to the stack past conntrack, and is of a flow that the fast path carries.
 const UNTRACKED: u32 = 0xB4;
+/// Kept for `to_backend`: no endpoint was chosen for this packet yet, or it was tried.
+const UNASKED: u32 = 0;
+const ASKED: u32 = 1;
 /// A frame for somebody else's MAC address, for a group, or for all (`PACKET_HOST`, linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
 #[classifier]
+#[inline(always)]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let decision = verdict::from_pod(&bytes, &Maps, slot);
+    if decision.sent == Some(Scope::Service) {
+        keep(&ctx, UNASKED);
+        tables::go_on(&ctx, Jump::ToBackend);
+    }
+    leave_pod(&ctx, slot, &decision)
+}
+
+/// In a program of its own: `from_pod` with this in it is more than the verifier would look at, and than a program has stack for. Behind it is
+/// `from_pod` again, for which the packet is one to a pod or to another node, with all that is judged and counted of it.
+#[classifier]
+pub fn to_backend(ctx: TcContext) -> i32 {
+    let slot = slot(&ctx);
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    match verdict::to_backend(&bytes, &Ends(&ctx), &Maps) {
+        Outcome::Translated => {
+            tables::go_on(&ctx, Jump::FromPod);
+            lose(&ctx, Hook::FromPod, Reason::NoTranslation)
+        }
+        Outcome::Broken => lose(&ctx, Hook::FromPod, Reason::Malformed),
+        Outcome::Begins => {
+            if kept(&ctx) == UNASKED {
+                tables::go_on(&ctx, Jump::Choose);
+            }
+            leave_to_stack(&ctx, slot)
+        }
+        Outcome::AsItWas => leave_to_stack(&ctx, slot),
+    }
+}
+
+/// Behind it is `to_backend` again, which finds what was chosen, or nothing: to judge limits as well takes more stack than there is.
+#[classifier]
+pub fn choose(ctx: TcContext) -> i32 {
+    let slot = slot(&ctx);
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    verdict::choose(&bytes, &Maps, slot);
+    keep(&ctx, ASKED);
+    tables::go_on(&ctx, Jump::ToBackend);
+    // Nobody is told: this, too, takes more stack than there is.
+    tables::count_reason(Reason::NoTranslation);
+    DROP
+}
+
+/// Keeps a number for the program behind a tail call.
+#[inline(always)]
+fn keep(ctx: &TcContext, number: u32) {
+    // SAFETY: the context is valid for as long as the program runs, and the control block is for programs to write and read.
+    unsafe { (*ctx.skb.skb).cb[0] = number };
+}
+
+#[inline(always)]
+fn kept(ctx: &TcContext) -> u32 {
+    // SAFETY: as in `keep`.
+    unsafe { (*ctx.skb.skb).cb[0] }
+}
+
+#[inline(always)]
+fn leave_to_stack(ctx: &TcContext, slot: u32) -> i32 {
+    let limits = Maps.endpoint(slot).map_or(0, |pod| pod.limits);
+    leave_pod(ctx, slot, &Decision::to_service(limits))
+}
+
+/// What goes into a pod whose number is in the control block, or on its way where that is 0.
+#[classifier]
+pub fn to_client(ctx: TcContext) -> i32 {
+    let Some(bytes) = Linear::of(&ctx) else { return PASS };
+    let outcome = verdict::to_client(&bytes, &Ends(&ctx), &Maps);
+    let ifindex = kept(&ctx);
+    match outcome {
+        Outcome::Broken => lose(&ctx, Hook::ToPod, Reason::Malformed),
+        _ if ifindex == 0 => PASS,
+        Outcome::AsItWas | Outcome::Begins => lose(&ctx, Hook::ToPod, Reason::NoTranslation),
+        // SAFETY: the helper takes no pointer; a number that is no interface's makes it drop the packet.
+        Outcome::Translated => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
+    }
+}
+
+/// Goes on with `to_client`, and does not return; it does where that is not there.
+#[inline(always)]
+fn go_to_client(ctx: &TcContext, ifindex: u32) {
+    keep(ctx, ifindex);
+    tables::go_on(ctx, Jump::ToClient);
+}
+
+#[inline(always)]
+fn leave_pod(ctx: &TcContext, slot: u32, decision: &Decision) -> i32 {
     let to_internet = decision.sent == Some(Scope::Internet);
     if to_internet || decision.limits & LIMIT_SENT != 0 {
-        let (judgement, reason) = tables::may_send(slot, ctx.len(), decision.limits, to_internet);
-        match judgement {
-            Judgement::Pass => {}
-            Judgement::Mark => mark(&ctx),
-            Judgement::Drop => return because(reason, DROP),
+        let leaves = matches!(decision.sent, Some(Scope::Vpc | Scope::Service | Scope::Internet));
+        let held = limits::hold_sender(ctx.skb.skb, slot, limits::asked(decision.limits, leaves, to_internet));
+        if let Some(reason) = limits::beyond(held) {
+            return lose(ctx, Hook::FromPod, reason);
         }
     }
     if let Some(scope) = decision.sent {
         tables::count(Some(slot), Direction::Sent, scope, ctx.len());
     }
-    obey(&ctx, &decision)
+    obey(ctx, Hook::FromPod, decision, address_by_helper)
 }
 
 #[classifier]
+#[inline(always)]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     // SAFETY: the context is valid for as long as the program runs.
     if unsafe { (*ctx.skb.skb).pkt_type } != PACKET_HOST {
@@ -73,7 +173,7 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     }
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let decision = verdict::from_uplink(&bytes, &Maps);
-    obey(&ctx, &decision)
+    obey(&ctx, Hook::FromUplink, &decision, address_in_place)
 }
 
 #[classifier]
@@ -82,15 +182,18 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let emission = verdict::to_pod(&bytes, &Maps, slot, tc_index(&ctx) == UNTRACKED);
     if emission.without_note {
-        return because(Reason::FlowTableFull, DROP);
+        return lose(&ctx, Hook::ToPod, Reason::FlowTableFull);
     }
     // What speaks of neighbours is held to none. Asked of the table once more, and not handed through the verdict: the verifier of 6.1 would
     // see a word of the stack that was never written.
     let is_held = is_ip(&ctx) && Maps.endpoint(slot).is_some_and(|pod| pod.limits & LIMIT_RECEIVED != 0);
-    if is_held && is_beyond_received(&ctx, slot) {
-        return because(Reason::IngressLimit, DROP);
+    if is_held && !tables::may_receive(slot, wire_bytes(&ctx), || mark(&ctx)) {
+        return lose(&ctx, Hook::ToPod, Reason::IngressLimit);
     }
     tables::count(Some(slot), Direction::Received, emission.scope, ctx.len());
+    if emission.may_be_answer {
+        go_to_client(&ctx, 0);
+    }
     PASS
 }
 
@@ -102,7 +205,7 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     let Some(bytes) = Linear::of(&ctx) else { return PASS };
     let emission = verdict::to_uplink(&bytes, &Maps);
     if emission.without_note {
-        return because(Reason::FlowTableFull, DROP);
+        return lose(&ctx, Hook::ToUplink, Reason::FlowTableFull);
     }
     if emission.hosts_own {
         tables::count(None, Direction::Sent, emission.scope, ctx.len());
@@ -110,11 +213,12 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     PASS
 }
 
+/// `address` has a frame addressed to a pod: whoever bridges or looks at frames within the pod expects it.
 #[inline(always)]
-fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
+fn obey(ctx: &TcContext, hook: Hook, decision: &Decision, address: impl FnOnce(&TcContext, [u8; 6]) -> Option<()>) -> i32 {
     // Only what these two do with a packet is counted as received.
     let count_received = || {
-        if let Some((slot, scope)) = decision.received {
+        if let Some((slot, scope)) = decision.received.counted() {
             tables::count(slot, Direction::Received, scope, ctx.len());
         }
     };
@@ -124,39 +228,42 @@ fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
             set_tc_index(ctx, 0);
             PASS
         }
-        Verdict::Drop(reason) => because(reason, DROP),
+        Verdict::Drop(reason) => lose(ctx, hook, reason),
         Verdict::Stack(reason) => {
             set_tc_index(ctx, 0);
-            because(reason, PASS)
+            pass(reason)
         }
         Verdict::Untracked(reason) => {
             let bit = Maps.network().map_or(0, |network| network.untracked_mark);
             // SAFETY: the context is valid for as long as the program runs, and `mark` is a field that classifiers may write.
             unsafe { (*ctx.skb.skb).mark |= bit };
             set_tc_index(ctx, UNTRACKED);
-            because(reason, PASS)
+            pass(reason)
         }
-        Verdict::ToPod { slot } => {
-            let Some(pod) = Maps.endpoint(slot) else { return because(Reason::NoSuchPod, PASS) };
-            if pod.limits & LIMIT_RECEIVED != 0 && is_beyond_received(ctx, slot) {
-                return because(Reason::IngressLimit, DROP);
+        Verdict::ToPod { slot } | Verdict::ToClient { slot } => {
+            let Some(pod) = Maps.endpoint(slot) else { return pass(Reason::NoSuchPod) };
+            if pod.limits & LIMIT_RECEIVED != 0 && !tables::may_receive(slot, wire_bytes(ctx), || mark(ctx)) {
+                return lose(ctx, hook, Reason::IngressLimit);
             }
             count_received();
-            // Whoever bridges or looks at frames within the pod sees them addressed to it. Headers of a TCP packet's clone may be
-            // written without a copy (`skb_clone_writable`, linux/skbuff.h).
-            if ctx.store(0, &pod.mac, 0).is_err() {
-                return because(Reason::Malformed, DROP);
+            let ifindex = pod.ifindex;
+            if address(ctx, pod.mac).is_none() {
+                return lose(ctx, hook, Reason::Malformed);
+            }
+            if let Verdict::ToClient { .. } = decision.verdict {
+                go_to_client(ctx, ifindex);
+                return lose(ctx, hook, Reason::NoTranslation);
             }
             // SAFETY: the helper takes no pointer; a number that is no interface's makes it drop the packet.
-            unsafe { bpf_redirect_peer(pod.ifindex, 0) as i32 }
+            unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
         }
         Verdict::ToUplink4 { uplink } => {
-            let Some(uplink) = Maps.uplink(uplink) else { return because(Reason::NoUplink, PASS) };
+            let Some(uplink) = Maps.uplink(uplink) else { return pass(Reason::NoUplink) };
             let hop = bpf_redir_neigh__bindgen_ty_1 { ipv4_nh: u32::from_ne_bytes(uplink.gateway_v4) };
             leave(ctx, uplink.ifindex, bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: hop })
         }
         Verdict::ToUplink6 { uplink } => {
-            let Some(uplink) = Maps.uplink(uplink) else { return because(Reason::NoUplink, PASS) };
+            let Some(uplink) = Maps.uplink(uplink) else { return pass(Reason::NoUplink) };
             let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = uplink.gateway_v6;
             let words = [
                 u32::from_ne_bytes([a, b, c, d]),
@@ -170,6 +277,54 @@ fn obey(ctx: &TcContext, decision: &Decision) -> i32 {
     }
 }
 
+/// Writes a frame's destination where it lies, in a third of the time that the helper takes. The kernel then sees to it, before the program
+/// begins, that a clone's headers may be written (`bpf_unclone_prologue`, net/core/filter.c): what a network interface has received is none.
+#[inline(always)]
+fn address_in_place(ctx: &TcContext, mac: [u8; 6]) -> Option<()> {
+    let start = ctx.data();
+    if start + mac.len() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the packet's first bytes, as was just checked; the verifier checks it again.
+    unsafe { (start as *mut [u8; 6]).write_unaligned(mac) };
+    Some(())
+}
+
+/// Likewise, where most packets are clones and few of them are written to: what a pod's TCP sends it keeps. Headers of such a clone may be
+/// written without a copy (`skb_clone_writable`, linux/skbuff.h).
+#[inline(always)]
+fn address_by_helper(ctx: &TcContext, mac: [u8; 6]) -> Option<()> {
+    ctx.store(0, &mac, 0).ok()
+}
+
+/// The ends of a packet, and its checksums.
+struct Ends<'a>(&'a TcContext);
+
+impl Writer for Ends<'_> {
+    #[inline(always)]
+    fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        self.0.store(offset, &bytes, 0).ok()
+    }
+
+    #[inline(always)]
+    fn checksum(&self, offset: usize, change: SumChange) -> Option<()> {
+        let pseudo = if change.is_pseudo { BPF_F_PSEUDO_HDR } else { 0 };
+        let optional = if change.is_optional { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let (skb, difference) = (self.0.skb.skb, u64::from(change.difference));
+        // SAFETY: the context is valid for as long as the program runs; the helper refuses what lies outside the packet.
+        if unsafe { bpf_l4_csum_replace(skb, offset as u32, 0, difference, u64::from(pseudo | optional)) } != 0 {
+            return None;
+        }
+        if change.is_pseudo && change.is_v6 {
+            // An interface may have summed the whole packet up. The helper takes the header's addresses and their checksum for one that make up
+            // for each other, as IPv4's do, and corrects that sum by what has changed behind them. IPv6's header has none.
+            // SAFETY: as above.
+            let _ = unsafe { bpf_csum_update(skb, change.difference) };
+        }
+        Some(())
+    }
+}
+
 /// Whether the kernel takes it for a packet of IP, either version.
 #[inline(always)]
 fn is_ip(ctx: &TcContext) -> bool {
@@ -178,17 +333,18 @@ fn is_ip(ctx: &TcContext) -> bool {
     protocol == u32::from(ETH_P_IP.to_be()) || protocol == u32::from(ETH_P_IPV6.to_be())
 }
 
-/// Whether a packet is beyond what its pod may be sent. Where it is nearly, it is marked.
+/// Bytes on the wire of a packet of IP: of one that is cut into segments further on, each of them has its headers.
 #[inline(always)]
-fn is_beyond_received(ctx: &TcContext, slot: u32) -> bool {
-    match tables::may_receive(slot, ctx.len()) {
-        Judgement::Pass => false,
-        Judgement::Mark => {
-            mark(ctx);
-            false
-        }
-        Judgement::Drop => true,
+fn wire_bytes(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for as long as the program runs, and `gso_size` is a field that classifiers may read.
+    let segment = unsafe { (*ctx.skb.skb).gso_size };
+    if segment == 0 {
+        return ctx.len();
     }
+    let byte = |offset: u32| ctx.load::<u8>(offset as usize).unwrap_or(0);
+    let headers = shape::Headers::of(byte(ETHERNET as u32));
+    let headers = headers.with_transport(byte(headers.protocol), byte(headers.data_offset()));
+    shape::wire_bytes(ctx.len(), segment, headers)
 }
 
 /// Says that the way is congested. Of what is no IP packet, or whose ends do not understand it, nothing is changed.
@@ -227,9 +383,17 @@ fn set_tc_index(ctx: &TcContext, value: u32) {
 }
 
 #[inline(always)]
-fn because(reason: Reason, action: i32) -> i32 {
+fn pass(reason: Reason) -> i32 {
     tables::count_reason(reason);
-    action
+    PASS
+}
+
+/// Counts a packet that is lost, and tells whoever watches.
+#[inline(always)]
+fn lose(ctx: &TcContext, hook: Hook, reason: Reason) -> i32 {
+    tables::count_reason(reason);
+    drop_events::tell(ctx.skb.skb, hook, reason);
+    DROP
 }
 
 #[inline(always)]

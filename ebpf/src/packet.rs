@@ -1,5 +1,6 @@
 //! Headers of an Ethernet frame, as far as decisions need them.
 
+pub mod checksum;
 mod ip;
 mod neighbour;
 mod transport;
@@ -7,7 +8,8 @@ mod transport;
 pub use ip::{Fragment, Header, Ipv4, Ipv6, ipv4, ipv6};
 pub use neighbour::{Arp, Discovery, arp, discovery, is_router_solicitation};
 pub use transport::{
-    ICMP, ICMPV6, Quoted, Seen, TCP, Transport, UDP, has_flows, is_discovery, is_error, is_larger, quoted4, quoted6, seen, transport,
+    ICMP, ICMP_HEADER, ICMPV6, Quoted, Seen, TCP, Transport, UDP, has_flows, is_discovery, is_error, is_larger, quoted4, quoted6, seen,
+    transport,
 };
 
 /// Where bytes come from: a socket buffer in the kernel, a slice in a test.

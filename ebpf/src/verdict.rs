@@ -5,6 +5,9 @@ mod emission;
 mod family;
 mod neighbour;
 mod passage;
+mod rewrite;
+mod service;
+mod writer;
 
 use crate::account::Reason;
 use crate::flow::{Flow4, Flow6, Noted, Pieces, Seen};
@@ -15,6 +18,8 @@ use carries::{Carriage, carries};
 pub use emission::{Emission, to_pod, to_uplink};
 use family::{Address, Family};
 use passage::{Subject, pass};
+pub use service::{Outcome, Translations, choose, to_backend, to_client};
+pub use writer::{SumChange, Writer};
 
 /// What a decision looks at.
 pub trait Tables {
@@ -33,11 +38,11 @@ pub trait Tables {
     fn noted4(&self, flow: &Flow4, seen: impl FnOnce() -> Seen) -> Option<Noted>;
     /// See [`Tables::noted4`].
     fn noted6(&self, flow: &Flow6, seen: impl FnOnce() -> Seen) -> Option<Noted>;
-    /// Notes a flow, if it is not noted yet, at the expense of the endpoint in this slot; begins anew where it was over. Whether
-    /// it is noted now.
-    fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> bool;
+    /// Notes a flow, if it is not noted yet, at the expense of the endpoint in this slot; begins anew where it was over. The note
+    /// that it has now; `None` where it has none.
+    fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> Option<Noted>;
     /// See [`Tables::note4`].
-    fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> bool;
+    fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> Option<Noted>;
     /// Removes a note.
     fn forget4(&self, flow: &Flow4);
     /// Removes a note.
@@ -67,6 +72,11 @@ pub enum Verdict {
         /// The pod's slot.
         slot: u32,
     },
+    /// Likewise, once it comes from the service again that the pod has sent to.
+    ToClient {
+        /// The pod's slot.
+        slot: u32,
+    },
     /// Out of an uplink by its IPv4 gateway.
     ToUplink4 {
         /// The uplink's index.
@@ -79,6 +89,41 @@ pub enum Verdict {
     },
 }
 
+/// Whose counters a packet belongs to where it arrives, if anybody's. Written in all its parts in any case: of an `Option` within another, one
+/// that is none is in part unwritten, and the verifier lets no program so much as copy that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    is_counted: bool,
+    slot: u32,
+    scope: Scope,
+}
+
+impl Received {
+    const HOST: u32 = u32::MAX;
+    const BY_NOBODY: Self = Self { is_counted: false, slot: Self::HOST, scope: Scope::Node };
+
+    #[inline(always)]
+    const fn by_host(scope: Scope) -> Self {
+        Self { is_counted: true, slot: Self::HOST, scope }
+    }
+
+    #[inline(always)]
+    const fn by_pod(slot: u32, scope: Scope) -> Self {
+        Self { is_counted: true, slot, scope }
+    }
+
+    /// The slot, or `None` for the host, and the scope of who has sent it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn counted(self) -> Option<(Option<u32>, Scope)> {
+        match (self.is_counted, self.slot) {
+            (false, _) => None,
+            (true, Self::HOST) => Some((None, self.scope)),
+            (true, slot) => Some((Some(slot), self.scope)),
+        }
+    }
+}
+
 /// A verdict, and whose counters the packet belongs to.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,15 +132,20 @@ pub struct Decision {
     pub verdict: Verdict,
     /// Count it as sent to this scope (by the pod, or at an uplink by the host).
     pub sent: Option<Scope>,
-    /// Count it as received by this slot from this scope, once it is there. `None` as slot is the host.
-    pub received: Option<(Option<u32>, Scope)>,
+    /// Count it as received, once it is there.
+    pub received: Received,
     /// Of a pod's packet: which limits it is held to ([`Endpoint::limits`]). What speaks of neighbours is held to none.
     pub limits: u8,
 }
 
 impl Decision {
+    /// Of a packet to a service that the stack translates.
+    pub const fn to_service(limits: u8) -> Self {
+        Self { sent: Some(Scope::Service), limits, ..Self::uncounted(Verdict::Stack(Reason::NotNative)) }
+    }
+
     const fn uncounted(verdict: Verdict) -> Self {
-        Self { verdict, sent: None, received: None, limits: 0 }
+        Self { verdict, sent: None, received: Received::BY_NOBODY, limits: 0 }
     }
 }
 
@@ -145,9 +195,9 @@ fn leave<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoin
     // What it says of a flow, it must say of its own.
     let known = subject.transport.filter(|_| subject.from == source && subject.to == destination);
     let verdict = pass::<F>(bytes, tables, slot, packet, &carriage, Subject { transport: known, ..subject });
-    let received = match verdict {
-        Verdict::ToPod { .. } => carriage.peer.map(|peer| (Some(peer), Scope::SameNode)),
-        _ => None,
+    let received = match (verdict, carriage.peer) {
+        (Verdict::ToPod { .. } | Verdict::ToClient { .. }, Some(peer)) => Received::by_pod(peer, Scope::SameNode),
+        _ => Received::BY_NOBODY,
     };
     Decision { verdict, sent: Some(carriage.scope), received, limits: 0 }
 }
@@ -190,7 +240,7 @@ fn arrive<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
             return Decision::uncounted(Verdict::Stack(Reason::NoSuchPod));
         }
         let scope = if source.is_confined() { Scope::Vpc } else { source.meaning(network).scope() };
-        return Decision { received: Some((None, scope)), ..Decision::uncounted(Verdict::Host) };
+        return Decision { received: Received::by_host(scope), ..Decision::uncounted(Verdict::Host) };
     };
     let Some(endpoint) = tables.endpoint(slot).filter(|endpoint| endpoint.ifindex != 0) else {
         return Decision::uncounted(Verdict::Stack(Reason::NoSuchPod));
@@ -205,6 +255,9 @@ fn arrive<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
     if of_this_node && !matches!(verdict, Verdict::Stack(Reason::NotedFlow)) {
         return Decision::uncounted(Verdict::Drop(Reason::SpoofedAddress));
     }
-    let received = if let Verdict::ToPod { .. } = verdict { Some((Some(slot), carriage.scope)) } else { None };
+    let received = match verdict {
+        Verdict::ToPod { .. } | Verdict::ToClient { .. } => Received::by_pod(slot, carriage.scope),
+        _ => Received::BY_NOBODY,
+    };
     Decision { received, ..Decision::uncounted(verdict) }
 }

@@ -35,7 +35,7 @@ impl Forwarded {
         if hello.cluster != replica.cluster() {
             return Err(Refusal::AnotherCluster { theirs: hello.cluster, ours: replica.cluster().to_owned() });
         }
-        let welcome = Welcome { version, cluster: hello.cluster, replicas: Vec::new() };
+        let welcome = Welcome { version, cluster: hello.cluster, replicas: Vec::new(), orders: false };
         Ok((hello.node, frame::encode(&FromFleet { message: Some(ToNode::Welcome(welcome)) })))
     }
 

@@ -49,6 +49,9 @@ pub struct Hello {
     /// The program and its version, for people.
     #[prost(string, tag = "6")]
     pub program: String,
+    /// It looks at others, and wants to be told at whom.
+    #[prost(bool, tag = "7")]
+    pub looks: bool,
 }
 
 /// A node's table differs from the checksum it was told: it asks for a snapshot.
@@ -123,6 +126,9 @@ pub struct Report {
     /// How far the node is with what it looks at before its first pod; nothing where it does not look.
     #[prost(message, optional, tag = "2")]
     pub preflight: Option<Preflight>,
+    /// Pods that have their network of this node's daemon; nothing where it does not say. Those on the host's network are not among them.
+    #[prost(uint32, optional, tag = "3")]
+    pub pods: Option<u32>,
 }
 
 /// How far a node is with what it looks at once, before its first pod.
@@ -140,6 +146,32 @@ pub struct Preflight {
     /// What was seen of each check that is not as it should be, `check: what`.
     #[prost(string, repeated, tag = "4")]
     pub evidence: Vec<String>,
+    /// Which run it is, as an [`Order`] has told it; 0: the node has begun by itself.
+    #[prost(uint64, tag = "5")]
+    pub run: u64,
+    /// It begins a run when it is told.
+    #[prost(bool, tag = "6")]
+    pub hears: bool,
+    /// What was measured with other nodes.
+    #[prost(message, repeated, tag = "7")]
+    pub measured: Vec<Measured>,
+}
+
+/// What was measured between a node and another.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Measured {
+    /// The other.
+    #[prost(string, tag = "1")]
+    pub peer: String,
+    /// There and back, the median, in microseconds.
+    #[prost(uint64, tag = "2")]
+    pub round_trip_micros: u64,
+    /// From the other, over one connection of TCP, in millions of bits a second.
+    #[prost(uint64, tag = "3")]
+    pub received_mbit: u64,
+    /// To the other, likewise.
+    #[prost(uint64, tag = "4")]
+    pub sent_mbit: u64,
 }
 
 /// How a preflight stands.
@@ -154,6 +186,8 @@ pub enum PreflightState {
     Passed = 2,
     /// Something is not.
     Failed = 3,
+    /// It begins when the node is told: to a replica of the version before as little as nothing.
+    Waiting = 4,
 }
 
 /// A node's newest report, as another replica has heard it.
@@ -178,11 +212,19 @@ pub struct Forwarded {
     pub reports: Vec<NodeReport>,
 }
 
+/// Asks how the replica stands: the first and only message of whoever may know.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct StatusRequest {
+    /// What it speaks.
+    #[prost(message, optional, tag = "1")]
+    pub versions: Option<Versions>,
+}
+
 /// All that a node says, or a replica to the one that leads.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct ToFleet {
     /// One of them; none is a message that this version does not know.
-    #[prost(oneof = "FromNode", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "FromNode", tags = "1, 2, 3, 4, 5, 6")]
     pub message: Option<FromNode>,
 }
 
@@ -204,6 +246,9 @@ pub enum FromNode {
     /// Of a replica alone.
     #[prost(message, tag = "5")]
     Forwarded(Forwarded),
+    /// Of a person or a replica.
+    #[prost(message, tag = "6")]
+    StatusRequest(StatusRequest),
 }
 
 /// The first message of a replica.
@@ -218,6 +263,9 @@ pub struct Welcome {
     /// All replicas, `host:port`; empty where this one knows of no list.
     #[prost(string, repeated, tag = "3")]
     pub replicas: Vec<String>,
+    /// It tells nodes when their preflight is to run: a node that boots waits for its [`Order`].
+    #[prost(bool, tag = "4")]
+    pub orders: bool,
 }
 
 /// A key and its new value.
@@ -295,6 +343,48 @@ pub struct Directive {
     pub checks: Vec<String>,
 }
 
+/// Another node. Addresses are 4 or 16 bytes.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Peer {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Where it is reached: `status.addresses` of type `InternalIP`.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub addresses: Vec<Vec<u8>>,
+}
+
+/// Whom one node is to look at, all of them. Only that node gets it, and only if its hello says that it looks.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Peers {
+    /// At whom; never more than [`Peers::MAX`].
+    #[prost(message, repeated, tag = "1")]
+    pub targets: Vec<Peer>,
+    /// Addresses of those who look at it.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub witnesses: Vec<Vec<u8>>,
+    /// The node's own, by which others know it.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub own: Vec<Vec<u8>>,
+}
+
+/// What one node shall do about its preflight, all of it. Only that node gets it, and only if its hello says that it looks.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Order {
+    /// Its turn will come; until then it does not begin.
+    #[prost(bool, tag = "1")]
+    pub waits: bool,
+    /// The run that it is to make, once; 0 is none.
+    #[prost(uint64, tag = "2")]
+    pub run: u64,
+    /// Whom it is to measure the network with; never more than [`Order::MAX`].
+    #[prost(message, repeated, tag = "3")]
+    pub with: Vec<Peer>,
+    /// Addresses of those that measure with it.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub measured_by: Vec<Vec<u8>>,
+}
+
 /// The replica ends: where to go, and within what time.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Moved {
@@ -317,11 +407,66 @@ pub struct Refused {
     pub retry_after_millis: u64,
 }
 
+/// A node that is connected to the replica that says so.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ConnectedNode {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// From where.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    /// For so long, in milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub age_millis: u64,
+    /// Changes that it has not been sent; nothing while it is sent whole tables.
+    #[prost(uint64, optional, tag = "4")]
+    pub lag: Option<u64>,
+    /// How long ago it has last said where it is, in milliseconds; nothing: not yet.
+    #[prost(uint64, optional, tag = "5")]
+    pub confirmed_millis: Option<u64>,
+}
+
+/// How a replica stands. With many nodes it is several messages, which differ in the nodes alone.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Status {
+    /// Where nodes reach it, as it says itself; empty where it does not know.
+    #[prost(string, tag = "1")]
+    pub replica: String,
+    /// The program and its version, for people.
+    #[prost(string, tag = "2")]
+    pub program: String,
+    /// The UID of the cluster.
+    #[prost(string, tag = "3")]
+    pub cluster: String,
+    /// It leads.
+    #[prost(bool, tag = "4")]
+    pub leads: bool,
+    /// Where the one is that leads, as far as this one knows; empty where it leads itself or knows of none.
+    #[prost(string, tag = "5")]
+    pub leader: String,
+    /// It has listed all kinds.
+    #[prost(bool, tag = "6")]
+    pub ready: bool,
+    /// Where it is.
+    #[prost(message, repeated, tag = "7")]
+    pub positions: Vec<Position>,
+    /// All replicas, `host:port`; empty where this one knows of no list.
+    #[prost(string, repeated, tag = "8")]
+    pub replicas: Vec<String>,
+    /// Its nodes, or some of them.
+    #[prost(message, repeated, tag = "9")]
+    pub nodes: Vec<ConnectedNode>,
+    /// Another message follows.
+    #[prost(bool, tag = "10")]
+    pub more: bool,
+}
+
 /// All that a replica says.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct FromFleet {
     /// One of them; none is a message that this version does not know.
-    #[prost(oneof = "ToNode", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ToNode", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub message: Option<ToNode>,
 }
 
@@ -349,6 +494,15 @@ pub enum ToNode {
     /// At the end.
     #[prost(message, tag = "7")]
     Refused(Refused),
+    /// To whom asks.
+    #[prost(message, tag = "8")]
+    Status(Status),
+    /// To one node.
+    #[prost(message, tag = "9")]
+    Peers(Peers),
+    /// To one node.
+    #[prost(message, tag = "10")]
+    Order(Order),
 }
 
 /// IANA's protocol of a port.

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::message::{About, Finding, Outcome, Preflight, Report};
+use prost::Message;
+
+use crate::HELLO_MAX;
+use crate::message::{About, Finding, Order, Outcome, Preflight, Report};
+
+/// Bytes around a report in its frame, at most: lengths and a tag.
+const AROUND: usize = 16;
 
 /// Why a report is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +31,9 @@ pub enum ReportFault {
     /// More of it than anybody reads.
     #[error("a preflight has seen {0}; at most {lines} lines of {max} bytes are allowed", lines = Report::EVIDENCE_MAX, max = Report::SEEN_MAX)]
     Evidence(String),
+    /// Measured with more than it may be, or with nobody that has a name.
+    #[error("a preflight has measured with {0} nodes; at most {max} with names of 1 to 253 bytes are allowed", max = Order::MAX)]
+    Measured(usize),
 }
 
 impl Report {
@@ -32,7 +41,7 @@ impl Report {
     pub const FINDINGS_MAX: usize = 48;
     /// Bytes of a check's name.
     pub const NAME_MAX: usize = 64;
-    /// Bytes of what was seen. With as many findings as there may be the report fits into a node's largest frame.
+    /// Bytes of what was seen. With as many findings as there may be, and names of peers as they are, the report fits into a node's largest frame.
     pub const SEEN_MAX: usize = 200;
     /// Lines of what a preflight has seen, each as long as what a check has.
     pub const EVIDENCE_MAX: usize = 4;
@@ -67,6 +76,11 @@ impl Report {
         if let Some(preflight) = &mut self.preflight {
             preflight.evidence.truncate(Self::EVIDENCE_MAX);
             preflight.evidence.iter_mut().for_each(cut);
+            preflight.measured.truncate(Order::MAX);
+        }
+        // Names of peers may be so long that not all of it is a frame.
+        while self.encoded_len() > HELLO_MAX - AROUND {
+            self.findings.pop();
         }
         self
     }
@@ -98,10 +112,13 @@ impl Preflight {
         if self.evidence.len() > Report::EVIDENCE_MAX {
             return Err(ReportFault::Evidence(format!("{} lines", self.evidence.len())));
         }
-        match self.evidence.iter().find(|line| line.len() > Report::SEEN_MAX) {
-            Some(line) => Err(ReportFault::Evidence(format!("a line of {} bytes", line.len()))),
-            None => Ok(()),
+        if let Some(line) = self.evidence.iter().find(|line| line.len() > Report::SEEN_MAX) {
+            return Err(ReportFault::Evidence(format!("a line of {} bytes", line.len())));
         }
+        if self.measured.len() > Order::MAX || self.measured.iter().any(|measured| !(1..=253).contains(&measured.peer.len())) {
+            return Err(ReportFault::Measured(self.measured.len()));
+        }
+        Ok(())
     }
 }
 
@@ -115,34 +132,36 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
-    use crate::message::{FromNode, PreflightState, ToFleet};
-    use crate::{HELLO_MAX, decode, encode};
+    use crate::message::{FromNode, Measured, Peers, PreflightState, ToFleet};
+    use crate::{decode, encode};
 
     fn finding(check: &str, seen: &str) -> Finding {
         Finding { check: check.to_owned(), outcome: Outcome::Failed.into(), seen: seen.to_owned(), run: u64::MAX, ..Finding::default() }
     }
 
     fn report(findings: Vec<Finding>) -> Report {
-        Report { findings, preflight: None }
+        Report { findings, ..Report::default() }
     }
 
     fn preflight(boot: &str, evidence: &[&str]) -> Preflight {
         let evidence = evidence.iter().map(|line| (*line).to_owned()).collect();
-        Preflight { state: PreflightState::Failed.into(), boot: boot.to_owned(), since_seconds: u64::MAX, evidence }
+        let (state, boot) = (PreflightState::Failed.into(), boot.to_owned());
+        Preflight { state, boot, since_seconds: u64::MAX, evidence, run: u64::MAX, hears: true, measured: Vec::new() }
     }
 
     #[test]
     fn what_is_too_long_is_cut_by_who_says_it_and_refused_by_who_hears_it() {
         let mut many = report(vec![finding(&"n".repeat(Report::NAME_MAX), &"é".repeat(5_000)); 200]);
+        many.pods = Some(u32::MAX);
+        let about_peer = |finding: &mut Finding| (finding.about, finding.peer) = (About::Peer.into(), "p".repeat(253));
+        many.findings[..Peers::MAX].iter_mut().for_each(about_peer);
         many.preflight = Some(preflight(&"b".repeat(Report::NAME_MAX), &[&*"é".repeat(5_000); 200]));
         assert_eq!(many.judge(), Err(ReportFault::Findings(200)));
         let bounded = many.bounded();
         assert_eq!(bounded.judge(), Ok(()));
         let frame = encode(&ToFleet { message: Some(FromNode::Report(bounded)) });
-        assert!(frame.len() <= HELLO_MAX, "{}", frame.len());
+        assert!((HELLO_MAX - 600..=HELLO_MAX).contains(&frame.len()), "{}", frame.len());
         for (bad, words) in [
             (finding("", ""), "a check called \"\""),
             (finding("a b", ""), "a check called \"a b\""),
@@ -175,6 +194,7 @@ mod tests {
             (preflight(&long, &[]), "the boot \"xxx"),
             (preflight("b", &["x"; 5]), "has seen 5 lines"),
             (preflight("b", &[&long]), "a line of 201 bytes"),
+            (Preflight { measured: vec![Measured::default()], ..preflight("b", &[]) }, "has measured with 1 nodes"),
         ] {
             let said = judged(bad).unwrap_err().to_string();
             assert!(said.contains(words), "{said}");

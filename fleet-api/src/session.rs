@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::frame;
 use crate::log::{Resume, Snapshot};
-use crate::message::{Checkpoint, FromFleet, FromNode, Hello, Position, Refused, ToNode, Versions, Welcome};
+use crate::message::{Checkpoint, FromFleet, FromNode, Hello, Peers, Position, Refused, ToNode, Versions, Welcome};
 use crate::{Kind, NEWEST, OLDEST, Replica, agree};
 
 /// The least time between two snapshots of one kind that a node asks for because of its checksum, in milliseconds.
@@ -69,6 +69,10 @@ pub struct Session {
     cursors: [Cursor; Kind::ALL.len()],
     resynced: [Option<u64>; Kind::ALL.len()],
     directive: u64,
+    /// Which peers it has been told of; nothing where it does not ask.
+    peers: Option<u64>,
+    /// Which order it has been told; of whom asks for peers.
+    order: u64,
     snapshots: u64,
     seen: Vec<Position>,
 }
@@ -85,9 +89,20 @@ impl Session {
         }
         let version = common(&hello)?;
         let cursors = Kind::ALL.map(|kind| Cursor::Waiting(known(&hello, kind, replica)));
-        let welcome = Welcome { version, cluster: replica.cluster().to_owned(), replicas: replica.replicas().to_vec() };
+        let (cluster, replicas) = (replica.cluster().to_owned(), replica.replicas().to_vec());
+        let welcome = Welcome { version, cluster, replicas, orders: replica.gives_orders() };
         let directive = if hello.cluster == replica.cluster() { hello.directive } else { 0 };
-        let session = Self { node: hello.node, cursors, resynced: Default::default(), directive, snapshots: 0, seen: hello.positions };
+        let peers = hello.looks.then_some(0);
+        let session = Self {
+            node: hello.node,
+            cursors,
+            resynced: Default::default(),
+            directive,
+            peers,
+            order: 0,
+            snapshots: 0,
+            seen: hello.positions,
+        };
         Ok((session, frame::encode(&FromFleet { message: Some(ToNode::Welcome(welcome)) })))
     }
 
@@ -101,6 +116,12 @@ impl Session {
     #[must_use]
     pub fn snapshots(&self) -> u64 {
         self.snapshots
+    }
+
+    /// The number of the change that comes next, of each kind; nothing for one that it is not in the middle of.
+    #[must_use]
+    pub fn places(&self) -> [Option<u64>; Kind::ALL.len()] {
+        self.cursors.each_ref().map(|cursor| if let Cursor::At(next) = cursor { Some(*next) } else { None })
     }
 
     /// Where the node has last said that it is.
@@ -126,7 +147,7 @@ impl Session {
                 }
             }
             // A report is the server's to hand on; one that comes here is of nobody's interest. A node speaks for itself alone.
-            Some(FromNode::Report(_) | FromNode::Forwarded(_)) | None => {}
+            Some(FromNode::Report(_) | FromNode::Forwarded(_) | FromNode::StatusRequest(_)) | None => {}
         }
         Ok(())
     }
@@ -151,6 +172,8 @@ impl Session {
             self.directive = *number;
             frames.push(frame.clone());
         }
+        frames.extend(self.next_peers(replica));
+        frames.extend(self.next_order(replica));
         for kind in Kind::ALL {
             let had: usize = frames.iter().map(Bytes::len).sum();
             if had < budget {
@@ -158,6 +181,22 @@ impl Session {
             }
         }
         frames
+    }
+
+    /// Nothing said of a node that was told of peers is that it has none.
+    fn next_peers(&mut self, replica: &Replica) -> Option<Bytes> {
+        let told = self.peers.as_mut()?;
+        let (number, frame) = match replica.peers(&self.node) {
+            Some((number, frame)) => (*number, frame.clone()),
+            None => (0, frame::encode(&FromFleet { message: Some(ToNode::Peers(Peers::default())) })),
+        };
+        (std::mem::replace(told, number) != number).then_some(frame)
+    }
+
+    /// A node that the API server does not show any more keeps its last one.
+    fn next_order(&mut self, replica: &Replica) -> Option<Bytes> {
+        let (number, frame) = replica.order_of(&self.node).filter(|_| self.peers.is_some())?;
+        (std::mem::replace(&mut self.order, *number) != *number).then(|| frame.clone())
     }
 
     fn next_of(&mut self, kind: Kind, replica: &mut Replica, budget: usize) -> Vec<Bytes> {

@@ -1,6 +1,8 @@
 //! What a node knows: the tables as a replica has told them.
 
-use crate::message::{Checkpoint, Delta, Directive, Entries, FromNode, Hello, Piece, Position, Resync, Seen, ToNode, Versions};
+use crate::message::{
+    Checkpoint, Delta, Directive, Entries, FromNode, Hello, Order, Peers, Piece, Position, Resync, Seen, ToNode, Versions,
+};
 use crate::pack::{SNAPSHOT_MAX, unpack};
 use crate::{Change, Kind, NEWEST, OLDEST, Table, frame};
 
@@ -48,6 +50,8 @@ pub enum Heard {
     Checkpoint(FromNode),
     /// What this node shall do.
     Directed(Directive),
+    /// Whom this node looks at, or what it shall do about its preflight.
+    Acquainted,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,7 +75,25 @@ pub struct NodeState {
     pub(crate) known: [Known; Kind::ALL.len()],
     pub(crate) directive: Option<Directive>,
     pub(crate) replicas: Vec<String>,
+    /// Not in the file: addresses of before are no fault of those who have them now.
+    peers: Peers,
+    /// Of the replica that is heard, or was last. Not in the file either.
+    preflight: Preflight,
     diverged: u64,
+}
+
+/// What is known of when this node's preflight is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Preflight {
+    /// No replica has been heard since the start.
+    #[default]
+    Unheard,
+    /// The replica that was heard last tells nobody.
+    Untold,
+    /// It tells, and has not told this node yet.
+    Expected,
+    /// This it has told.
+    Told(Order),
 }
 
 impl NodeState {
@@ -79,8 +101,9 @@ impl NodeState {
     #[must_use]
     pub fn told(&self) -> Self {
         let known = self.known.each_ref().map(|known| Known::new(known.table.clone(), known.resource_version));
-        let Self { cluster, known: _, directive, replicas, diverged } = self;
-        Self { cluster: cluster.clone(), known, directive: directive.clone(), replicas: replicas.clone(), diverged: *diverged }
+        let Self { cluster, known: _, directive, replicas, peers, preflight, diverged } = self;
+        let (cluster, directive, replicas, peers) = (cluster.clone(), directive.clone(), replicas.clone(), peers.clone());
+        Self { cluster, known, directive, replicas, peers, preflight: preflight.clone(), diverged: *diverged }
     }
 
     /// The table of a kind.
@@ -108,6 +131,18 @@ impl NodeState {
         self.directive.as_ref()
     }
 
+    /// Whom this node looks at, as the last replica has told that does.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// When this node's preflight is to run.
+    #[must_use]
+    pub const fn preflight(&self) -> &Preflight {
+        &self.preflight
+    }
+
     /// All replicas, as the last one has told.
     #[must_use]
     pub fn replicas(&self) -> &[String] {
@@ -132,6 +167,7 @@ impl NodeState {
             cluster: self.cluster.clone(),
             directive: self.directive.as_ref().map_or(0, |directive| directive.number),
             program: program.to_owned(),
+            looks: false,
         }
     }
 
@@ -150,12 +186,14 @@ impl NodeState {
                     // What is known is of another cluster: served until there is something better, but no place to go on from.
                     self.known.iter_mut().for_each(|known| known.resource_version = 0);
                     self.cluster = welcome.cluster;
-                    self.directive = None;
+                    (self.directive, self.peers) = (None, Peers::default());
                 }
                 if !welcome.replicas.is_empty() {
                     self.replicas = welcome.replicas;
                 }
-                Ok(Heard::Nothing)
+                // What another replica has told is this one's to say again.
+                self.preflight = if welcome.orders { Preflight::Expected } else { Preflight::Untold };
+                Ok(Heard::Acquainted)
             }
             Some(ToNode::Delta(delta)) => Ok(self.change(delta)),
             Some(ToNode::Piece(piece)) => self.piece(piece),
@@ -164,7 +202,17 @@ impl NodeState {
                 self.directive = Some(directive.clone());
                 Ok(Heard::Directed(directive))
             }
-            Some(ToNode::Moved(_) | ToNode::Refused(_)) | None => Ok(Heard::Nothing),
+            Some(ToNode::Peers(mut peers)) => {
+                peers.targets.truncate(Peers::MAX);
+                self.peers = peers;
+                Ok(Heard::Acquainted)
+            }
+            Some(ToNode::Order(mut order)) => {
+                order.with.truncate(Order::MAX);
+                self.preflight = Preflight::Told(order);
+                Ok(Heard::Acquainted)
+            }
+            Some(ToNode::Moved(_) | ToNode::Refused(_) | ToNode::Status(_)) | None => Ok(Heard::Nothing),
         }
     }
 

@@ -217,7 +217,7 @@ impl World {
             match node.state.hear(message.message).unwrap() {
                 Heard::Diverged(_, answer) | Heard::Checkpoint(answer) => connection.session.hear(Some(answer), self.now).unwrap(),
                 Heard::Replaced(_) => node.saved = Saved::encode(&node.state, self.now),
-                Heard::Changed(..) | Heard::Directed(_) | Heard::Nothing => {}
+                Heard::Changed(..) | Heard::Directed(_) | Heard::Acquainted | Heard::Nothing => {}
             }
         }
         some.len()
@@ -381,6 +381,40 @@ fn many_cold_nodes_share_one_snapshot() {
     }
     let encodes = world.following[0].replica.log(Kind::Endpoints).snapshot_encodes();
     assert!(encodes <= 10, "{encodes}");
+}
+
+#[test]
+fn who_looks_at_others_is_told_when_its_peers_change_or_there_are_none_and_nobody_else_is() {
+    use fleet_api::message::{FromNode, Hello, Peer, Peers};
+    let mut replica = fresh();
+    let open = |replica: &Replica, looks| {
+        let hello = Hello { looks, ..NodeState::default().hello("a", "test") };
+        Session::open(Some(FromNode::Hello(hello)), "a", replica).unwrap().0
+    };
+    let told = |session: &mut Session, replica: &mut Replica| -> Vec<Peers> {
+        let frames = session.next(replica, usize::MAX);
+        let messages = frames.iter().map(|frame| decode::<FromFleet>(&frame[4..]).unwrap().message);
+        messages.filter_map(|message| if let Some(ToNode::Peers(peers)) = message { Some(peers) } else { None }).collect()
+    };
+    let peers = |name: &str| Peers { targets: vec![Peer { name: name.to_owned(), ..Peer::default() }], ..Peers::default() };
+    let (mut looks, mut does_not) = (open(&replica, true), open(&replica, false));
+    assert_eq!(told(&mut looks, &mut replica), [], "it has none and was told of none");
+    replica.acquaint("a", Some(peers("b")));
+    replica.acquaint("b", Some(peers("a")));
+    assert_eq!(told(&mut looks, &mut replica), [peers("b")]);
+    assert_eq!(told(&mut looks, &mut replica), [], "once");
+    // The last of several, to who comes later as well.
+    replica.acquaint("a", Some(peers("c")));
+    replica.acquaint("a", Some(peers("d")));
+    assert_eq!(told(&mut looks, &mut replica), [peers("d")]);
+    assert_eq!(told(&mut open(&replica, true), &mut replica), [peers("d")]);
+    replica.acquaint("a", None);
+    assert_eq!(told(&mut looks, &mut replica), [Peers::default()]);
+    assert_eq!(told(&mut looks, &mut replica), []);
+    assert_eq!(told(&mut does_not, &mut replica), []);
+    let mut node = NodeState::default();
+    assert_eq!(node.hear(Some(ToNode::Peers(peers("b")))).unwrap(), Heard::Acquainted);
+    assert_eq!((node.peers(), node.told().peers()), (&peers("b"), &peers("b")));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet_api::message::{FromFleet, FromNode, Report, ToFleet, ToNode};
+use fleet_api::message::{FromFleet, FromNode, Hello, Report, ToFleet, ToNode};
 use fleet_api::{Decoder, FRAME_MAX, Fault, FrameError, Heard, NodeState, by_preference, decode, encode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -39,7 +39,8 @@ pub struct Config {
     pub save_after: Duration,
     /// Between two attempts.
     pub backoff: Backoff,
-    /// What the fleet is told of the node's health, if anything: the newest, when it is news and every so often.
+    /// What the fleet is told of the node's health, if anything: the newest, when it is news and every so often. Who tells looks at others, too,
+    /// and is told at whom ([`NodeState::peers`]).
     pub reports: Option<watch::Receiver<Report>>,
 }
 
@@ -328,7 +329,8 @@ impl Client {
         let stream = TlsConnector::from(tls).connect(name, stream).await?;
         let mut conversation = Conversation { stream, decoder: Decoder::new(FRAME_MAX) };
         let program = concat!("barewire ", env!("CARGO_PKG_VERSION"));
-        let hello = self.lock().state.hello(node, program);
+        let looks = self.config.reports.is_some();
+        let hello = Hello { looks, ..self.lock().state.hello(node, program) };
         conversation.say(FromNode::Hello(hello)).await?;
         loop {
             match conversation.read(&self.shared).await? {
@@ -391,10 +393,11 @@ impl Client {
         let mut shared = self.lock();
         let heard = shared.state.hear(message)?;
         shared.heard = Some(Instant::now());
-        if heard != Heard::Nothing {
+        if !matches!(heard, Heard::Nothing | Heard::Acquainted) {
             shared.is_saved = false;
         }
-        let is_change = matches!(heard, Heard::Changed(..) | Heard::Replaced(_) | Heard::Directed(_) | Heard::Diverged(..));
+        let is_change =
+            matches!(heard, Heard::Changed(..) | Heard::Replaced(_) | Heard::Directed(_) | Heard::Diverged(..) | Heard::Acquainted);
         if is_change {
             // Under the lock: what is told last is what is known last.
             self.told.send_replace(Arc::new(shared.state.told()));

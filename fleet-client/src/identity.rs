@@ -15,6 +15,9 @@ use crate::tls::SERVER_NAME;
 const USER: &str = "system:node:";
 /// The group of nodes.
 const GROUP: &str = "system:nodes";
+/// Groups of people who may know how the fleet stands: one of ours, and those that may everything in a cluster (kubeadm's `admin.conf` is of the
+/// first of them since 1.29, its `super-admin.conf` of the second).
+pub const OPERATORS: [&str; 3] = ["barewire:operators", "kubeadm:cluster-admins", "system:masters"];
 
 /// Why a certificate is of no node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +27,7 @@ pub enum IdentityError {
     Unreadable(String),
     /// It is somebody else's.
     #[error(
-        "a certificate of {name:?} in the groups {groups:?}: a node has the name system:node:NAME and the group {GROUP}, a replica the DNS name {SERVER_NAME}"
+        "a certificate of {name:?} in the groups {groups:?}: a node has the name system:node:NAME and the group {GROUP}, a replica the DNS name {SERVER_NAME}, a person one of the groups {}", OPERATORS.join(", ")
     )]
     NoNode {
         /// Its common name.
@@ -62,6 +65,8 @@ pub enum Peer {
     Node(String),
     /// A replica of the fleet, by the DNS name that nodes know replicas by. Who is called as nodes are is none, whatever else is in it.
     Replica,
+    /// A person, with this name, who may know how the fleet stands and is no node.
+    Operator(String),
 }
 
 /// Whose certificate (DER) it is. Who has signed it is not asked here, nor what it may be used for: the handshake has.
@@ -72,8 +77,13 @@ pub fn peer_of(certificate: &[u8]) -> Result<Peer, IdentityError> {
     match node_of(certificate) {
         Ok(node) => Ok(Peer::Node(node)),
         Err(IdentityError::NoNode { name, .. }) if !name.contains(USER) && is_replica(certificate) => Ok(Peer::Replica),
+        Err(IdentityError::NoNode { name, groups }) if !name.contains(USER) && is_operator(&groups) => Ok(Peer::Operator(name)),
         Err(error) => Err(error),
     }
+}
+
+fn is_operator(groups: &[String]) -> bool {
+    groups.iter().any(|group| OPERATORS.contains(&&**group))
 }
 
 fn is_replica(certificate: &[u8]) -> bool {
@@ -127,6 +137,15 @@ mod tests {
             assert!(matches!(node_of(&certificate(names, groups)), Err(IdentityError::NoNode { .. })), "{names:?} {groups:?}");
         }
         assert!(matches!(node_of(b"garbage"), Err(IdentityError::Unreadable(_))));
+    }
+
+    #[test]
+    fn who_may_know_how_the_fleet_stands_is_in_a_group_and_called_as_no_node_is() {
+        for group in OPERATORS {
+            assert_eq!(peer_of(&certificate(&["ann"], &["dev", group])).unwrap(), Peer::Operator("ann".to_owned()));
+            assert!(peer_of(&certificate(&["system:node:a"], &[group])).is_err(), "{group}");
+        }
+        assert!(peer_of(&certificate(&["ann"], &["dev"])).is_err());
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use fleet::acting::Mode;
 use fleet::admission::Limits;
 use fleet::rights::Acting;
+use fleet::status::Shown;
 use fleet_plans::preflight;
 
 #[derive(Debug, Parser)]
@@ -93,6 +96,22 @@ pub(crate) enum Task {
         #[command(flatten)]
         by: By,
     },
+    /// Say how the fleet stands: its replicas, and nodes that are not in step
+    Status {
+        /// Nodes that are in step, too
+        #[arg(long)]
+        all: bool,
+        /// For people or programs
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+        /// Replicas to ask first, host:port; without them the API server is asked which one leads
+        #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+        server: Vec<String>,
+        #[command(flatten)]
+        files: Files,
+        #[command(flatten)]
+        by: By,
+    },
     /// Say who keeps an API server busy, and what it refuses
     ApiserverTop {
         /// How to reach the API server; the server that answers is the one that is looked at
@@ -104,6 +123,9 @@ pub(crate) enum Task {
         /// Seconds between two looks
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
         every: u64,
+        /// The server's audit log, which names user agents (kube-apiserver's --audit-log-path)
+        #[arg(long, value_name = "FILE")]
+        audit_log: Option<PathBuf>,
         /// Lines
         #[arg(long, default_value_t = 20)]
         lines: usize,
@@ -127,6 +149,26 @@ pub(crate) struct By {
     pub(crate) lease: String,
 }
 
+/// What a person shows to replicas, instead of the kubeconfig's.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Who signs the replicas' certificates, PEM [default: the authority of the kubeconfig's cluster]
+    #[arg(long, value_name = "FILE")]
+    authority: Option<PathBuf>,
+    /// What to show to replicas, PEM [default: the client certificate of the kubeconfig]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+impl From<Files> for Shown {
+    fn from(Files { authority, certificate, key }: Files) -> Self {
+        Self { authority, certificate, key }
+    }
+}
+
 /// What of one node is asked.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeTask {
@@ -135,6 +177,17 @@ pub(crate) enum NodeTask {
         /// For people or programs
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Output,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Have a node that is drained make its preflight again
+    Preflight {
+        /// Who, as the node's annotation has it [default: USER, or person]
+        #[arg(long = "by", value_name = "PERSON")]
+        who: Option<String>,
+        /// The taint of new nodes
+        #[arg(long, value_name = "KEY", default_value = preflight::KEY)]
+        preflight_taint: String,
         #[command(flatten)]
         by: By,
     },
@@ -169,17 +222,21 @@ pub(crate) enum Asked {
     Explain { name: String, output: Output },
     Pardon { name: String },
     Quarantine { name: String, reason: String, by: String },
+    Preflight { name: String, by: String, taint: String },
     ResetBreaker,
 }
 
 /// What the leader does to nodes.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Acts {
-    /// The file of teams; without it nodes are no team's business
-    #[arg(long, value_name = "FILE")]
+    /// The file of teams; without it, and without --teams-resource, nodes are no team's business
+    #[arg(long, value_name = "FILE", group = "of_teams")]
     pub(crate) teams: Option<PathBuf>,
+    /// The object of teams instead of a file: its name in the API server (teams.barewire.cloud)
+    #[arg(long, value_name = "NAME", group = "of_teams")]
+    pub(crate) teams_resource: Option<String>,
     /// Whether nodes are given to teams, or it is only said which would be
-    #[arg(long, value_name = "MODE", default_value = "dry-run", requires = "teams")]
+    #[arg(long, value_name = "MODE", default_value = "dry-run", requires = "of_teams")]
     pub(crate) teams_mode: Mode,
     /// Whether sick nodes are tainted, or it is only said which would be; without it, and without --teams, health is not looked at
     #[arg(long, value_name = "MODE")]
@@ -190,14 +247,54 @@ pub(crate) struct Acts {
     /// Which taint that is
     #[arg(long, value_name = "KEY", default_value = preflight::KEY, requires = "preflight_mode")]
     pub(crate) preflight_taint: String,
+    /// Days after its last preflight that a node without pods makes it again; 0 is never
+    #[arg(long, value_name = "DAYS", default_value_t = 0, requires = "preflight_mode", value_parser = clap::value_parser!(u64).range(..=3_650))]
+    pub(crate) preflight_every: u64,
+    /// Seconds in which nothing is done about sick nodes after a replica has begun to lead, or many streams broke at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub(crate) health_quiet: u64,
+    /// Seconds after which the pods of a node that is still sick are evicted
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub(crate) health_drain_after: u64,
+    /// Seconds after which a node that is still sick is overdue: pods of Jobs are evicted as well, and the hook is called where there is one
+    #[arg(long, value_name = "SECONDS", default_value_t = 604_800, value_parser = clap::value_parser!(u64).range(..=7_776_000))]
+    pub(crate) health_overdue_after: u64,
+    /// A program that takes over an overdue node, to have it ended: its argument is the node's name, its standard input what was seen
+    #[arg(long, value_name = "PROGRAM", requires = "health_mode", value_parser = absolute)]
+    pub(crate) health_forced_hook: Option<PathBuf>,
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("write its absolute path".to_owned()) }
 }
 
 impl Acts {
+    /// That the hook can be executed, here: a manifest names one of its image.
+    pub(crate) fn judge_hook(&self) -> anyhow::Result<()> {
+        let Some(hook) = &self.health_forced_hook else { return Ok(()) };
+        let mode = std::fs::metadata(hook).with_context(|| format!("--health-forced-hook {}", hook.display()))?.permissions().mode();
+        ensure!(mode & 0o111 != 0, "--health-forced-hook {}: it cannot be executed: chmod +x", hook.display());
+        Ok(())
+    }
+
+    /// Flags with numbers that were given.
+    pub(crate) fn numbers(&self) -> Vec<(&'static str, u64)> {
+        let all = [
+            ("preflight-every", self.preflight_every, 0),
+            ("health-quiet", self.health_quiet, 600),
+            ("health-drain-after", self.health_drain_after, 300),
+            ("health-overdue-after", self.health_overdue_after, 604_800),
+        ];
+        all.into_iter().filter(|(_, given, default)| given != default).map(|(flag, given, _)| (flag, given)).collect()
+    }
+
     /// One of both switches the leader on; what is not said to apply is a dry run.
     pub(crate) fn acting(&self) -> Acting {
-        let teams = self.teams.is_some().then_some(self.teams_mode);
+        let teams_object = self.teams_resource.is_some();
+        let teams = (self.teams.is_some() || teams_object).then_some(self.teams_mode);
         let health = self.health_mode.or(teams.map(|_| Mode::DryRun)).or(self.preflight_mode.map(|_| Mode::DryRun));
-        Acting { teams, health, preflight: self.preflight_mode }
+        Acting { teams, health, preflight: self.preflight_mode, preflight_again: self.preflight_every > 0, teams_object }
     }
 }
 
@@ -205,7 +302,7 @@ impl Acts {
 #[derive(Debug, Default, Args)]
 pub(crate) struct Admission {
     /// Where API servers ask what of a pod is added or refused (POST /mutate, /validate); without it they do not
-    #[arg(long, value_name = "ADDRESS", requires_all = ["admission_certificate", "admission_key", "teams"])]
+    #[arg(long, value_name = "ADDRESS", requires_all = ["admission_certificate", "admission_key", "of_teams"])]
     pub(crate) admission_listen: Option<SocketAddr>,
     /// What to show to them, PEM; its names are those of the webhook configuration
     #[arg(long, value_name = "FILE")]
@@ -287,8 +384,12 @@ mod tests {
         assert_eq!((teams, health), (Some(Mode::DryRun), Some(Mode::DryRun)));
         let Acting { teams, health, .. } = serve(&["--health-mode=apply"]).acts.acting();
         assert_eq!((teams, health), (None, Some(Mode::Apply)));
-        let Acting { teams, health, preflight } = serve(&["--preflight-mode=apply"]).acts.acting();
+        let Acting { teams, health, preflight, .. } = serve(&["--preflight-mode=apply"]).acts.acting();
         assert_eq!((teams, health, preflight), (None, Some(Mode::DryRun), Some(Mode::Apply)));
+        let Acting { teams, teams_object, .. } = serve(&["--teams-resource=main", "--teams-mode=apply"]).acts.acting();
+        assert_eq!((teams, teams_object), (Some(Mode::Apply), true));
+        let both = parsed(&["--teams=t", "--teams-resource=main"]).unwrap_err().to_string();
+        assert!(both.contains("'--teams <FILE>' cannot be used with '--teams-resource <NAME>'"), "{both}");
         let webhook =
             ["--teams=t", "--teams-mode=apply", "--admission-listen=127.0.0.1:1", "--admission-certificate=d", "--admission-key=e"];
         let serve = serve(&webhook);
@@ -298,6 +399,7 @@ mod tests {
             &["--teams=t", "--admission-listen=127.0.0.1:1"],
             &["--teams=t", "--teams-mode=on"],
             &["--preflight-taint=x"],
+            &["--preflight-every=7"],
         ] {
             assert!(parsed(wrong).is_err(), "{wrong:?}");
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use arguments::{Admission, Asked, By, Cli, NodeTask, Serve, Task};
 use clap::Parser;
-use fleet::acting::{self, Counters, Executor, Mode, Nodes, TeamsFile};
+use fleet::acting::{self, Counters, Executor, Mode, Nodes, TeamsFile, TeamsObject};
 use fleet::admission::Limits;
 use fleet::backoff::Backoff;
 use fleet::forwarding::{self, Forwarder};
@@ -19,8 +19,12 @@ use fleet::hub::Hub;
 use fleet::leader::{Elector, Timing};
 use fleet::manifest;
 use fleet::nodes::{self, Reach};
+use fleet::orders;
+use fleet::peers;
+use fleet::retry_after;
 use fleet::rights;
-use fleet::server::Server;
+use fleet::server::{Server, Standing};
+use fleet::status::{self, Shown};
 use fleet::telemetry::{self, Told};
 use fleet::tls::{self, Credentials};
 use fleet::top;
@@ -41,6 +45,9 @@ use tokio::task::JoinSet;
 const DRAIN: Duration = Duration::from_secs(30);
 /// Reports of nodes that wait to be heard.
 const REPORTS: usize = 4_096;
+/// Milliseconds.
+const SECOND: health::Millis = 1_000;
+const DAY: health::Millis = 86_400 * SECOND;
 /// Between two looks at the files of the certificate.
 const FILES: Duration = Duration::from_secs(10);
 
@@ -54,6 +61,7 @@ async fn main() -> Result<()> {
         Some(Task::Manifest { namespace, image, count, replicas, acts }) => {
             let teams = acts.teams.as_deref().map(manifest::Teams::read).transpose()?;
             let acting = acts.acting();
+            let teams_object = acts.teams_resource.clone();
             let preflight_taint = Some(acts.preflight_taint.clone()).filter(|key| key != preflight::KEY);
             manifest::manifest(&manifest::Settings {
                 namespace,
@@ -61,25 +69,38 @@ async fn main() -> Result<()> {
                 replicas: count,
                 addresses: replicas,
                 teams,
+                teams_object,
                 acting,
                 preflight_taint,
+                numbers: acts.numbers(),
+                hook: acts.health_forced_hook.clone(),
             })
         }
         Some(Task::Nodes { all, output, by }) => asked(Asked::Nodes { all, output }, by).await?,
         Some(Task::Node { name, what: NodeTask::Explain { output, by } }) => asked(Asked::Explain { name, output }, by).await?,
-        Some(Task::Pardon { name, by }) => asked(Asked::Pardon { name }, by).await?,
-        Some(Task::Quarantine { name, reason, who, by }) => {
-            let who = who.or_else(|| std::env::var("USER").ok()).filter(|who| !who.is_empty());
-            asked(Asked::Quarantine { name, reason, by: who.unwrap_or_else(|| "person".to_owned()) }, by).await?
+        Some(Task::Node { name, what: NodeTask::Preflight { who, preflight_taint, by } }) => {
+            asked(Asked::Preflight { name, by: person(who), taint: preflight_taint }, by).await?
         }
+        Some(Task::Pardon { name, by }) => asked(Asked::Pardon { name }, by).await?,
+        Some(Task::Quarantine { name, reason, who, by }) => asked(Asked::Quarantine { name, reason, by: person(who) }, by).await?,
         Some(Task::ResetBreaker { by }) => asked(Asked::ResetBreaker, by).await?,
-        Some(Task::ApiserverTop { kubeconfig, samples, every, lines, json }) => {
+        Some(Task::Status { all, output, server, files, by }) => {
+            let shown = Shown::from(files).credentials(by.kubeconfig.as_deref())?;
+            let servers = if server.is_empty() { vec![leader(by).await?] } else { server };
+            let standing = status::ask(&servers, &tls::client(&shown)?, all).await?;
+            output.print(&standing, || status::table(&standing))?
+        }
+        Some(Task::ApiserverTop { kubeconfig, samples, every, audit_log, lines, json }) => {
             let client = Client::try_from(config(kubeconfig.as_deref()).await?)?;
-            let report = top::sample(&client, samples, Duration::from_secs(every)).await?;
+            let report = top::sample(&client, samples, Duration::from_secs(every), audit_log.as_deref()).await?;
             if json { format!("{:#}\n", report.json()) } else { report.text(lines) }
         }
     };
     std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+fn person(who: Option<String>) -> String {
+    who.or_else(|| std::env::var("USER").ok()).filter(|who| !who.is_empty()).unwrap_or_else(|| "person".to_owned())
 }
 
 impl Serve {
@@ -123,7 +144,7 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     };
 
     let config = config(cli.kubeconfig.as_deref()).await?;
-    let client = Client::try_from(config.clone())?;
+    let client = retry_after::client(config.clone())?;
     let cluster = tokio::select! {
         cluster = cluster(&client) => cluster,
         _ = ends.recv() => return Ok(()),
@@ -131,6 +152,10 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     let hub = Arc::new(Hub::new(Replica::new(&cluster, cli.replicas.clone(), fleet_api::Limits::default())));
     let limits = Limits { handshakes_per_second: cli.handshakes, nodes: cli.nodes, ..Limits::default() };
     let server = Arc::new(Server::new(Arc::clone(&hub), limits));
+    let gives_orders = cli.acts.preflight_mode == Some(Mode::Apply);
+    if gives_orders {
+        hub.replica().give_orders();
+    }
 
     // None of these ends by itself: where one does, or panics, the whole program does, and is started anew.
     let mut tasks = JoinSet::new();
@@ -147,13 +172,24 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     let identity = format!("{who}_{:016x}", fastrand::u64(..));
     let mut elector = Elector::new(client.clone(), &cli.lease_namespace, &cli.lease, &identity, Timing::default());
     let (leads, leader, (stop, stopped)) = (elector.leads(), elector.leader(), watch::channel(false));
+    let address = forwarding::address_of(&identity).unwrap_or_default().to_owned();
+    server.stands(Standing { address, leads: leads.clone(), leader: leader.clone() });
     let (acts, forwarding) = (Arc::new(Counters::default()), Arc::new(forwarding::Counters::default()));
     let (told, teams) = watch::channel(TeamsFile::default());
     if cli.acts.acting().is_on() {
         let known = Arc::new(Nodes::default());
         tasks.spawn(named("the watch of nodes", Watch::new(Arc::clone(&known)).run(client.clone())));
-        if let Some(path) = cli.acts.teams.clone() {
-            tasks.spawn(named("the look at teams", acting::follow(path, told)));
+        tasks.spawn(named("the choice of peers", peers::follow(Arc::clone(&known), Arc::clone(&hub))));
+        if gives_orders {
+            let taint = cli.acts.preflight_taint.clone();
+            tasks.spawn(named("the orders of preflights", orders::follow(Arc::clone(&known), Arc::clone(&hub), taint)));
+        }
+        match (cli.acts.teams.clone(), &cli.acts.teams_resource) {
+            (Some(path), _) => drop(tasks.spawn(named("the look at teams", acting::follow(path, told)))),
+            (None, Some(name)) => {
+                drop(tasks.spawn(named("the watch of teams", Watch::new(TeamsObject::new(name, told)).run(client.clone()))))
+            }
+            (None, None) => {}
         }
         let (said, reports) = mpsc::channel(REPORTS);
         if forwarding::address_of(&identity).is_none() {
@@ -169,6 +205,7 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
         let mut config = config;
         config.default_retry = false;
         let acting_client = Client::try_from(config)?;
+        cli.acts.judge_hook()?;
         let settings = settings(&cli, identity);
         let executor = Executor::new(acting_client, known, Arc::clone(&acts), teams.clone(), reports, streams, settings);
         elector = elector.noting(executor.note());
@@ -207,11 +244,20 @@ fn settings(cli: &Serve, identity: String) -> acting::Settings {
     let preflight = acting.preflight.map(|mode| preflight::Settings {
         dry_run: mode != Mode::Apply,
         key: cli.acts.preflight_taint.clone(),
+        every: Some(cli.acts.preflight_every.saturating_mul(DAY)).filter(|every| *every > 0),
         ..preflight::Settings::default()
     });
     acting::Settings {
         teams: acting.teams.unwrap_or_default(),
-        health: health::Settings { dry_run: acting.health != Some(Mode::Apply), ..health::Settings::default() },
+        health: health::Settings {
+            dry_run: acting.health != Some(Mode::Apply),
+            quiet: cli.acts.health_quiet.saturating_mul(SECOND),
+            drain_after: cli.acts.health_drain_after.saturating_mul(SECOND),
+            overdue_after: cli.acts.health_overdue_after.saturating_mul(SECOND),
+            force: cli.acts.health_forced_hook.is_some(),
+            ..health::Settings::default()
+        },
+        hook: cli.acts.health_forced_hook.clone(),
         preflight,
         per_second: cli.acts_per_second,
         identity,
@@ -252,15 +298,26 @@ async fn named(what: &'static str, task: impl Future<Output = ()>) -> Result<()>
     bail!("{what} has ended")
 }
 
-/// What a person asks.
-async fn asked(what: Asked, by: By) -> Result<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))?;
+/// The API server, as a person reaches it.
+async fn reach(by: By) -> Result<Reach> {
     let mut config = match &by.kubeconfig {
         Some(path) => config(Some(path)).await?,
         None => kube::Config::infer().await.context("no kubeconfig: name one by --kubeconfig or KUBECONFIG")?,
     };
     config.default_retry = false;
-    let reach = Reach { client: Client::try_from(config)?, lease: (by.lease_namespace, by.lease) };
+    Ok(Reach { client: Client::try_from(config)?, lease: (by.lease_namespace, by.lease) })
+}
+
+/// The replica that leads, for whoever has named none.
+async fn leader(by: By) -> Result<String> {
+    let reach = reach(by).await?;
+    nodes::leader(&reach).await.context("which replica to ask is not known; name one by --server HOST:PORT")
+}
+
+/// What a person asks.
+async fn asked(what: Asked, by: By) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))?;
+    let reach = reach(by).await?;
     Ok(match what {
         Asked::Nodes { all, output } => {
             let known = nodes::all(&reach).await?;
@@ -273,6 +330,7 @@ async fn asked(what: Asked, by: By) -> Result<String> {
         }
         Asked::Pardon { name } => nodes::pardoned(&reach, &name).await?,
         Asked::Quarantine { name, reason, by } => nodes::quarantined(&reach, &name, &Quarantine::new(&by, &reason, now)?).await?,
+        Asked::Preflight { name, by, taint } => nodes::told_to_check(&reach, &name, &taint, &by, now).await?,
         Asked::ResetBreaker => nodes::breaker_reset(&reach, now).await?,
     })
 }

@@ -1,9 +1,11 @@
 //! What a cluster needs for the fleet: a service account with the rights that it takes and no others, a class of requests of its own, and a
 //! Deployment on the machines of the control plane. With a file of teams: the file, and the policies of admission that are made of it.
 
+mod definition;
 mod teams;
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 pub use teams::Teams;
 
@@ -23,10 +25,16 @@ pub struct Settings {
     pub addresses: Vec<String>,
     /// The file of teams.
     pub teams: Option<Teams>,
+    /// The name of the object of teams, instead of a file.
+    pub teams_object: Option<String>,
     /// What of the leader is switched on.
     pub acting: Acting,
     /// The taint of new nodes, where it is another.
     pub preflight_taint: Option<String>,
+    /// Flags with numbers, where they are not the default.
+    pub numbers: Vec<(&'static str, u64)>,
+    /// Who takes over nodes that nobody mends: a program of the image.
+    pub hook: Option<PathBuf>,
 }
 
 /// The name of all objects, of the Lease and of the secret with `ca.crt`, `tls.crt` and `tls.key`.
@@ -35,7 +43,7 @@ pub const NAME: &str = "barewire-fleet";
 /// The manifest, YAML.
 #[must_use]
 pub fn manifest(settings: &Settings) -> String {
-    let Settings { namespace, image, replicas, addresses, teams, acting, preflight_taint } = settings;
+    let Settings { namespace, image, replicas, addresses, teams, teams_object, acting, preflight_taint, numbers, hook } = settings;
     let (mut rules, mut of_default) = (String::new(), String::new());
     for Right { group, resource, verbs, namespace } in needed(*acting) {
         let rules = if namespace.is_some() { &mut of_default } else { &mut rules };
@@ -53,14 +61,24 @@ pub fn manifest(settings: &Settings) -> String {
             let _ = write!(switches, "\n            - --{flag}={mode}");
         }
     }
+    if let Some(name) = teams_object {
+        let _ = write!(switches, "\n            - --teams-resource={name}");
+    }
     if let Some(key) = preflight_taint {
         let _ = write!(switches, "\n            - --preflight-taint={key}");
+    }
+    for (flag, number) in numbers {
+        let _ = write!(switches, "\n            - --{flag}={number}");
+    }
+    if let Some(hook) = hook {
+        let _ = write!(switches, "\n            - --health-forced-hook={}", hook.display());
     }
     let (mount, volume) = teams.as_ref().map_or_else(Default::default, |_| {
         let _ = write!(switches, "\n            - --teams=/etc/barewire-fleet-teams/teams.yaml");
         (teams::MOUNT, teams::VOLUME)
     });
     let teams = teams.as_ref().map(|teams| teams.objects(namespace, acting.teams.unwrap_or_default())).unwrap_or_default();
+    let definition = teams_object.as_ref().map(|_| format!("---\n{:#}\n", definition::definition())).unwrap_or_default();
     let labels = format!("labels: {{app.kubernetes.io/name: {NAME}}}");
     let addresses = if addresses.is_empty() { String::new() } else { format!("\n            - --replicas={}", addresses.join(",")) };
     format!(
@@ -176,7 +194,7 @@ spec:
             - {{name: credentials, mountPath: /etc/barewire-fleet, readOnly: true}}{mount}
       volumes:
         - {{name: credentials, secret: {{secretName: {NAME}, defaultMode: 0440}}}}{volume}
-{teams}"
+{teams}{definition}"
     )
 }
 
@@ -206,7 +224,8 @@ mod tests {
 
     fn settings(teams: Option<Teams>, acting: Acting) -> Settings {
         let (namespace, image) = ("kube-system".to_owned(), "barewire-fleet:latest".to_owned());
-        Settings { namespace, image, replicas: 3, addresses: Vec::new(), teams, acting, preflight_taint: None }
+        let (addresses, numbers) = (Vec::new(), Vec::new());
+        Settings { namespace, image, replicas: 3, addresses, teams, teams_object: None, acting, preflight_taint: None, numbers, hook: None }
     }
 
     /// That a real API server takes all of it is a test of `tests/cluster_watch`.
@@ -216,10 +235,10 @@ mod tests {
         let teams = || Some(Teams::read(std::path::Path::new(file)).unwrap());
         let (dry, apply) = (Some(Mode::DryRun), Some(Mode::Apply));
         let writes = ["verbs: [get, patch]", "resources: [events]"];
-        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry, preflight: dry }));
+        let text = manifest(&settings(teams(), Acting { teams: dry, health: dry, preflight: dry, ..Acting::default() }));
         assert!(writes.iter().all(|part| !text.contains(part)) && text.contains("resources: [nodes], verbs: [list, watch]"), "{text}");
         assert!(text.contains("--teams-mode=dry-run") && text.contains("\"Warn\"") && !text.contains("kind\": \"Mutating"), "{text}");
-        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry, preflight: None }));
+        let text = manifest(&settings(teams(), Acting { teams: apply, health: dry, ..Acting::default() }));
         assert!(writes.iter().all(|part| text.contains(part)) && !text.contains("pods/eviction"), "{text}");
         assert!(
             text.contains("--teams-mode=apply") && text.contains("\"Deny\"") && text.contains("MutatingAdmissionPolicyBinding"),
@@ -228,10 +247,18 @@ mod tests {
         let taint = Some("example.com/new".to_owned());
         let of_new = Settings { preflight_taint: taint, ..settings(None, Acting { preflight: apply, ..Acting::default() }) };
         assert!(manifest(&of_new).contains("- --preflight-taint=example.com/new"));
-        let text = manifest(&settings(None, Acting { teams: None, health: apply, preflight: apply }));
+        let text = manifest(&settings(None, Acting { health: apply, preflight: apply, ..Acting::default() }));
         assert!(text.contains("pods/eviction") && !text.contains("teams.yaml") && text.contains("--health-mode=apply"), "{text}");
-        assert!(text.contains("--preflight-mode=apply"), "{text}");
-        for document in text.split("\n---\n") {
+        assert!(text.contains("--preflight-mode=apply") && !text.contains("--health-quiet"), "{text}");
+        let hasty = Settings { numbers: vec![("health-quiet", 60)], ..settings(None, Acting { health: apply, ..Acting::default() }) };
+        assert!(manifest(&hasty).contains("- --health-quiet=60"));
+        let forcing = Settings { hook: Some("/end-node".into()), ..settings(None, Acting { health: apply, ..Acting::default() }) };
+        assert!(manifest(&forcing).contains("- --health-forced-hook=/end-node"));
+        let of_object = Acting { teams: apply, teams_object: true, ..Acting::default() };
+        let of_object = manifest(&Settings { teams_object: Some("main".to_owned()), ..settings(None, of_object) });
+        assert!(of_object.contains("- --teams-resource=main") && of_object.contains("CustomResourceDefinition"), "{of_object}");
+        assert!(of_object.contains("{apiGroups: ['barewire.cloud'], resources: [teams], verbs: [list, watch]}"), "{of_object}");
+        for document in text.split("\n---\n").chain(of_object.split("\n---\n")) {
             serde_saphyr::from_str::<serde_json::Value>(document).unwrap_or_else(|error| panic!("{error}: {document}"));
         }
     }

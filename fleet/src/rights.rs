@@ -5,7 +5,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use crate::acting::Mode;
+use crate::acting::{self, Mode};
 use crate::watches::{ALL, NODES, Watched};
 
 /// Verbs on a resource.
@@ -41,6 +41,10 @@ pub struct Acting {
     pub health: Option<Mode>,
     /// New nodes.
     pub preflight: Option<Mode>,
+    /// Nodes that have nothing to do are checked again.
+    pub preflight_again: bool,
+    /// Teams are an object, no file.
+    pub teams_object: bool,
 }
 
 impl Acting {
@@ -67,13 +71,19 @@ pub fn needed(acting: Acting) -> Vec<Right> {
     const WATCH: &[&str] = &["list", "watch"];
     let watched = |Watched { group, resource, .. }| right(group, resource, WATCH);
     let mut rights: Vec<_> = ALL.into_iter().chain(acting.is_on().then_some(NODES)).map(watched).collect();
+    if acting.teams_object {
+        rights.push(right(acting::GROUP, acting::RESOURCE, WATCH));
+    }
     if acting.writes() {
         rights.push(right("", "nodes", &["get", "patch"]));
         // Where Events of what has no namespace are.
         rights.push(Right { namespace: Some("default"), ..right("", "events", &["create"]) });
     }
-    if acting.health == Some(Mode::Apply) {
+    let checks_again = acting.preflight_again && acting.preflight == Some(Mode::Apply);
+    if acting.health == Some(Mode::Apply) || checks_again {
         rights.push(right("", "pods", &["list"]));
+    }
+    if acting.health == Some(Mode::Apply) {
         rights.push(right("", "pods/eviction", &["create"]));
     }
     rights
@@ -126,9 +136,13 @@ mod tests {
                 "services:list+watch endpointslices:list+watch nodes:list+watch nodes:get+patch events:create pods:list pods/eviction:create",
             ),
         ] {
-            let rights = needed(Acting { teams, health, preflight });
+            let rights = needed(Acting { teams, health, preflight, ..Acting::default() });
             let rights: Vec<_> = rights.iter().map(|right| format!("{}:{}", right.resource, right.verbs.join("+"))).collect();
             assert_eq!(rights.join(" "), expected);
         }
+        let again = needed(Acting { preflight: apply, preflight_again: true, ..Acting::default() });
+        assert_eq!(again.last(), Some(&right("", "pods", &["list"])));
+        let with_object = needed(Acting { teams: dry, teams_object: true, ..Acting::default() });
+        assert_eq!(with_object.last(), Some(&right("barewire.cloud", "teams", &["list", "watch"])));
     }
 }

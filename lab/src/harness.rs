@@ -49,12 +49,32 @@ pub fn require_programs(programs: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// How many cases there were.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+impl Count {
+    /// As [`Harness::finish`] prints it; `None` for any other line.
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
+        let mut parts = line.split(", ").map(|part| part.split_once(' '));
+        let mut number = |what: &str| parts.next()?.filter(|(_, word)| *word == what)?.0.parse().ok();
+        let count = Self { passed: number("passed")?, failed: number("failed")?, skipped: number("skipped")? };
+        parts.next().is_none().then_some(count)
+    }
+
+    pub(crate) const fn has_failed(self) -> bool {
+        self.failed > 0
+    }
+}
+
 /// Runs cases and counts them.
 #[derive(Debug, Default)]
 pub struct Harness {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
+    count: Count,
 }
 
 /// How a case has ended.
@@ -91,12 +111,12 @@ impl Harness {
         match outcome {
             Ok(()) => {
                 println!("ok   {name} ({took:.1} s)");
-                self.passed += 1;
+                self.count.passed += 1;
                 true
             }
             Err(error) => {
                 println!("FAIL {name} ({took:.1} s): {error:#}");
-                self.failed += 1;
+                self.count.failed += 1;
                 false
             }
         }
@@ -105,13 +125,25 @@ impl Harness {
     /// Says why so many cases cannot run here.
     pub fn skip(&mut self, name: &str, why: &str, cases: usize) {
         println!("SKIP {name}: {why}");
-        self.skipped += cases;
+        self.count.skipped += cases;
     }
 
     /// Says why so many cases could not even begin.
     pub fn fail(&mut self, name: &str, why: &str, cases: usize) {
         println!("FAIL {name}: {why}");
-        self.failed += cases;
+        self.count.failed += cases;
+    }
+
+    /// Counts what another program has run.
+    pub(crate) fn add(&mut self, Count { passed, failed, skipped }: Count) {
+        self.count.passed += passed;
+        self.count.failed += failed;
+        self.count.skipped += skipped;
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn count(&self) -> Count {
+        self.count
     }
 
     /// Prints a line that helps to understand a failure.
@@ -123,10 +155,10 @@ impl Harness {
     #[must_use]
     pub fn finish(mut self) -> ExitCode {
         if env::var("BAREWIRE_REQUIRE_ALL").is_ok_and(|value| value == "1") {
-            self.failed += self.skipped;
-            self.skipped = 0;
+            self.count.failed += self.count.skipped;
+            self.count.skipped = 0;
         }
-        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
-        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        println!("{} passed, {} failed, {} skipped", self.count.passed, self.count.failed, self.count.skipped);
+        if self.count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

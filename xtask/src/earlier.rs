@@ -114,9 +114,25 @@ fn checked_out(workspace: &Workspace, commit: &str, place: &Path) -> Result<Work
     fs::create_dir_all(&source).with_context(|| format!("make {}", source.display()))?;
     let archive = place.join("source.tar");
     process::run(git(workspace).args(["archive", "--output"]).arg(&archive).arg(commit))?;
-    process::run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&source))?;
+    // As old as now: what has been built of today's sources, under the same names, is not up to date for them.
+    process::run(Command::new("tar").args(["--touch", "-xf"]).arg(&archive).arg("-C").arg(&source))?;
     fs::remove_file(&archive).context("remove the archive")?;
-    Ok(Workspace { root: source, target_dir: place.join("target"), ..workspace.clone() })
+    let then = Workspace { root: source, target_dir: place.join("target"), ..workspace.clone() };
+    copy_what_is_built(&workspace.target_dir, &then.target_dir)?;
+    Ok(then)
+}
+
+/// Most libraries of then are today's, and need not be built again where today's release is.
+fn copy_what_is_built(from: &Path, to: &Path) -> Result<()> {
+    const FOLDER: &str = "release";
+    for part in [".fingerprint", "build", "deps"] {
+        let (from, to) = (from.join(FOLDER).join(part), to.join(FOLDER));
+        if from.exists() {
+            fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
+            process::run(Command::new("cp").arg("--archive").arg(&from).arg(&to))?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts what was built into `dist`, and removes what it was built in: gigabytes that nobody needs again.

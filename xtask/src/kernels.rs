@@ -16,7 +16,7 @@ use crate::process;
 use crate::workspace::{self, Workspace};
 
 /// From the start of the emulator to its end.
-pub(crate) const LIMIT: Duration = Duration::from_secs(240);
+pub(crate) const LIMIT: Duration = Duration::from_secs(540);
 /// What the machine says last where every test passed; an emulator's exit status does not tell.
 pub(crate) const PROOF: &str = "every test passed";
 
@@ -26,8 +26,8 @@ pub(crate) const KERNELS: [Kernel; 2] = [
     Kernel { series: "linux-6.12", package: "linux-image-cloud-amd64", release: "bookworm-backports" },
 ];
 
-/// Modules of what Debian's kernels have not built in.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+/// Modules of what Debian's kernels have not built in. fq is for departure times, which the kernel that runs here may not be able to keep.
+const MODULES: [&str; 4] = ["veth", "sch_ingress", "cls_bpf", "sch_fq"];
 
 const SOURCES: &str = "\
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
@@ -37,6 +37,8 @@ deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian
 
 const BUSYBOX: &str = "/bin/busybox";
 
+/// Without what measures rates of many connections, talks to services, or goes by tables of ours alone: emulated it takes most of the time, and
+/// tells nothing about a kernel.
 const INIT: &str = "\
 #!/bin/busybox sh
 box=/bin/busybox
@@ -45,7 +47,7 @@ $box mount -t sysfs sysfs /sys
 $box mount -t devtmpfs devtmpfs /dev
 for module in /modules/*; do $box insmod $module || echo \"cannot load $module\"; done
 echo \"kernel $($box uname -r)\"
-BAREWIRE_BIN_DIR=/ BAREWIRE_REQUIRE_ALL=1 RUST_BACKTRACE=0 /programs --test-threads=1 --nocapture && echo 'every test passed'
+BAREWIRE_BIN_DIR=/ BAREWIRE_REQUIRE_ALL=1 BAREWIRE_REQUIRE_FQ=1 RUST_BACKTRACE=0 /programs --test-threads=1 --nocapture --skip share:: --skip services:: --skip allowed:: --skip notes:: && echo 'every test passed'
 $box poweroff -f
 ";
 

@@ -96,7 +96,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure beside a peer: `bench add`, `bench datapath`; with many nodes: `bench fleet`; with many Services: `bench services`; what the leader decides: `bench teams`,
+    /// Measure beside a peer: `bench add`, `bench datapath`; limits of bandwidth: `bench shape`; with many nodes: `bench fleet`; with many Services: `bench services`; of a service's address: `bench clusterip`; what the leader decides: `bench teams`,
     /// `bench health`; beside an earlier revision: `bench against v0.1.0`; write docs/benchmarks.md from the runs: `bench report`
     Bench {
         /// Passed on to `barewire-bench`, e.g. datapath --json --rounds 5
@@ -180,7 +180,7 @@ fn main() -> Result<()> {
         Task::Bench { args } => {
             // What writes a report measures nothing.
             let is_report = args.first().is_some_and(|first| first == "report");
-            let kinds = if is_report { &[Kind::Node][..] } else { &Kind::ALL };
+            let kinds = if is_report { &[Kind::Bench][..] } else { &Kind::ALL };
             let needs = match args.first().and_then(|first| first.to_str()) {
                 Some("pods") => Needs::Cluster,
                 Some("datapath") => Needs::Contenders,

@@ -1,5 +1,6 @@
 //! Running other programs: each failure names the command line, each long run has an end.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
@@ -10,6 +11,29 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// How much of the processors a program gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Its share: somebody waits for it.
+    Now,
+    /// What others leave (`SCHED_IDLE`). It ends with us, since nobody else waits for it.
+    Beside,
+}
+
+impl Pace {
+    /// `program`, at this pace.
+    pub(crate) fn command(self, program: impl AsRef<OsStr>) -> Command {
+        match self {
+            Pace::Now => Command::new(program),
+            Pace::Beside => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", "--", "chrt", "--idle", "0"]).arg(program);
+                command
+            }
+        }
+    }
+}
 
 /// The command line as one would type it, without the program's folder.
 pub(crate) fn line(command: &Command) -> String {

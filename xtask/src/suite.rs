@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -12,14 +13,14 @@ use crate::bootstrap::{self, Purpose};
 use crate::deny;
 use crate::earlier;
 use crate::kernels::{self, KERNELS, Kernel, Tested};
-use crate::process;
+use crate::process::{self, Pace};
 use crate::reference;
 use crate::reproduce;
-use crate::summary::{Outcome, Summary, Tally};
+use crate::summary::{Failures, Outcome, Summary, Tally};
 use crate::workspace::{Target, TargetKind, Workspace};
 
 /// No stage takes longer on two cores, compilation from nothing included.
-const STAGE_LIMIT: Duration = Duration::from_secs(30 * 60);
+const STAGE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// Makes a test that cannot run fail instead of printing SKIP: this command has installed all that a test may need.
 const REQUIRE_ALL: (&str, &str) = ("BAREWIRE_REQUIRE_ALL", "1");
@@ -63,6 +64,11 @@ impl Tier {
         let tier = BY_PREFIX.iter().find(|(prefix, _)| target.name.starts_with(prefix));
         tier.map_or(Tier::Integration, |(_, tier)| *tier)
     }
+
+    /// Whether other people's programs are run in it: see [`crate::world`].
+    fn needs_world(self) -> bool {
+        matches!(self, Tier::Node | Tier::Conform | Tier::E2e | Tier::Cluster)
+    }
 }
 
 struct Stage {
@@ -90,36 +96,56 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], json: bool) -> Result<(
     let mut summary = Summary::default();
     let mut object = None;
 
-    let purpose = match (wanted(Tier::Lint), wanted(Tier::Kernels)) {
-        (true, _) => Purpose::Checks,
-        (false, true) => Purpose::Kernels,
-        (false, false) => Purpose::Tests,
-    };
-    let needs_world = wanted(Tier::Cluster) || wanted(Tier::E2e) || wanted(Tier::Conform);
-    let bootstrap = if needs_world { bootstrap::run_with_world } else { bootstrap::run };
-    if timed(&mut summary, "bootstrap", || bootstrap(workspace, purpose)) {
-        // What the upgrade begins with; without it its test fails, or says that this clone's history lacks it.
-        let mut earlier = None;
-        if wanted(Tier::Node) {
-            timed(&mut summary, earlier::UPGRADED_FROM.tag, || earlier::for_tests(workspace).map(|told| earlier = Some(told)));
+    let purpose = purpose_of(tiers);
+    let needs_world = Tier::value_variants().iter().any(|tier| tier.needs_world() && wanted(*tier));
+    let mut rest = None;
+    let is_fit = timed(&mut summary, "bootstrap", || {
+        if needs_world {
+            rest = bootstrap::run_with_small_world(workspace, purpose)?;
+            Ok(())
+        } else {
+            bootstrap::run(workspace, purpose)
         }
+    });
+    if is_fit {
+        // What takes minutes to build, once, and is needed late: most stages leave much of two processors idle.
+        let checks = wanted(Tier::Lint).then(|| Beside::start(|| bootstrap::build_checks(Pace::Beside)));
+        let world = rest.filter(|_| wanted(Tier::Cluster)).map(|rest| Beside::start(move || rest.build(Pace::Beside)));
         if wanted(Tier::Lint) {
-            summary.outcomes.extend(lints(workspace).into_iter().map(|stage| execute(stage, |_| ())));
+            summary.outcomes.extend(lints(workspace).into_iter().map(|stage| execute(stage, printed)));
             timed(&mut summary, "reference", || reference::check(workspace));
         }
         // Other kernels run no node.
-        let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::ALL };
-        if timed(&mut summary, "build", || binaries::build(workspace, kinds).map(drop)) {
+        let kinds = if tiers == [Tier::Kernels] { &[Kind::Kernel][..] } else { &Kind::OF_TESTS };
+        let is_built = timed(&mut summary, "build", || binaries::build(workspace, kinds).map(drop));
+        if is_built {
+            // What the upgrade begins with; without it its test fails, or says that this clone's history lacks it. Most of its libraries have
+            // been built by now.
+            let mut earlier = None;
+            if wanted(Tier::Node) {
+                timed(&mut summary, earlier::UPGRADED_FROM.tag, || earlier::for_tests(workspace).map(|told| earlier = Some(told)));
+            }
             if wanted(Tier::Integration) {
                 timed(&mut summary, "reproduce", || reproduce::run(workspace));
             }
             let stages = tests(workspace, json, earlier.as_ref()).into_iter().filter(|(tier, _)| wanted(*tier));
             summary.outcomes.extend(stages.map(|(_, stage)| {
-                execute(stage, |line| object = line.starts_with('{').then(|| line.to_owned()).or_else(|| object.take()))
+                execute(stage, |line| {
+                    printed(line);
+                    object = line.starts_with('{').then(|| line.to_owned()).or_else(|| object.take());
+                })
             }));
             if wanted(Tier::Kernels) {
-                summary.outcomes.extend(other_kernels(workspace).into_iter().map(|stage| execute(stage, |_| ())));
+                summary.outcomes.extend(other_kernels(workspace));
             }
+        }
+        if let Some(checks) = checks {
+            timed(&mut summary, "cargo-deny", || checks.finish());
+            summary.outcomes.push(execute(Stage::new("deny", deny::command(workspace, &[])), printed));
+        }
+        if is_built && wanted(Tier::Cluster) {
+            timed(&mut summary, "world", || world.map_or(Ok(()), Beside::finish));
+            summary.outcomes.push(execute(programs(workspace, "cluster", Tier::Cluster), printed));
         }
     }
     print!("\n{summary}");
@@ -133,18 +159,36 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], json: bool) -> Result<(
     Ok(())
 }
 
-fn lints(workspace: &Workspace) -> [Stage; 4] {
+/// What has to be installed before the first stage; what only checks of the source need is built beside them.
+fn purpose_of(tiers: &[Tier]) -> Purpose {
+    if tiers == [Tier::Kernels] { Purpose::Kernels } else { Purpose::Tests }
+}
+
+fn lints(workspace: &Workspace) -> [Stage; 3] {
     let mut documentation = workspace.cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     [
         Stage::new("format", Ok(workspace.cargo(&["fmt", "--all", "--check"]))),
         Stage::new("clippy", Ok(workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"]))),
         Stage::new("documentation", Ok(documentation)),
-        Stage::new("deny", deny::command(workspace, &[])),
     ]
 }
 
-fn tests(workspace: &Workspace, json: bool, earlier: Option<&(&str, PathBuf)>) -> [(Tier, Stage); 9] {
+/// Work that is done beside the stages.
+struct Beside(JoinHandle<Result<()>>);
+
+impl Beside {
+    fn start(work: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
+        Self(thread::spawn(work))
+    }
+
+    /// Waits for its end.
+    fn finish(self) -> Result<()> {
+        self.0.join().map_err(|_panic| anyhow!("it has panicked"))?
+    }
+}
+
+fn tests(workspace: &Workspace, json: bool, earlier: Option<&(&str, PathBuf)>) -> [(Tier, Stage); 8] {
     let mut node = programs(workspace, "node", Tier::Node);
     if let (Ok(command), Some((variable, value))) = (&mut node.command, earlier) {
         command.env(variable, value);
@@ -158,7 +202,6 @@ fn tests(workspace: &Workspace, json: bool, earlier: Option<&(&str, PathBuf)>) -
         (Tier::Conform, programs(workspace, "conform", Tier::Conform)),
         (Tier::E2e, programs(workspace, "e2e", Tier::E2e)),
         (Tier::Paths, told_to(programs(workspace, "paths", Tier::Paths), json.then_some("--json"))),
-        (Tier::Cluster, programs(workspace, "cluster", Tier::Cluster)),
     ]
 }
 
@@ -172,7 +215,8 @@ fn test(workspace: &Workspace, which: &[&str]) -> Command {
 
 /// Operations of the daemon in every order that threads could run them in: its locks are another library's for that.
 fn concurrency(workspace: &Workspace) -> Command {
-    workspace.cargo(&["test", "--package", "barewired", "--features", "shuttle", "--test", "concurrency", "--", "--nocapture"])
+    // Of the whole workspace, so that all libraries but ours have the features that they have in other stages, and are not built once more.
+    workspace.cargo(&["test", "--workspace", "--features", "barewired/shuttle", "--test", "concurrency", "--", "--nocapture"])
 }
 
 fn programs(workspace: &Workspace, name: &'static str, tier: Tier) -> Stage {
@@ -194,7 +238,8 @@ fn told_to(mut stage: Stage, argument: Option<&str>) -> Stage {
     stage
 }
 
-fn other_kernels(workspace: &Workspace) -> Vec<Stage> {
+/// The kernels side by side: an emulated machine has one processor. What each has said is shown once it has ended.
+fn other_kernels(workspace: &Workspace) -> Vec<Outcome> {
     let tested = Tested::build(workspace);
     let stage = |kernel: Kernel| {
         let command = match &tested {
@@ -203,20 +248,39 @@ fn other_kernels(workspace: &Workspace) -> Vec<Stage> {
         };
         Stage { limit: kernels::LIMIT, proof: Some(kernels::PROOF), ..Stage::new(kernel.series, command) }
     };
-    KERNELS.into_iter().map(stage).collect()
+    // Fetched one after the other: apt locks.
+    let stages = KERNELS.map(stage);
+    let quietly = |stage| {
+        let mut said = String::new();
+        let outcome = execute(stage, |line| said.extend([line, "\n"]));
+        (outcome, said)
+    };
+    let ended = thread::scope(|scope| {
+        let running = stages.map(|stage| scope.spawn(move || quietly(stage)));
+        running.map(|machine| machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let shown = |(outcome, said): (Outcome, String)| {
+        print!("\n== {}\n{said}", outcome.stage);
+        outcome
+    };
+    ended.map(shown).into()
 }
 
-/// Runs a stage that is a command, shows its output and counts the tests in it; `heard` gets each line.
+fn printed(line: &str) {
+    println!("{line}");
+}
+
+/// Runs a stage that is a command and counts the tests in its output; `heard` gets each line.
 fn execute(stage: Stage, mut heard: impl FnMut(&str)) -> Outcome {
     let Stage { name, command, limit, proof } = stage;
     let started = Instant::now();
-    let (mut tests, mut proven) = (Tally::default(), proof.is_none());
+    let (mut tests, mut failures, mut proven) = (Tally::default(), Failures::default(), proof.is_none());
     let result = command.and_then(|mut command| {
         println!("\n== {name}: {}", process::line(&command));
         let status = process::each_line(&mut command, limit, |line| {
-            println!("{line}");
             proven |= proof == Some(line.trim_end());
             tests.read_line(line);
+            failures.read_line(line);
             heard(line);
         })?;
         if !status.success() {
@@ -228,7 +292,7 @@ fn execute(stage: Stage, mut heard: impl FnMut(&str)) -> Outcome {
         Ok(())
     });
     let failure = result.err().map(|error| format!("{error:#}"));
-    Outcome { stage: name, tests, took: started.elapsed(), failure }
+    Outcome { stage: name, tests, failures, took: started.elapsed(), failure }
 }
 
 /// Runs a stage that is work of our own; says whether it succeeded.
@@ -237,13 +301,29 @@ fn timed(summary: &mut Summary, name: &'static str, work: impl FnOnce() -> Resul
     let started = Instant::now();
     let failure = work().err().map(|error| format!("{error:#}"));
     let succeeded = failure.is_none();
-    summary.outcomes.push(Outcome { stage: name, tests: Tally::default(), took: started.elapsed(), failure });
+    summary.outcomes.push(Outcome {
+        stage: name,
+        tests: Tally::default(),
+        failures: Failures::default(),
+        took: started.elapsed(),
+        failure,
+    });
     succeeded
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_tests_need_is_installed_before_them() {
+        for tier in Tier::value_variants() {
+            let least = if *tier == Tier::Kernels { Purpose::Kernels } else { Purpose::Tests };
+            assert!(purpose_of(&[*tier]) >= least, "{tier:?}");
+        }
+        assert!(purpose_of(&[]) >= Purpose::Tests, "all of them");
+        assert!(purpose_of(&[Tier::Kernels, Tier::Node]) >= Purpose::Tests);
+    }
 
     #[test]
     fn a_test_program_that_no_rule_names_is_still_run() {

@@ -1,4 +1,4 @@
-//! What the test command prints at its end: a table of stages, and `N passed, N failed` as its very last line.
+//! What the test command prints at its end: a table of stages, what failed tests said, and `N passed, N failed` as its very last line.
 
 use std::fmt;
 use std::time::Duration;
@@ -35,11 +35,42 @@ fn count(text: &str) -> Option<(&str, u64)> {
     Some((what, number.parse().ok()?))
 }
 
+/// What failed tests said, each with its name: thousands of lines lie between there and the end.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failures {
+    told: Vec<String>,
+    /// How many lines more are taken of the test that is being told of.
+    more: usize,
+}
+
+impl Failures {
+    /// Of one test. What comes first says what was wrong; a backtrace follows.
+    const LINES: usize = 8;
+
+    /// Reads one line of a test program's output: Rust's own harness repeats what each failed test has printed beneath `---- NAME stdout ----`,
+    /// a harness of its own says `FAIL NAME: why`.
+    pub(crate) fn read_line(&mut self, line: &str) {
+        let name = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = name {
+            self.told.push(name.to_owned());
+            self.more = Self::LINES;
+        } else if line.starts_with("FAIL ") {
+            self.told.push(line.to_owned());
+        } else if line == "failures:" || line.trim_start() == "Stack backtrace:" || line.trim_start() == "stack backtrace:" {
+            self.more = 0;
+        } else if self.more > 0 && !line.trim().is_empty() {
+            self.told.push(format!("  {line}"));
+            self.more -= 1;
+        }
+    }
+}
+
 /// What became of one stage.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) stage: &'static str,
     pub(crate) tests: Tally,
+    pub(crate) failures: Failures,
     pub(crate) took: Duration,
     /// Why the stage failed.
     pub(crate) failure: Option<String>,
@@ -59,7 +90,7 @@ impl Summary {
     /// not end) counts as one failure, so that the last line never reads as success when the command fails.
     fn total(&self) -> Tally {
         let mut total = Tally::default();
-        for Outcome { stage: _, tests, took: _, failure } in &self.outcomes {
+        for Outcome { tests, failure, .. } in &self.outcomes {
             total.passed += tests.passed;
             total.failed += if failure.is_some() { tests.failed.max(1) } else { tests.failed };
             total.skipped += tests.skipped;
@@ -71,13 +102,16 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:<14}{:>8}{:>8}{:>9}{:>9}", "stage", "passed", "failed", "skipped", "time")?;
-        for Outcome { stage, tests, took, failure } in &self.outcomes {
+        for Outcome { stage, tests, took, failure, failures: _ } in &self.outcomes {
             let Tally { passed, failed, skipped } = tests;
             write!(out, "{stage:<14}{passed:>8}{failed:>8}{skipped:>9}{:>7.1} s", took.as_secs_f64())?;
             match failure {
                 Some(failure) => writeln!(out, "  FAILED: {failure}")?,
                 None => writeln!(out)?,
             }
+        }
+        for line in self.outcomes.iter().flat_map(|outcome| &outcome.failures.told) {
+            writeln!(out, "{line}")?;
         }
         let Tally { passed, failed, skipped: _ } = self.total();
         writeln!(out, "{passed} passed, {failed} failed")
@@ -90,7 +124,13 @@ mod tests {
 
     fn outcome(passed: u64, failed: u64, failure: Option<&str>) -> Outcome {
         let tests = Tally { passed, failed, skipped: 0 };
-        Outcome { stage: "unit", tests, took: Duration::from_millis(1_500), failure: failure.map(str::to_owned) }
+        Outcome {
+            stage: "unit",
+            tests,
+            failures: Failures::default(),
+            took: Duration::from_millis(1_500),
+            failure: failure.map(str::to_owned),
+        }
     }
 
     #[test]
@@ -107,6 +147,21 @@ mod tests {
             tally.read_line(line);
         }
         assert_eq!(tally, Tally { passed: 11, failed: 2, skipped: 6 });
+    }
+
+    #[test]
+    fn what_a_failed_test_says_first_is_kept_and_no_more() {
+        let mut failures = Failures::default();
+        let long = (0..20).map(|number| format!("line {number}"));
+        let output = "test one ... FAILED\n\nfailures:\n\n---- one stdout ----\n0.31 %\nError: too much\n\nStack backtrace:\n   0: anyhow\n\n---- two stdout ----";
+        output.lines().map(str::to_owned).chain(long).for_each(|line| failures.read_line(&line));
+        "failures:\n    one\n    two\nok   three (1 s)\nFAIL four (2 s): no answer".lines().for_each(|line| failures.read_line(line));
+        let told: Vec<&str> = failures.told.iter().map(String::as_str).collect();
+        assert_eq!(told[..4], ["one", "  0.31 %", "  Error: too much", "two"]);
+        assert_eq!(
+            told[4..],
+            [(0..8).map(|number| format!("  line {number}")).collect(), vec!["FAIL four (2 s): no answer".to_owned()]].concat()
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::process;
+use crate::process::{self, Pace};
 use crate::workspace;
 
 /// The pins, seen from the workspace's root.
@@ -56,6 +56,9 @@ pub(crate) struct Module {
     /// Whether only benchmarks run it.
     #[serde(default)]
     contender: bool,
+    /// Whether only clusters need it, which the tests come to last.
+    #[serde(default)]
+    cluster: bool,
     /// Folders of the module that its programs read, kept beside them.
     #[serde(default)]
     keep: Vec<String>,
@@ -89,10 +92,10 @@ pub(crate) fn missing(workspace_root: &Path, with_contenders: bool) -> Result<Ve
 ///
 /// # Errors
 /// Where a module cannot be had or built; the message names it.
-pub(crate) fn build(go: &Path, modules: &[Module]) -> Result<()> {
+pub(crate) fn build(go: &Path, modules: &[Module], pace: Pace) -> Result<()> {
     let world = directory()?;
     for module in modules {
-        module.build(go, &world).with_context(|| format!("cannot build {} {} ({PINS})", module.path, module.version))?;
+        module.build(go, &world, pace).with_context(|| format!("cannot build {} {} ({PINS})", module.path, module.version))?;
     }
     Ok(())
 }
@@ -107,7 +110,12 @@ impl Module {
         world.join(format!("{}-{}", self.name, self.version))
     }
 
-    fn build(&self, go: &Path, world: &Path) -> Result<()> {
+    /// Whether only clusters need it, which the tests come to last.
+    pub(crate) fn is_for_clusters(&self) -> bool {
+        self.cluster
+    }
+
+    fn build(&self, go: &Path, world: &Path, pace: Pace) -> Result<()> {
         eprintln!("bootstrap: building {} {}", self.name, self.version);
         let started = Instant::now();
         let directory = self.directory(world);
@@ -119,7 +127,7 @@ impl Module {
         fs::create_dir_all(draft.join("bin")).with_context(|| format!("cannot create {}", draft.display()))?;
 
         let command = |arguments: &[&str]| {
-            let mut command = Command::new(go);
+            let mut command = pace.command(go);
             // Static programs, unless C is needed: they run in images that hold nothing else.
             let cgo = if self.cgo { "1" } else { "0" };
             command.args(arguments).current_dir(&draft).env("CGO_ENABLED", cgo).env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab::world;
+use serde_json::Value;
 
 use crate::contender::Pods;
 use crate::daemon::{Daemon, Settings};
@@ -17,6 +18,7 @@ use crate::datapath::peers::cilium::{Agent, ControlPlane, Member};
 use crate::datapath::peers::etcd::Etcd;
 use crate::datapath::peers::flannel::{self, Flannel};
 use crate::datapath::rules::Rules;
+use crate::datapath::served;
 use crate::netns::Namespace;
 use crate::node::{Node, UPLINK_MTU, ip};
 use crate::plugin::{Attached, Plugin};
@@ -54,6 +56,10 @@ pub enum Contender {
     Cilium,
     /// Two namespaces on one veth: the least that two pods of a node need.
     Floor,
+    /// Barewire with its fast path, which serves Services itself. Its nodes have no other rules.
+    Served,
+    /// The same beside kube-proxy in its nftables mode, whose rules are set when the pods are known.
+    Proxied,
 }
 
 impl Contender {
@@ -89,6 +95,8 @@ impl Contender {
             Self::Overlay => "overlay",
             Self::Cilium => "cilium",
             Self::Floor => "floor",
+            Self::Served => "served",
+            Self::Proxied => "proxied",
         };
         name.to_owned()
     }
@@ -96,8 +104,8 @@ impl Contender {
     /// The rules of services on its nodes.
     fn rules(self) -> Option<Rules> {
         match self {
-            // Cilium's programs do what the rules do.
-            Self::Bare | Self::Floor | Self::Cilium => None,
+            // Programs do what the rules do, or the rules come later.
+            Self::Bare | Self::Floor | Self::Cilium | Self::Served | Self::Proxied => None,
             Self::Ruled(rules) => Some(rules),
             Self::Host | Self::FastPath | Self::Loaded | Self::Stack | Self::Bridge | Self::Overlay => Some(Rules::Iptables(SERVICES)),
         }
@@ -120,6 +128,8 @@ pub struct Ends<'a> {
     pub address: IpAddr,
     /// What the client connects to instead: a service's address.
     pub service: Option<IpAddr>,
+    /// The server's port, and the service's; 0 for any.
+    pub port: u16,
 }
 
 /// What all clusters are built with.
@@ -131,6 +141,8 @@ pub struct Site<'a> {
     pub node: &'a Node,
     /// Whether the daemon knows the key `network.fast_path`.
     pub fast_path_is_known: bool,
+    /// What the names of folders begin with: two clusters of one contender have different ones.
+    pub folders: &'static str,
 }
 
 /// Other people's programs.
@@ -238,7 +250,7 @@ impl Cluster {
     pub fn across(&self) -> Result<Option<Ends<'_>>> {
         Ok(match self.contender {
             nodes if nodes.is_nodes() => {
-                Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into(), service: None })
+                Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into(), service: None, port: 0 })
             }
             Contender::Floor => None,
             _ => Some(between(&self.pods[0][0], &self.pods[1][0])?),
@@ -253,7 +265,7 @@ impl Cluster {
         Ok(match self.contender {
             nodes if nodes.is_nodes() => None,
             Contender::Floor => {
-                Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into(), service: None })
+                Some(Ends { client: &self.nodes[0], server: &self.nodes[1], address: address_of_node(1).into(), service: None, port: 0 })
             }
             _ => Some(between(&self.pods[0][0], &self.pods[0][1])?),
         })
@@ -270,9 +282,17 @@ impl Cluster {
     /// # Errors
     /// When the plugin fails.
     pub fn add(&mut self, node: usize, names: &mut Pods) -> Result<Duration> {
+        self.add_with(node, names, &Value::Null)
+    }
+
+    /// Attaches a pod of which a runtime passes this as `runtimeConfig`.
+    ///
+    /// # Errors
+    /// When the plugin fails.
+    pub fn add_with(&mut self, node: usize, names: &mut Pods, runtime_config: &Value) -> Result<Duration> {
         let pod = names.make()?;
         let _home = self.nodes[node].enter()?;
-        let (took, attached) = self.plugins[node].add(pod)?;
+        let (took, attached) = self.plugins[node].add_with(pod, runtime_config)?;
         self.pods[node].push(attached);
         Ok(took)
     }
@@ -293,6 +313,12 @@ impl Cluster {
     #[must_use]
     pub fn node(&self, index: usize) -> &Namespace {
         &self.nodes[index]
+    }
+
+    /// The network between the nodes, and what is beyond it.
+    #[must_use]
+    pub fn fabric(&self) -> &Namespace {
+        &self.fabric
     }
 
     /// The pods of a node.
@@ -357,19 +383,28 @@ impl Cluster {
     }
 
     fn bring_network(&mut self, index: usize, site: &Site<'_>) -> Result<()> {
-        let state = site.node.folder(&format!("{}-{index}", self.contender.key()))?;
+        let state = site.node.folder(&format!("{}{}-{index}", site.folders, self.contender.key()))?;
         let range = range_of_node(index);
         let _home = self.nodes[index].enter()?;
         let barewire = |choice: &str| -> Result<(Daemon, Plugin)> {
             let fast_path = site.fast_path_is_known.then_some(choice);
-            let settings = Settings { ranges: &[&range], native_cidrs: &["10.0.0.0/16", PODS], masquerade: true, fast_path };
+            let more =
+                if self.contender == Contender::Served { served::of_daemon(&state, network_of_node(1), SERVICES)? } else { String::new() };
+            let settings = Settings {
+                ranges: &[&range],
+                native_cidrs: &["10.0.0.0/16", PODS],
+                masquerade: true,
+                fast_path,
+                service_cidrs: &[served::CIDR],
+                more: &more,
+            };
             let daemon = Daemon::start_with(site.binaries, state.clone(), &settings)?;
             let plugin = Plugin::barewire(site.binaries, &daemon.socket());
             Ok((daemon, plugin))
         };
         match self.contender {
             Contender::Bare | Contender::Host | Contender::Ruled(_) | Contender::Floor => {}
-            Contender::FastPath | Contender::Loaded | Contender::Stack => {
+            Contender::FastPath | Contender::Loaded | Contender::Stack | Contender::Served | Contender::Proxied => {
                 let (daemon, plugin) = barewire(if self.contender == Contender::Stack { "off" } else { "auto" })?;
                 self.daemons.push(daemon);
                 self.plugins.push(plugin);
@@ -393,7 +428,7 @@ impl Cluster {
 }
 
 fn between<'a>(client: &'a Attached, server: &'a Attached) -> Result<Ends<'a>> {
-    Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()?, service: None })
+    Ok(Ends { client: client.namespace(), server: server.namespace(), address: server.address()?, service: None, port: 0 })
 }
 
 /// Node 0 is 10.0.0.11.

@@ -91,7 +91,7 @@ pub fn run(load: Load, ends: Ends<'_>, streams: usize, pinning: Pinning, time: D
     let limit = time + GRACE;
     let server = {
         let _home = ends.server.enter()?;
-        Server::start(load, ends.address, server_cpu, limit)?
+        Server::start(load, SocketAddr::new(ends.address, ends.port), server_cpu, limit)?
     };
     let told = {
         let _home = ends.client.enter()?;
@@ -137,8 +137,8 @@ struct Server {
 }
 
 impl Server {
-    fn start(load: Load, address: std::net::IpAddr, cpu: Option<usize>, limit: Duration) -> Result<Self> {
-        let child = command("serve", load, SocketAddr::new(address, 0), cpu, limit)?
+    fn start(load: Load, address: SocketAddr, cpu: Option<usize>, limit: Duration) -> Result<Self> {
+        let child = command("serve", load, address, cpu, limit)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -30,7 +30,7 @@ impl Measure {
             Contender::Bare | Contender::Host => self.across,
             Contender::Ruled(_) => self.across && matches!(self.load, Load::PingPong | Load::Connect),
             Contender::Floor => !self.across,
-            Contender::Loaded => false,
+            Contender::Loaded | Contender::Served | Contender::Proxied => false,
             Contender::FastPath | Contender::Stack | Contender::Bridge | Contender::Overlay | Contender::Cilium => true,
         }
     }

@@ -50,7 +50,7 @@ impl Rules {
 }
 
 /// Services that have so many ports.
-pub(super) fn services(ports: u32) -> Result<Vec<Service>> {
+pub(crate) fn services(ports: u32) -> Result<Vec<Service>> {
     let service = |number: u32| -> Result<Service> {
         let backend = |index| {
             let address = Ipv4Addr::from(BACKENDS + 1 + number * BACKENDS_PER_SERVICE + index);

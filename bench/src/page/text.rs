@@ -108,6 +108,8 @@ pub(super) fn page(runs: &Runs) -> Result<String> {
         machine(&mut page, run)?;
         of_add(&mut page, run, &OF_BURST, &PROMISES_OF_BURST);
     }
+    page.line("## Beside an earlier version");
+    page.line(AGAINST);
     Ok(page.0)
 }
 
@@ -137,6 +139,21 @@ const REMARKS: &str = "\
   costs shows fully. Where a wire is the limit, the contenders meet at the wire and differ in CPU seconds.
 - A figure of the overlay includes what it asks of the kernel: two routes and two headers for every packet, and the rules for both.
 - One machine, one kernel. The command takes six minutes; run it on yours.";
+
+const AGAINST: &str = "\
+`cargo xtask bench against v0.1.0` builds what nodes ran at a revision and measures it and this one in turns, with the same programs that
+measure; whoever goes first in a turn goes second in the next. A ratio is now by then, taken turn by turn, then its median. Without `--full`
+it has fewer pods, one contender and 1,500 simulated nodes, and takes ten minutes at most once both are built (`--rounds` makes it shorter);
+with `--full` it has every figure above. Eight figures of which less is better must be at most 1.05 of what they were:
+
+| | |
+| --- | --- |
+| `add` | ADD and DEL, p50 |
+| `datapath` | TCP ping-pong of pods, across nodes and on one |
+| `scale` | time to join, the longest wait of a pod, calls a node and hour, memory of a pool |
+
+The simulation has one turn: the same seed is the same history. On a machine with other work latencies differ by more than that between
+two runs of the same version; ask for more turns there.";
 
 fn machine(page: &mut Page, run: &Run) -> Result<()> {
     let mut line = format!("*{}", run.text("what"));
@@ -230,6 +247,8 @@ fn name(contender: Contender, part: Part) -> String {
         Contender::Overlay => "overlay",
         Contender::Cilium => "Cilium",
         Contender::Floor => "veth",
+        Contender::Served => "services by programs",
+        Contender::Proxied => "services by kube-proxy",
     };
     name.to_owned()
 }
@@ -314,6 +333,8 @@ fn bar(contender: Contender, length: f64, value: String) -> Bar {
         Contender::Overlay => "Flannel, VXLAN",
         Contender::Cilium => "Cilium, native routing",
         Contender::Floor => "one bare veth",
+        Contender::Served => "Barewire that serves Services",
+        Contender::Proxied => "Barewire beside kube-proxy",
     };
     Bar { name: name.to_owned(), length, value, is_ours: contender == Contender::FastPath }
 }

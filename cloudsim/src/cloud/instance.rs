@@ -28,6 +28,8 @@ pub struct Instance {
     pub role: Option<String>,
     /// How many hops a metadata token goes.
     pub hop_limit: u8,
+    /// What is announced for it.
+    pub maintenance: Option<Maintenance>,
     /// When it was terminated; it stays listed for an hour.
     pub terminated_at: Option<Millis>,
     /// Every interface that is or was attached to it and still exists, or did a moment ago.
@@ -47,6 +49,28 @@ impl Instance {
     pub const fn is_running(&self) -> bool {
         self.terminated_at.is_none()
     }
+}
+
+/// What is announced for an instance. Nothing comes of it: it is the announcement that is simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Maintenance {
+    /// What is to be done.
+    pub kind: MaintenanceKind,
+    /// Not before then.
+    pub begins: Millis,
+}
+
+/// What may be announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaintenanceKind {
+    /// It is started anew, or ended for the host's sake where the cloud does not restart.
+    Reboot,
+    /// It was cheaper, and is taken back.
+    Reclaim,
+    /// It stands still for some seconds, as for a live migration.
+    Pause,
 }
 
 /// What an instance is launched with.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use super::id::{AttachmentId, InstanceId, SubnetId};
-use super::instance::{Instance, LaunchSpec};
+use super::instance::{Instance, LaunchSpec, Maintenance};
 use super::interface::{Attachment, AttachmentStatus, Device};
 use super::subnet::{Ipv4Space, Ipv6Space};
 use super::{Change, Cloud, Due, Subnet};
@@ -93,6 +93,7 @@ impl Cloud {
             tags: spec.tags.clone(),
             role: spec.role.clone(),
             hop_limit: spec.hop_limit,
+            maintenance: None,
             terminated_at: None,
             interfaces: BTreeSet::new(),
         };
@@ -156,6 +157,16 @@ impl Cloud {
                 self.remove(now, interface.id);
             }
         }
+        Ok(())
+    }
+
+    /// Announces something for an instance, or withdraws what was announced.
+    ///
+    /// # Errors
+    /// `InvalidInstanceID.NotFound`
+    pub fn announce(&mut self, id: InstanceId, maintenance: Option<Maintenance>) -> Result<(), ApiError> {
+        let instance = self.instances.get_mut(&id).filter(|instance| instance.is_running()).ok_or_else(|| ApiError::no_instance(id))?;
+        instance.maintenance = maintenance;
         Ok(())
     }
 }

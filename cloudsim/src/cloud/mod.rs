@@ -41,7 +41,7 @@ pub use bucket::TokenBucket;
 pub use calls::{Call, Calls, Tally};
 pub use error::ApiError;
 pub use id::{AttachmentId, InstanceId, InterfaceId, Mac, Malformed, SubnetId, VpcId};
-pub use instance::{Instance, InterfaceSpec, LaunchSpec};
+pub use instance::{Instance, InterfaceSpec, LaunchSpec, Maintenance, MaintenanceKind};
 pub use instance_type::{INSTANCE_TYPES, InstanceType};
 pub use interface::{Attachment, AttachmentStatus, Device, Interface};
 pub use launch::SubnetSpec;

@@ -8,6 +8,7 @@
 //! | `POST /subnets/ID/fill` | `{"addresses_left"}`, see [`Cloud::fill_subnet`](crate::cloud::Cloud::fill_subnet) |
 //! | `POST /instances` | launches a [`LaunchSpec`]; replies `{"id"}` |
 //! | `DELETE /instances/ID` | terminates |
+//! | `PUT /instances/ID/maintenance` | announces a [`Maintenance`], or withdraws it: `null` |
 //! | `POST /call` | an EC2 Query form, without signature and limits; replies as EC2 does |
 //! | `GET /faults`, `PUT /faults` | [`Faults`]; times are milliseconds since the epoch, as in `/state` |
 //! | `GET /calls`, `DELETE /calls` | what was called, how often, how often throttled |
@@ -23,13 +24,13 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Asker, Role, Shared};
-use crate::cloud::{ApiError, InstanceId, LaunchSpec, SubnetId, SubnetSpec};
+use crate::cloud::{ApiError, InstanceId, LaunchSpec, Maintenance, SubnetId, SubnetSpec};
 use crate::ec2;
 use crate::exchange::HttpReply;
 use crate::fabric::Event;
@@ -47,6 +48,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/subnets/{id}/fill", post(fill))
         .route("/instances", post(launch))
         .route("/instances/{id}", delete(terminate))
+        .route("/instances/{id}/maintenance", put(announce))
         .route("/call", post(call))
         .route("/faults", get(faults).put(set_faults))
         .route("/calls", get(calls).delete(clear_calls))
@@ -129,6 +131,14 @@ async fn launch(State(shared): State<Shared>, Json(spec): Json<LaunchSpec>) -> R
 
 async fn terminate(State(shared): State<Shared>, Path(id): Path<InstanceId>) -> Result<(), Failure> {
     Ok(shared.with(|cloud, now| cloud.terminate(now, id))?)
+}
+
+async fn announce(
+    State(shared): State<Shared>,
+    Path(id): Path<InstanceId>,
+    Json(maintenance): Json<Option<Maintenance>>,
+) -> Result<(), Failure> {
+    Ok(shared.with(|cloud, _| cloud.announce(id, maintenance))?)
 }
 
 async fn call(State(shared): State<Shared>, form: Bytes) -> HttpReply {

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use serde_json::json;
 
 use super::{Document, HTML, IMAGE, Nic, TEXT, header_text, lines};
-use crate::cloud::scatter;
+use crate::cloud::{Maintenance, MaintenanceKind, scatter};
 use crate::exchange::{self, Exchange, HttpReply};
 use crate::faults::MetadataFaults;
 use crate::time::Millis;
@@ -108,6 +108,16 @@ fn leaves(document: &Document, now: Millis, path: &str) -> BTreeMap<String, Stri
             add("meta-data/ipv6", &|| address.to_string());
         }
     }
+    match instance.maintenance {
+        Some(Maintenance { kind: MaintenanceKind::Reboot, begins }) => {
+            add("meta-data/events/maintenance/scheduled", &|| scheduled(begins));
+        }
+        Some(Maintenance { kind: MaintenanceKind::Reclaim, begins }) => {
+            add("meta-data/spot/instance-action", &|| json!({ "action": "terminate", "time": begins.iso8601_seconds() }).to_string());
+        }
+        // EC2 announces none.
+        Some(Maintenance { kind: MaintenanceKind::Pause, .. }) | None => {}
+    }
     if let Some(role) = &instance.role {
         add(&format!("meta-data/iam/security-credentials/{role}"), &|| credentials(document, now));
     }
@@ -154,6 +164,18 @@ fn interface(document: &Document, nic: &Nic, mut add: impl FnMut(&str, &dyn Fn()
     if document.instance.limits().cards > 1 {
         add("network-card", &|| card.to_string());
     }
+}
+
+/// With one that is over, as they are listed for a week.
+fn scheduled(begins: Millis) -> String {
+    let event = |id: &str, state: &str, begins: Millis| {
+        json!({
+            "NotBefore": begins.in_words(), "Code": "system-reboot", "Description": "scheduled reboot", "EventId": id,
+            "NotAfter": (begins + Millis::seconds(7200)).in_words(), "State": state,
+        })
+    };
+    let over = event("instance-event-0aaaaaaaaaaaaaaa1", "completed", begins - Millis::seconds(86_400));
+    json!([over, event("instance-event-0aaaaaaaaaaaaaaa2", "active", begins)]).to_string()
 }
 
 fn identity(document: &Document) -> String {

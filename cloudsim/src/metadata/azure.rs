@@ -7,7 +7,9 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Document, JSON, Nic, TEXT, header_text, parameter};
+use crate::cloud::{Maintenance, MaintenanceKind};
 use crate::exchange::{self, HttpReply};
+use crate::time::Millis;
 
 pub(super) fn answer<B>(document: &Document, request: &Request<B>, primary_last: bool) -> HttpReply {
     if request.method() != Method::GET {
@@ -24,6 +26,9 @@ pub(super) fn answer<B>(document: &Document, request: &Request<B>, primary_last:
     };
     if version.len() != 10 || !version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
         return refuse(StatusCode::BAD_REQUEST, &format!("Bad request. api-version {version} is invalid or unsupported"));
+    }
+    if request.uri().path() == "/metadata/scheduledevents" {
+        return exchange::reply(StatusCode::OK, JSON, scheduled(document).to_string());
     }
     let Some(path) = request.uri().path().strip_prefix("/metadata/instance") else {
         return refuse(StatusCode::NOT_FOUND, "Not found");
@@ -42,9 +47,33 @@ fn refuse(status: StatusCode, why: &str) -> HttpReply {
     exchange::reply(status, JSON, json!({ "error": why }).to_string())
 }
 
+fn name(document: &Document) -> String {
+    document.instance.tags.get("Name").cloned().unwrap_or_else(|| document.instance.id.to_string())
+}
+
+/// With one of another machine of the placement group: each is told of all of them.
+fn scheduled(document: &Document) -> Value {
+    let Some(Maintenance { kind, begins }) = document.instance.maintenance else {
+        return json!({ "DocumentIncarnation": 1, "Events": [] });
+    };
+    let event = |kind: &str, resource: &str, begins: Millis| {
+        json!({
+            "EventId": "f020ba2e-3bc0-4c40-a10b-86575a9eabd5", "EventType": kind, "ResourceType": "VirtualMachine", "Resources": [resource],
+            "EventStatus": "Scheduled", "NotBefore": begins.in_words_with_weekday(), "Description": "", "EventSource": "Platform",
+            "DurationInSeconds": -1,
+        })
+    };
+    let kind = match kind {
+        MaintenanceKind::Reboot => "Reboot",
+        MaintenanceKind::Reclaim => "Preempt",
+        MaintenanceKind::Pause => "Freeze",
+    };
+    json!({ "DocumentIncarnation": 2, "Events": [event("Redeploy", "another-machine", begins), event(kind, &name(document), begins)] })
+}
+
 fn compute(document: &Document) -> Value {
     let Document { instance, region, account, .. } = document;
-    let name = instance.tags.get("Name").cloned().unwrap_or_else(|| instance.id.to_string());
+    let name = name(document);
     json!({
         "azEnvironment": "AzurePublicCloud",
         "location": region,

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Document, HTML, Nic, header_text, parameter};
-use crate::cloud::scatter;
+use crate::cloud::{MaintenanceKind, scatter};
 use crate::exchange::{self, Exchange, HttpReply, Wait};
 use crate::time::Millis;
 
@@ -131,13 +131,21 @@ fn etag(value: &Value) -> String {
 fn tree(document: &Document) -> Value {
     let Document { instance, region, account, .. } = document;
     let name = instance.tags.get("Name").cloned().unwrap_or_else(|| format!("vm-{:x}", instance.id.0));
+    let kind = instance.maintenance.map(|maintenance| maintenance.kind);
+    let event = match kind {
+        Some(MaintenanceKind::Reboot) => "TERMINATE_ON_HOST_MAINTENANCE",
+        Some(MaintenanceKind::Pause) => "MIGRATE_ON_HOST_MAINTENANCE",
+        Some(MaintenanceKind::Reclaim) | None => "NONE",
+    };
     json!({
         "instance": {
             "cpuPlatform": "Intel Ice Lake",
             "hostname": format!("{name}.c.cloudsim.internal"),
             "id": instance.id.0.to_string(),
             "machineType": format!("projects/{account}/machineTypes/{}", instance.instance_type),
+            "maintenanceEvent": event,
             "name": name,
+            "preempted": if kind == Some(MaintenanceKind::Reclaim) { "TRUE" } else { "FALSE" },
             "networkInterfaces": document.nics.iter().map(|nic| interface(account, nic)).collect::<Vec<_>>(),
             "zone": format!("projects/{account}/zones/{}", instance.availability_zone),
         },

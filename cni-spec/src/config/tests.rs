@@ -40,8 +40,9 @@ fn limits_are_read_as_each_runtime_writes_them() {
     for nothing in ["{}", r#"{"bandwidth":null}"#, r#"{"bandwidth":{}}"#, r#"{"bandwidth":{"ingressRate":0,"egressRate":null}}"#] {
         assert_eq!(runtime(nothing).bandwidth, None, "{nothing}");
     }
-    let annotations = r#"{"io.kubernetes.cri.pod-annotations":{"barewire.io/internet-egress":"10M","other":"x"}}"#;
+    let annotations = r#"{"io.kubernetes.cri.pod-annotations":{"barewire.io/internet-egress":"10M","barewire.io/allowed-addresses":"10.0.50.7","other":"x"}}"#;
     assert_eq!(runtime(annotations).internet_egress.as_deref(), Some("10M"));
+    assert_eq!(runtime(annotations).allowed_addresses.as_deref(), Some("10.0.50.7"));
     assert_eq!(runtime(r#"{"io.kubernetes.cri.pod-annotations":{"other":"x"}}"#).internet_egress, None);
     assert_eq!(runtime(r#"{"io.kubernetes.cri.pod-annotations":null}"#).internet_egress, None);
 }

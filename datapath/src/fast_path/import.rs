@@ -1,14 +1,16 @@
-//! Notes the flows that connection tracking has already: after a start with maps that do not know them.
+//! Notes the flows that connection tracking has already: after a start with maps that do not know them, and of services that the programs are
+//! about to translate to.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ebpf::flow::Noted;
 use ebpf::layout::Network;
-use ebpf::packet::Transport;
-use ebpf::scope::halves;
+use ebpf::packet::{Transport, UDP};
+use ebpf::scope::{Meaning, Scope, halves};
+use ebpf::service::ServicePort;
 
-use super::tables::Tables;
+use super::tables::{Tables, wide};
 use super::view::held_back;
 use super::{FastPath, FastPathError, slot, tables};
 use crate::conntrack::{self, Tuple};
@@ -61,10 +63,40 @@ impl FastPath {
             for tuple in [connection.original, connection.reply] {
                 failed = failed.take().or(note(&self.tables, network, tuple, connection.answered).err());
             }
+            if meaning(network, connection.original.destination).scope() == Scope::Service {
+                failed = failed.take().or(note_datagrams_of(&self.tables, connection.original).err());
+            }
         });
         read.map_err(FastPathError::Conntrack)?;
         failed.map_or(Ok(()), Err)
     }
+}
+
+impl FastPath {
+    /// Notes the flows of UDP that pods have to these services by the stack: each of their packets could begin one. Of TCP there is no need, as what
+    /// is under way without a translation is the stack's.
+    pub(super) fn note_datagrams(&self, to: &BTreeSet<ServicePort>) -> Result<(), FastPathError> {
+        let mut failed = None;
+        let read = conntrack::for_each(|connection| {
+            let Tuple { destination, protocol, ports: [_, port], .. } = connection.original;
+            let port = u16::from_be_bytes(port);
+            if to.contains(&ServicePort { address: wide(destination), port, protocol: protocol.into(), number: 0 }) {
+                failed = failed.take().or(note_datagrams_of(&self.tables, connection.original).err());
+            }
+        });
+        // Where connection tracking cannot be read it may not be there: nothing is known to be lost by going on.
+        if let Err(error) = read {
+            tracing::warn!(%error, "flows of UDP through services are not known; some may get another endpoint");
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Notes a flow of UDP to a service under the tuple that the client knows, where the client is a pod.
+fn note_datagrams_of(tables: &Tables, Tuple { source, destination, protocol, ports: [from, to] }: Tuple) -> Result<(), FastPathError> {
+    let Some(slot) = tables.slot_of(source)?.filter(|_| protocol == UDP) else { return Ok(()) };
+    let (seen, transport) = (Noted::SEEN | Noted::LATER, Transport { protocol, source: from, destination: to });
+    tables.notes.note(u16::try_from(slot).unwrap_or(u16::MAX), source, destination, transport, (seen, seen))
 }
 
 /// Notes one direction of a connection, if its two ends could be carried: the question of `ebpf`'s `carries`, asked of the maps.
@@ -83,8 +115,13 @@ fn note(tables: &Tables, network: &Network, tuple: Tuple, answered: bool) -> Res
 }
 
 fn is_native(network: &Network, address: IpAddr) -> bool {
+    meaning(network, address).is_native()
+}
+
+/// What an address means.
+pub(super) fn meaning(network: &Network, address: IpAddr) -> Meaning {
     match address {
-        IpAddr::V4(address) => network.meaning4(address.octets()).is_native(),
-        IpAddr::V6(address) => network.meaning6(halves(address.octets())).is_native(),
+        IpAddr::V4(address) => network.meaning4(address.octets()),
+        IpAddr::V6(address) => network.meaning6(halves(address.octets())),
     }
 }

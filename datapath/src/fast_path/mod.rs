@@ -6,10 +6,13 @@
 mod batch;
 mod clsact;
 mod company;
+mod drop_events;
 mod import;
 mod note_filter;
 mod notes;
+mod packet_summary;
 mod pins;
+mod services;
 mod tables;
 mod trace;
 mod uplink_hooks;
@@ -22,14 +25,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
+use aya::programs::{ProgramError, ProgramFd, ProgramType, SchedClassifier};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use ebpf::layout::{Endpoint, LAYOUT_VERSION};
+use ebpf::service::Jump;
 
+pub use drop_events::DroppedPacket;
 pub use ebpf::account::{Counter, Reason, Traffic};
-pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Limit, Limits, Network};
+pub use ebpf::drop_event::Hook as DropHook;
+pub use ebpf::layout::{ENDPOINTS_MAX, FIRST_IFINDEX, Limit, Limits, Network, SLOTS_MAX};
 pub use ebpf::scope::Scope;
+pub use ebpf::service::apart;
 pub use notes::{NotedFlows, Timeouts};
+pub use packet_summary::PacketSummary;
+pub use services::Fronts;
 pub use tables::TrafficOf;
 pub use trace::{Traced, TracedWay};
 pub(crate) use view::Destination;
@@ -37,7 +47,9 @@ pub use view::{ViewError, view};
 pub use ways::UplinkHooks;
 
 use crate::netlink::{NetlinkError, Request, Socket};
-use crate::{Ifindex, NodeNetwork, PodLink, inventory};
+use crate::{Ifindex, NodeNetwork, PodLink, inventory, queueing};
+use drop_events::DropEvents;
+use notes::Served;
 use pins::MapPins;
 use tables::{Tables, map};
 use uplink_hooks::Hook;
@@ -117,9 +129,11 @@ pub enum FastPathError {
 pub struct FastPath {
     from_pod: ProgramFd,
     to_pod: ProgramFd,
+    to_backend: ProgramFd,
     /// Those of uplinks are used by it.
     programs: Mutex<Ebpf>,
     tables: Tables,
+    drop_events: DropEvents,
     /// Where this daemon's pins are.
     pins: PathBuf,
     map_pins: MapPins,
@@ -129,11 +143,13 @@ pub struct FastPath {
     in_company: Mutex<HashMap<Ifindex, String>>,
     /// Whether the maps were there before: endpoints and flows are then those of the daemon before this one.
     inherited: bool,
+    /// Whether the kernel lets programs say when a packet departs.
+    sets_departures: bool,
     /// Since when the maps count.
     counted_since: SystemTime,
 }
 
-const PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "from_uplink", "to_uplink"];
+const PROGRAMS: [&str; 7] = ["from_pod", "to_pod", "from_uplink", "to_uplink", "to_backend", "choose", "to_client"];
 
 impl FastPath {
     /// Loads the programs of an object file. `state` names this daemon's pins: one directory for each run directory.
@@ -146,7 +162,12 @@ impl FastPath {
         let maps = pins.join(format!("v{LAYOUT_VERSION}"));
         let inherited = maps.exists();
         std::fs::create_dir_all(&maps).map_err(|source| FastPathError::Pins { path: maps.clone(), source })?;
-        let mut programs = EbpfLoader::new().default_map_pin_directory(&maps).load(&bytes).map_err(Box::new)?;
+        // Where the kernel cannot be asked it is taken for one that has it not: limits are kept all the same.
+        let sets_departures = is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_skb_set_tstamp).unwrap_or(false);
+        let mut loader = EbpfLoader::new();
+        let departure_times = u8::from(sets_departures);
+        loader.default_map_pin_directory(&maps).override_global("DEPARTURE_TIMES", &departure_times, true);
+        let mut programs = loader.load(&bytes).map_err(Box::new)?;
         let mut load = |name: &'static str| {
             let refused = |source| FastPathError::Program { name, source: Box::new(source) };
             let missing = || refused(ProgramError::NotLoaded);
@@ -154,21 +175,38 @@ impl FastPath {
             program.load().map_err(refused)?;
             program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)
         };
-        let [from_pod, to_pod, _, _] = [load(PROGRAMS[0])?, load(PROGRAMS[1])?, load(PROGRAMS[2])?, load(PROGRAMS[3])?];
+        let [from_pod, to_pod, _, _, to_backend, choose, to_client] = [
+            load(PROGRAMS[0])?,
+            load(PROGRAMS[1])?,
+            load(PROGRAMS[2])?,
+            load(PROGRAMS[3])?,
+            load(PROGRAMS[4])?,
+            load(PROGRAMS[5])?,
+            load(PROGRAMS[6])?,
+        ];
         let tables = Tables::take(&mut programs)?;
+        // Before anything is attached that goes on with them. Whether services are served is said later; what was translated goes on.
+        let behind = [(Jump::FromPod, &from_pod), (Jump::Choose, &choose), (Jump::ToClient, &to_client), (Jump::ToBackend, &to_backend)];
+        for (jump, program) in behind {
+            tables.services.set(jump, program)?;
+        }
+        let drop_events = DropEvents::take(&mut programs)?;
         forget_other_layouts(&pins, &maps)?;
         let map_pins = MapPins::of(&maps)?;
         let counted_since = std::fs::metadata(&maps).and_then(|made| made.modified()).unwrap_or_else(|_| SystemTime::now());
         Ok(Self {
             from_pod,
             to_pod,
+            to_backend,
             programs: Mutex::new(programs),
             tables,
+            drop_events,
             pins,
             map_pins,
             ways: Mutex::default(),
             in_company: Mutex::default(),
             inherited,
+            sets_departures,
             counted_since,
         })
     }
@@ -208,7 +246,8 @@ impl FastPath {
     /// # Errors
     /// Where it is too large, or the kernel refuses the write.
     pub fn set_network(&self, network: &NodeNetwork) -> Result<(), FastPathError> {
-        let told = view(network).map_err(FastPathError::from).and_then(|view| {
+        let told = view(network).map_err(FastPathError::from).and_then(|mut view| {
+            view.departure_packets = self.departure_packets(network).unwrap_or(0);
             // The map is asked, which somebody may have written.
             if self.knows_a_network() && *self.tables.network()? == view { Ok(()) } else { self.tell(&view) }
         });
@@ -218,6 +257,18 @@ impl FastPath {
         }
         self.lock_ways().no_network = told.as_ref().err().map(ToString::to_string);
         told
+    }
+
+    /// How many packets of a flow the uplinks' queues hold until the times at which the programs have them depart: then limits of what pods send
+    /// out of the node are kept by these, and all others by token buckets.
+    ///
+    /// # Errors
+    /// Why all are kept by token buckets.
+    pub fn departure_packets(&self, network: &NodeNetwork) -> Result<u32, String> {
+        if !self.sets_departures {
+            return Err("the kernel lets no program say when a packet departs (bpf_skb_set_tstamp, Linux 5.18)".to_owned());
+        }
+        queueing::departure_packets(&network.queueing)
     }
 
     /// Whether [`FastPath::set_network`] succeeded last.
@@ -244,7 +295,10 @@ impl FastPath {
     /// Where the kernel refuses the write.
     pub fn add_endpoint(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         match slot(link.host_ifindex) {
-            Some(slot) => self.tables.add(slot, &endpoint(link, network), &limits_of(link, network)),
+            Some(slot) => {
+                self.tables.add(slot, &endpoint(link, network), &limits_of(link, network))?;
+                self.tables.allow(slot, &link.allowed)
+            }
             None => Ok(()),
         }
     }
@@ -275,6 +329,7 @@ impl FastPath {
             self.tables.hold_to(slot, &limits)?;
             self.tables.set_endpoint(slot, &Endpoint { stack_only: known.stack_only, ..wanted })?;
         }
+        self.tables.allow(slot, &link.allowed)?;
         Ok(clsact::attach_pod(host, link.host_ifindex, &self.from_pod, &self.to_pod)?)
     }
 
@@ -297,7 +352,8 @@ impl FastPath {
         Ok(lacks)
     }
 
-    /// Whether the programs know a pod otherwise than it is: somebody has written the maps. Of limits, ask [`FastPath::limits_differ`].
+    /// Whether the programs know a pod otherwise than it is: somebody has written the maps. Of what it is granted, ask
+    /// [`FastPath::is_granted_otherwise`].
     ///
     /// # Errors
     /// Where the maps cannot be read.
@@ -316,33 +372,48 @@ impl FastPath {
     pub fn restore_endpoint(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
         self.tables.hold_to(slot, &limits_of(link, network))?;
-        self.tables.tell_of(slot, &Endpoint { stack_only: 1, ..endpoint(link, network) })
+        self.tables.tell_of(slot, &Endpoint { stack_only: 1, ..endpoint(link, network) })?;
+        self.tables.allow(slot, &link.allowed)
     }
 
-    /// Whether a pod is held to other limits than it should be: the configuration has changed, or somebody has written the maps.
+    /// Whether a pod is held to other limits, or allowed other addresses, than it should be: the configuration has changed, or somebody has
+    /// written the maps.
     ///
     /// # Errors
     /// Where the maps cannot be read.
-    pub fn limits_differ(&self, link: &PodLink, network: &NodeNetwork) -> Result<bool, FastPathError> {
+    pub fn is_granted_otherwise(&self, link: &PodLink, network: &NodeNetwork) -> Result<bool, FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(false) };
         let (known, limits) = (self.tables.endpoint(slot)?, limits_of(link, network));
         if known.ifindex != link.host_ifindex.0 {
             return Ok(false);
         }
-        Ok(known.limits != limits.flags() || (known.limits != 0 && self.tables.limits(slot)? != limits))
+        let limits_differ = known.limits != limits.flags() || (known.limits != 0 && self.tables.limits(slot)? != limits);
+        Ok(limits_differ || self.tables.allowed(slot) != link.allowed)
     }
 
-    /// Holds a pod to its limits as they are now. Its connections live on.
+    /// What the pod behind a link is held to, as the maps have it: of its own, or of its namespace. Nothing where they do not know it.
+    ///
+    /// # Errors
+    /// Where the maps cannot be read.
+    pub fn limits_known(&self, link: Ifindex) -> Result<Limits, FastPathError> {
+        let Some(slot) = slot(link) else { return Ok(Limits::default()) };
+        let known = self.tables.endpoint(slot)?;
+        if known.ifindex == link.0 && known.limits != 0 { self.tables.limits(slot) } else { Ok(Limits::default()) }
+    }
+
+    /// Holds a pod to its limits, and allows it addresses, as they are now. Its connections live on, those from an address that it may use
+    /// no more excepted.
     ///
     /// # Errors
     /// Where the kernel refuses the write.
-    pub fn set_limits(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
+    pub fn grant(&self, link: &PodLink, network: &NodeNetwork) -> Result<(), FastPathError> {
         let Some(slot) = slot(link.host_ifindex) else { return Ok(()) };
         let (known, limits) = (self.tables.endpoint(slot)?, limits_of(link, network));
         if known.ifindex != link.host_ifindex.0 {
             return Ok(());
         }
         self.tables.hold_to(slot, &limits)?;
+        self.tables.allow(slot, &link.allowed)?;
         self.tables.set_endpoint(slot, &Endpoint { limits: limits.flags(), ..known })
     }
 
@@ -386,30 +457,16 @@ impl FastPath {
         self.tables.reasons()
     }
 
-    /// Lets a pod use an address beside its own, until it is removed or [`FastPath::disallow`] takes that back. Whoever else has the
-    /// address loses it.
-    ///
-    /// # Errors
-    /// Where the kernel refuses the write.
-    pub fn allow(&self, link: Ifindex, address: IpAddr) -> Result<(), FastPathError> {
-        slot(link).map_or(Ok(()), |slot| self.tables.allow(slot, address))
-    }
-
-    /// Takes back what [`FastPath::allow`] gave.
-    ///
-    /// # Errors
-    /// Where the kernel refuses the write.
-    pub fn disallow(&self, link: Ifindex, address: IpAddr) -> Result<(), FastPathError> {
-        slot(link).map_or(Ok(()), |slot| self.tables.disallow(slot, address))
-    }
-
     /// Ends the notes of flows that the stack has not, any more, and of addresses whose pods are gone. Every ten seconds: an address
     /// rests for longer before it is given again.
     ///
     /// # Errors
     /// Where a map cannot be read.
     pub fn sweep_notes(&self, timeouts: &Timeouts) -> Result<NotedFlows, FastPathError> {
-        self.tables.notes.sweep(timeouts)
+        let served = &mut Served::default();
+        let found = self.tables.notes.sweep(timeouts, served)?;
+        self.tables.services.sweep(&self.tables.notes, served)?;
+        Ok(found)
     }
 
     /// What the last sweep found.

@@ -30,6 +30,9 @@ pub(super) struct Table<K> {
     pub(super) fd: OwnedFd,
 }
 
+/// Flows of both families that the programs translate.
+pub(super) type Served = (HashSet<Flow4>, HashSet<Flow6>);
+
 pub(super) struct Notes {
     pub(super) four: Table<Flow4>,
     pub(super) six: Table<Flow6>,
@@ -118,14 +121,14 @@ impl Notes {
         lock(&self.gone).extend(addresses);
     }
 
-    /// Removes what has ended, counts what stays, and sets the share anew.
-    pub(super) fn sweep(&self, timeouts: &Timeouts) -> Result<NotedFlows, FastPathError> {
+    /// Removes what has ended, counts what stays, and sets the share anew. What stays and is translated goes into `served`.
+    pub(super) fn sweep(&self, timeouts: &Timeouts, served: &mut Served) -> Result<NotedFlows, FastPathError> {
         let now = seconds()?;
         let gone = std::mem::take(&mut *lock(&self.gone));
         let swept = self.filter.begin().map_err(map("NOTE_GENERATIONS")).and_then(|begun| {
             let mut sweep = Sweep { now, timeouts, gone: &gone, filter: &self.filter, begun, counts: vec![0; ENDPOINTS_MAX as usize] };
-            let four = sweep.of(&self.four).map_err(map("FLOWS4"))?;
-            let six = sweep.of(&self.six).map_err(map("FLOWS6"))?;
+            let four = sweep.of(&self.four, &mut served.0).map_err(map("FLOWS4"))?;
+            let six = sweep.of(&self.six, &mut served.1).map_err(map("FLOWS6"))?;
             self.filter.end(begun).map_err(map("NOTE_GENERATIONS"))?;
             Ok((four, six, sweep.counts))
         });
@@ -208,7 +211,7 @@ struct Sweep<'a> {
 
 impl Sweep<'_> {
     /// Removes what has ended from a table; how many stay. A flow that is noted anew meanwhile is noted again by its next packet.
-    fn of<K: Flow>(&mut self, table: &Table<K>) -> Result<usize, MapError>
+    fn of<K: Flow>(&mut self, table: &Table<K>, served: &mut HashSet<K>) -> Result<usize, MapError>
     where
         Plain<K>: Pod,
     {
@@ -221,6 +224,9 @@ impl Sweep<'_> {
                 return;
             }
             stay += 1;
+            if noted.is_served() {
+                served.insert(flow);
+            }
             self.filter.keep(self.begun, flow.place());
             if let Some(count) = self.counts.get_mut(usize::from(noted.slot)) {
                 *count += 1;

@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use ebpf::account::{Reason, Traffic};
-use ebpf::filter::SlotBit;
+use ebpf::filter::SlotHint;
 use ebpf::flow::{Flow4, Flow6, Noted};
-use ebpf::layout::{ENDPOINTS_MAX, Endpoint, Limits, Network, Paid, UPLINKS_MAX};
+use ebpf::layout::{ENDPOINTS_MAX, Endpoint, Limits, Network, NodeShare, Paid, UPLINKS_MAX};
 use ebpf::scope::halves;
+use ebpf::service::{End, ServicePort, Tuple};
 
 use super::FastPathError;
 use super::note_filter::NoteFilter;
@@ -31,7 +32,22 @@ macro_rules! plain {
         $(unsafe impl Pod for Plain<$kind> {})*
     };
 }
-plain!(Endpoint, ebpf::layout::Uplink, Limits, Paid, Network, Traffic, Flow4, Flow6, Noted);
+plain!(
+    Endpoint,
+    ebpf::layout::Uplink,
+    Limits,
+    Paid,
+    NodeShare,
+    Network,
+    Traffic,
+    Flow4,
+    Flow6,
+    Noted,
+    ServicePort,
+    Tuple,
+    End,
+    ebpf::drop_event::Told
+);
 
 /// Whose traffic is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +64,12 @@ pub(super) struct Tables {
     uplinks: Mutex<Array<MapData, Plain<ebpf::layout::Uplink>>>,
     limits: Mutex<Array<MapData, Plain<Limits>>>,
     paid: Mutex<Array<MapData, Plain<Paid>>>,
+    node_share: Mutex<Array<MapData, Plain<NodeShare>>>,
     slots4: Mutex<HashMap<MapData, [u8; 4], u32>>,
     slots6: Mutex<HashMap<MapData, [u8; 16], u32>>,
-    slot_bits: Mutex<Array<MapData, u64>>,
+    slot_hints: Mutex<Array<MapData, u64>>,
     pub(super) notes: Notes,
+    pub(super) services: ServiceMaps,
     /// Addresses that pods may use beside their own, by slot.
     allowed: Mutex<BTreeMap<u32, Vec<IpAddr>>>,
     traffic: Mutex<PerCpuArray<MapData, Plain<Traffic>>>,
@@ -115,6 +133,17 @@ impl Tables {
             last: Mutex::default(),
         };
         notes.prepare()?;
+        let services = {
+            let (name, translations) = take("TRANSLATIONS")?;
+            ServiceMaps {
+                services: typed!("SERVICES"),
+                backends: typed!("BACKENDS"),
+                fd: descriptor(&translations).map_err(map(name))?,
+                translations: Mutex::new(translations.try_into().map_err(map(name))?),
+                programs: typed!("PROGRAMS"),
+                told: Mutex::default(),
+            }
+        };
         let networks = Networks {
             copies: typed!("NETWORK").into_inner().unwrap_or_else(PoisonError::into_inner),
             index: typed!("NETWORK_INDEX").into_inner().unwrap_or_else(PoisonError::into_inner),
@@ -125,34 +154,48 @@ impl Tables {
             uplinks: typed!("UPLINKS"),
             limits: typed!("LIMITS"),
             paid: typed!("PAID"),
+            node_share: typed!("NODE_SHARE"),
             slots4: typed!("SLOTS4"),
             slots6: typed!("SLOTS6"),
-            slot_bits: typed!("SLOT_BITS"),
+            slot_hints: typed!("SLOT_HINTS"),
             notes,
+            services,
             allowed: Mutex::default(),
             traffic: typed!("TRAFFIC"),
             host_traffic: typed!("HOST_TRAFFIC"),
             reasons: typed!("REASONS"),
         };
-        // A filter that is new knows no addresses that are old.
-        let four: Vec<_> = lock(&tables.slots4).keys().collect::<Result<_, _>>().map_err(map("SLOTS4"))?;
-        let six: Vec<_> = lock(&tables.slots6).keys().collect::<Result<_, _>>().map_err(map("SLOTS6"))?;
-        let addresses = four.into_iter().map(IpAddr::from).chain(six.into_iter().map(IpAddr::from));
-        addresses.into_iter().try_for_each(|address| tables.let_through(address))?;
+        let four: Vec<_> = lock(&tables.slots4).iter().collect::<Result<_, _>>().map_err(map("SLOTS4"))?;
+        let six: Vec<_> = lock(&tables.slots6).iter().collect::<Result<_, _>>().map_err(map("SLOTS6"))?;
+        let four = four.into_iter().map(|(address, slot)| (IpAddr::from(address), slot));
+        let six = six.into_iter().map(|(address, slot)| (IpAddr::from(address), slot));
+        four.chain(six).try_for_each(|(address, slot)| tables.inherit(address, slot))?;
         Ok(tables)
     }
 
-    /// Has the programs look for an address among the slots.
-    fn let_through(&self, address: IpAddr) -> Result<(), FastPathError> {
-        let SlotBit { word, bit } = bit_of(address);
-        let mut bits = lock(&self.slot_bits);
-        let before = bits.get(&word, 0).map_err(map("SLOT_BITS"))?;
-        if before & bit != 0 { Ok(()) } else { bits.set(word, before | bit, 0).map_err(map("SLOT_BITS")) }
+    /// An address that leads to a slot since the daemon before this one: a filter that is new does not know it, and where it is not the
+    /// endpoint's own, it is one that the endpoint was allowed.
+    fn inherit(&self, address: IpAddr, slot: u32) -> Result<(), FastPathError> {
+        self.hint_at(address, slot)?;
+        let is_own = slot < ENDPOINTS_MAX && own_addresses(&self.endpoint(slot)?).any(|own| own == address);
+        if !is_own {
+            lock(&self.allowed).entry(slot).or_default().push(address);
+        }
+        Ok(())
+    }
+
+    /// Has the programs look for an address among the slots, at this one first.
+    fn hint_at(&self, address: IpAddr, slot: u32) -> Result<(), FastPathError> {
+        let hint = hint_of(address);
+        let mut hints = lock(&self.slot_hints);
+        let before = hints.get(&hint.word, 0).map_err(map("SLOT_HINTS"))?;
+        let after = hint.write(before, slot);
+        if before == after { Ok(()) } else { hints.set(hint.word, after, 0).map_err(map("SLOT_HINTS")) }
     }
 
     /// Has an address lead to a slot.
     fn lead(&self, address: IpAddr, slot: u32) -> Result<(), FastPathError> {
-        self.let_through(address)?;
+        self.hint_at(address, slot)?;
         match address {
             IpAddr::V4(address) => lock(&self.slots4).insert(address.octets(), slot, 0).map_err(map("SLOTS4")),
             IpAddr::V6(address) => lock(&self.slots6).insert(address.octets(), slot, 0).map_err(map("SLOTS6")),
@@ -160,21 +203,25 @@ impl Tables {
     }
 
     pub(super) fn set_network(&self, network: &Network) -> Result<(), FastPathError> {
-        let before = self.network()?.internet_egress;
+        let before = self.network()?;
         lock(&self.networks).set(network).map_err(map("NETWORK"))?;
+        let limits = |of: &Network| (of.internet_egress, of.node_internet_egress);
         // What was paid for at a slow rate reaches far ahead: at a faster one, nothing would pass until then.
-        if before != network.internet_egress { self.forget_paid_for_internet() } else { Ok(()) }
+        if limits(&before) != limits(network) { self.forget_paid_for_internet() } else { Ok(()) }
     }
 
     fn forget_paid_for_internet(&self) -> Result<(), FastPathError> {
         let mut table = lock(&self.paid);
         for slot in 0..ENDPOINTS_MAX {
             let paid = table.get(&slot, 0).map_err(map("PAID"))?.0;
-            if paid.internet != 0 {
-                table.set(slot, Plain(Paid { internet: 0, ..paid }), 0).map_err(map("PAID"))?;
+            if (paid.internet, paid.share) != (0, 0) {
+                table.set(slot, Plain(Paid { internet: 0, share: 0, ..paid }), 0).map_err(map("PAID"))?;
             }
         }
-        Ok(())
+        // The clock of shares goes on: what a program pays meanwhile is paid by it.
+        let mut table = lock(&self.node_share);
+        let share = table.get(&0, 0).map_err(map("NODE_SHARE"))?.0;
+        table.set(0, Plain(NodeShare { paid: 0, ..share }), 0).map_err(map("NODE_SHARE"))
     }
 
     pub(super) fn limits(&self, slot: u32) -> Result<Limits, FastPathError> {
@@ -263,12 +310,12 @@ impl Tables {
         lock(&self.endpoints).set(slot, Plain(*endpoint), 0).map_err(map("ENDPOINTS"))
     }
 
-    /// Whether the addresses of an endpoint lead to its slot.
+    /// Whether the addresses of an endpoint lead to its slot, those that it is allowed among them.
     pub(super) fn leads_to(&self, slot: u32, endpoint: &Endpoint) -> Result<bool, FastPathError> {
-        for address in [IpAddr::from(endpoint.ipv4), endpoint.ipv6.into()].into_iter().filter(|address| !address.is_unspecified()) {
-            let SlotBit { word, bit } = bit_of(address);
-            let is_let_through = lock(&self.slot_bits).get(&word, 0).map_err(map("SLOT_BITS"))? & bit != 0;
-            if !is_let_through || self.slot_of(address)? != Some(slot) {
+        for address in own_addresses(endpoint).chain(self.allowed(slot)) {
+            let hint = hint_of(address);
+            let is_looked_for = hint.read(lock(&self.slot_hints).get(&hint.word, 0).map_err(map("SLOT_HINTS"))?).is_some();
+            if !is_looked_for || self.slot_of(address)? != Some(slot) {
                 return Ok(false);
             }
         }
@@ -298,24 +345,23 @@ impl Tables {
         Ok(())
     }
 
-    /// Has an address lead to an endpoint beside its own.
-    pub(super) fn allow(&self, slot: u32, address: IpAddr) -> Result<(), FastPathError> {
-        self.lead(address, slot)?;
-        let mut allowed = lock(&self.allowed);
-        let of = allowed.entry(slot).or_default();
-        if !of.contains(&address) {
-            of.push(address);
-        }
-        Ok(())
+    /// Addresses that lead to an endpoint beside its own.
+    pub(super) fn allowed(&self, slot: u32) -> Vec<IpAddr> {
+        lock(&self.allowed).get(&slot).cloned().unwrap_or_default()
     }
 
-    /// Takes that back.
-    pub(super) fn disallow(&self, slot: u32, address: IpAddr) -> Result<(), FastPathError> {
-        self.leads_nowhere(slot, address)?;
-        if let Some(of) = lock(&self.allowed).get_mut(&slot) {
-            of.retain(|other| *other != address);
+    /// Has these addresses, and no others, lead to an endpoint beside its own.
+    pub(super) fn allow(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), FastPathError> {
+        for address in self.allowed(slot).into_iter().filter(|address| !addresses.contains(address)) {
+            self.leads_nowhere(slot, address)?;
         }
-        Ok(())
+        // Before they lead there: whatever fails then, the endpoint's end takes them with it.
+        if addresses.is_empty() {
+            lock(&self.allowed).remove(&slot);
+        } else {
+            lock(&self.allowed).insert(slot, addresses.to_vec());
+        }
+        addresses.iter().try_for_each(|address| self.lead(*address, slot))
     }
 
     /// An address that leads to another slot by now is left alone.
@@ -330,17 +376,25 @@ impl Tables {
     /// The addresses first, with those that it was allowed. What is noted of them ends with the next sweep.
     pub(super) fn remove(&self, slot: u32) -> Result<(), FastPathError> {
         let endpoint = self.endpoint(slot)?;
-        let own = [IpAddr::from(endpoint.ipv4), IpAddr::from(endpoint.ipv6)].into_iter().filter(|address| !address.is_unspecified());
-        for address in lock(&self.allowed).remove(&slot).into_iter().flatten().chain(own) {
+        for address in own_addresses(&endpoint).chain(self.allowed(slot)) {
             self.leads_nowhere(slot, address)?;
         }
+        lock(&self.allowed).remove(&slot);
         self.set_endpoint(slot, &Endpoint::default())
     }
 
-    /// Removes every address that leads to a slot outside `slots`.
+    /// Removes every address that leads to a slot outside `slots`, and then what is in that slot: a hint may still lead there.
     pub(super) fn retain(&self, slots: &HashSet<u32>) -> Result<(), FastPathError> {
         retain(&self.slots4, slots).map_err(map("SLOTS4"))?;
-        retain(&self.slots6, slots).map_err(map("SLOTS6"))
+        retain(&self.slots6, slots).map_err(map("SLOTS6"))?;
+        lock(&self.allowed).retain(|slot, _| slots.contains(slot));
+        let mut endpoints = lock(&self.endpoints);
+        for slot in (0..ENDPOINTS_MAX).filter(|slot| !slots.contains(slot)) {
+            if endpoints.get(&slot, 0).map_err(map("ENDPOINTS"))?.0.ifindex != 0 {
+                endpoints.set(slot, Plain(Endpoint::default()), 0).map_err(map("ENDPOINTS"))?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn traffic(&self, of: TrafficOf) -> Result<Traffic, FastPathError> {
@@ -364,11 +418,15 @@ impl Tables {
     }
 }
 
-/// Where the filter before the slots has an address.
-fn bit_of(address: IpAddr) -> SlotBit {
+fn own_addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
+    [IpAddr::from(endpoint.ipv4), endpoint.ipv6.into()].into_iter().filter(|address| !address.is_unspecified())
+}
+
+/// Where the filter in front of the slots has an address.
+fn hint_of(address: IpAddr) -> SlotHint {
     match address {
-        IpAddr::V4(address) => SlotBit::of4(address.octets()),
-        IpAddr::V6(address) => SlotBit::of6(halves(address.octets())),
+        IpAddr::V4(address) => SlotHint::of4(address.octets()),
+        IpAddr::V6(address) => SlotHint::of6(halves(address.octets())),
     }
 }
 
@@ -407,4 +465,23 @@ fn retain<K: Pod>(table: &Mutex<HashMap<MapData, K, u32>>, slots: &HashSet<u32>)
     let mut table = lock(table);
     let entries: Vec<_> = table.iter().collect::<Result<_, _>>()?;
     entries.into_iter().filter(|(_, slot)| !slots.contains(slot)).try_for_each(|(address, _)| table.remove(&address))
+}
+
+pub(super) struct ServiceMaps {
+    pub(super) services: Mutex<HashMap<MapData, Plain<ServicePort>, u32>>,
+    pub(super) backends: Mutex<HashMap<MapData, Plain<ServicePort>, Plain<End>>>,
+    pub(super) translations: Mutex<HashMap<MapData, Plain<Tuple>, Plain<End>>>,
+    /// Of the translations, for what is read at once.
+    pub(super) fd: OwnedFd,
+    pub(super) programs: Mutex<ProgramArray<MapData>>,
+    /// What the maps have; nothing where that is not known.
+    pub(super) told: Mutex<Option<BTreeMap<ServicePort, Vec<End>>>>,
+}
+
+/// As the programs have addresses of both families.
+pub(super) fn wide(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [u64::from(u32::from(address)), 0],
+        IpAddr::V6(address) => halves(address.octets()),
+    }
 }

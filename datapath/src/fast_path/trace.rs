@@ -4,8 +4,8 @@
 //! What a decision reads of the tables is read before it is asked, but for the notes of flows, which are looked up when they are asked
 //! for: their keys are the library's to make.
 
-use std::cell::RefCell;
-use std::net::IpAddr;
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
 
 use aya::Pod;
 use aya::maps::MapError;
@@ -13,9 +13,12 @@ use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use ebpf::layout::{Endpoint, Network, UPLINKS_MAX, Uplink};
 use ebpf::packet::Frame;
 use ebpf::scope::{Scope, halves};
-use ebpf::verdict::{self, Decision, Verdict};
+use ebpf::service::{End, ServicePort, Tuple};
+use ebpf::verdict::{self, Decision, Outcome, SumChange, Verdict, Writer};
 
 use super::notes::{Notes, Table};
+use super::services::socket;
+use super::tables::ServiceMaps;
 use super::tables::{Plain, Tables, lock, map};
 use super::{FastPath, FastPathError, slot, view};
 use crate::{Ifindex, NodeNetwork};
@@ -59,6 +62,27 @@ impl FastPath {
         let slot = slot(link).unwrap_or(u32::MAX);
         let snapshot = Snapshot::of(&self.tables, &[slot], ends)?;
         snapshot.told(verdict::from_pod(&Frame::new(frame), &snapshot, slot))
+    }
+
+    /// Of a frame to a service, which the pod behind `link` sends: the endpoint that the programs send it to, or for a flow that begins with it,
+    /// one of those that they may send it to. Nothing where they leave it to the stack.
+    ///
+    /// # Errors
+    /// Where a table cannot be read.
+    pub fn trace_endpoint(&self, link: Ifindex, frame: &[u8], ends: [IpAddr; 2]) -> Result<Option<SocketAddr>, FastPathError> {
+        let slot = slot(link).unwrap_or(u32::MAX);
+        let snapshot = Snapshot::of(&self.tables, &[slot], ends)?;
+        let frame = Frame::new(frame);
+        let decision = verdict::from_pod(&frame, &snapshot, slot);
+        let is_sent = decision.sent == Some(Scope::Service)
+            && match verdict::to_backend(&frame, &Nowhere, &snapshot) {
+                Outcome::Translated => true,
+                Outcome::Begins => verdict::choose(&frame, &snapshot, slot),
+                Outcome::AsItWas | Outcome::Broken => false,
+            };
+        let version = if ends[0].is_ipv4() { 4 } else { 6 };
+        let endpoint = snapshot.endpoint.get().filter(|_| is_sent).map(|end| socket(end.address, end.port, version));
+        snapshot.failed.take().map_or(Ok(endpoint), Err)
     }
 
     /// What becomes of a frame between these two addresses that an uplink receives for this host.
@@ -111,6 +135,9 @@ struct Snapshot<'a> {
     uplinks: Vec<Uplink>,
     slots: Vec<(IpAddr, u32)>,
     notes: &'a Notes,
+    services: &'a ServiceMaps,
+    /// Of a service, found or chosen last.
+    endpoint: Cell<Option<End>>,
     /// Of a table that could not be read while a decision was being made.
     failed: RefCell<Option<FastPathError>>,
 }
@@ -127,7 +154,16 @@ impl<'a> Snapshot<'a> {
         let endpoints = wanted.map(|slot| Ok((*slot, tables.endpoint(*slot)?))).collect::<Result<_, FastPathError>>()?;
         let uplinks = (0..UPLINKS_MAX).map(|index| tables.uplink(index)).collect::<Result<_, _>>()?;
         let network = tables.network()?;
-        Ok(Self { network, endpoints, uplinks, slots: led, notes: &tables.notes, failed: RefCell::default() })
+        Ok(Self {
+            network,
+            endpoints,
+            uplinks,
+            slots: led,
+            notes: &tables.notes,
+            services: &tables.services,
+            endpoint: Cell::default(),
+            failed: RefCell::default(),
+        })
     }
 
     fn told(&self, decision: Decision) -> Result<Traced, FastPathError> {
@@ -140,7 +176,7 @@ impl<'a> Snapshot<'a> {
             Verdict::Stack(reason) => TracedWay::Stack { reason: reason.name(), untracked: false },
             Verdict::Untracked(reason) => TracedWay::Stack { reason: reason.name(), untracked: true },
             Verdict::Host => TracedWay::Host,
-            Verdict::ToPod { slot } => {
+            Verdict::ToPod { slot } | Verdict::ToClient { slot } => {
                 let endpoint = self.endpoints.iter().find(|(found, _)| *found == slot);
                 TracedWay::ToPod(Ifindex(endpoint.map(|(_, endpoint)| endpoint.ifindex).unwrap_or_default()))
             }
@@ -158,8 +194,12 @@ impl<'a> Snapshot<'a> {
     where
         Plain<K>: Pod,
     {
-        match lock(&table.notes).get(&Plain(flow), 0) {
-            Ok(noted) => Some(noted.0),
+        self.found(lock(&table.notes).get(&Plain(flow), 0), what).map(|noted| noted.0)
+    }
+
+    fn found<V>(&self, looked_up: Result<V, MapError>, what: &'static str) -> Option<V> {
+        match looked_up {
+            Ok(value) => Some(value),
             Err(MapError::KeyNotFound) => None,
             Err(error) => {
                 *self.failed.borrow_mut() = Some(map(what)(error));
@@ -204,12 +244,12 @@ impl verdict::Tables for Snapshot<'_> {
         Some(noted)
     }
 
-    fn note4(&self, _: u32, _: &Flow4, _: Seen) -> bool {
-        true
+    fn note4(&self, slot: u32, _: &Flow4, seen: Seen) -> Option<Noted> {
+        Some(Noted::first(slot as u16, seen, 0))
     }
 
-    fn note6(&self, _: u32, _: &Flow6, _: Seen) -> bool {
-        true
+    fn note6(&self, slot: u32, _: &Flow6, seen: Seen) -> Option<Noted> {
+        Some(Noted::first(slot as u16, seen, 0))
     }
 
     fn forget4(&self, _: &Flow4) {}
@@ -225,4 +265,51 @@ impl verdict::Tables for Snapshot<'_> {
     }
 
     fn remember_pieces(&self, _: &Pieces, _: bool) {}
+}
+
+/// Likewise.
+impl verdict::Translations for Snapshot<'_> {
+    fn endpoints(&self, service: &ServicePort) -> Option<u32> {
+        self.found(lock(&self.services.services).get(&Plain(*service), 0), "SERVICES")
+    }
+
+    fn backend(&self, of: &ServicePort) -> Option<End> {
+        self.found(lock(&self.services.backends).get(&Plain(*of), 0), "BACKENDS").map(|end| end.0)
+    }
+
+    fn translation(&self, of: &Tuple) -> Option<End> {
+        let end = self.found(lock(&self.services.translations).get(&Plain(*of), 0), "TRANSLATIONS")?.0;
+        self.endpoint.set(Some(end));
+        Some(end)
+    }
+
+    fn translate(&self, _: &Tuple, end: &End) -> bool {
+        if end.is_answer == 0 {
+            self.endpoint.set(Some(*end));
+        }
+        true
+    }
+
+    fn translated_piece(&self, _: &Pieces) -> Option<[u64; 2]> {
+        None
+    }
+
+    fn remember_translated(&self, _: &Pieces, _: &[u64; 2]) {}
+
+    fn random(&self) -> u32 {
+        0
+    }
+}
+
+/// Of what is written, nothing is asked.
+struct Nowhere;
+
+impl Writer for Nowhere {
+    fn store<const N: usize>(&self, _: usize, _: [u8; N]) -> Option<()> {
+        Some(())
+    }
+
+    fn checksum(&self, _: usize, _: SumChange) -> Option<()> {
+        Some(())
+    }
 }

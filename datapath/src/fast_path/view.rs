@@ -43,6 +43,7 @@ pub fn view(of: &NodeNetwork) -> Result<Network, ViewError> {
         carry_v6: of.carried.v6.into(),
         untracked_mark: of.marks.untracked(),
         internet_egress: of.internet_egress,
+        node_internet_egress: of.node_internet_egress,
         ..Network::default()
     };
     let four = flatten(&rows(of, true));

@@ -64,8 +64,9 @@ pub fn judge(ruleset: &Ruleset, network: &NodeNetwork, accept: bool) -> Judgemen
     let mut judgement = Judgement::default();
     let uplinks: Vec<_> = network.uplinks.iter().map(|uplink| uplink.ifname.clone()).collect();
     for ipv4 in [true, false] {
-        let pods = prefixes::without_nested(network.pods_of(ipv4).flat_map(crate::PodRange::prefixes).collect());
+        let pods: Vec<_> = network.pods_of(ipv4).flat_map(crate::PodRange::prefixes).collect();
         if !pods.is_empty() {
+            let pods = prefixes::without_nested([pods, network.allowed_ranges(ipv4)].concat());
             let family = OfFamily { ruleset, network, ipv4, pods: &pods, uplinks: &uplinks };
             family.judge(accept, &mut judgement);
         } else {

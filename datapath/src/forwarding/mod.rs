@@ -14,6 +14,8 @@ mod ruleset;
 pub use judge::{Judgement, judge};
 pub use ruleset::Ruleset;
 
+use std::time::{Duration, Instant};
+
 use crate::netlink::NetlinkError;
 use crate::nft_kept;
 use ruleset::Family;
@@ -21,11 +23,30 @@ use ruleset::Family;
 /// A ruleset that changes while it is read is read again.
 const ATTEMPTS: usize = 5;
 
+/// While firewalld reloads, its rules are not there, and others in their place drop what is new. It takes a fraction of a second. What it said
+/// before holds for so long: packets that the programs carry are known to no connection tracking, and would be dropped as new.
+const RELOAD_LASTS: Duration = Duration::from_secs(5);
+
 /// Reads other people's rules, and only when they have changed: nftables has a number for that, and the older tables are printed.
 #[derive(Debug, Default)]
 pub struct Observer {
     read: Option<(Option<u32>, Printed)>,
     ruleset: Ruleset,
+    reload: Reload,
+}
+
+/// Since when rules have been seen that stand in for others.
+#[derive(Debug, Default)]
+struct Reload(Option<Instant>);
+
+impl Reload {
+    /// Whether what was said before holds still. Pure.
+    fn is_under_way(&mut self, is_seen: bool, now: Instant) -> bool {
+        if !is_seen {
+            self.0 = None;
+        }
+        is_seen && now.duration_since(*self.0.get_or_insert(now)) < RELOAD_LASTS
+    }
 }
 
 type Printed = Vec<(Family, Result<String, String>)>;
@@ -48,6 +69,10 @@ impl Observer {
                     Ok(text) => legacy::read(*family, text, &mut ruleset),
                     Err(why) => ruleset.unread.push((*family, why.clone())),
                 }
+            }
+            // A start that comes in the middle of it has nothing to go by but what there is.
+            if self.reload.is_under_way(ruleset.is_being_reloaded(), Instant::now()) && self.read.is_some() {
+                break;
             }
             self.ruleset = ruleset;
             self.read = Some(now);
@@ -90,4 +115,20 @@ pub fn remove_accepts() -> Result<(), String> {
     let ruleset = observer.look().map_err(|error| error.to_string())?;
     let all = [true, false].into_iter().flat_map(|ipv4| accept::none_wanted(ruleset, ipv4));
     all.filter(|accept| !accept.stands()).try_for_each(|accept| accept.apply())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_that_does_not_end_is_none() {
+        let (mut reload, begun) = (Reload::default(), Instant::now());
+        assert!(!reload.is_under_way(false, begun));
+        assert!(reload.is_under_way(true, begun) && reload.is_under_way(true, begun + RELOAD_LASTS / 2));
+        assert!(!reload.is_under_way(true, begun + RELOAD_LASTS));
+        assert!(!reload.is_under_way(true, begun + RELOAD_LASTS * 2), "it stays so");
+        assert!(!reload.is_under_way(false, begun + RELOAD_LASTS * 3));
+        assert!(reload.is_under_way(true, begun + RELOAD_LASTS * 4), "another");
+    }
 }

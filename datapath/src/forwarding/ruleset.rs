@@ -181,6 +181,14 @@ pub struct Ruleset {
     pub(super) unread: Vec<(Family, String)>,
 }
 
+impl Ruleset {
+    /// Whether firewalld has put rules in the place of its own until it has made them anew. (Its panic mode has another chain there.)
+    pub(super) fn is_being_reloaded(&self) -> bool {
+        let table = Table { backend: Backend::Nft, family: Family::Inet, name: "firewalld_policy_drop".to_owned() };
+        self.chains.contains_key(&(table, "filter_forward".to_owned()))
+    }
+}
+
 /// kube-proxy's chains for one service or endpoint: whoever comes there is translated, so there is nothing in them to read, and there may be
 /// tens of thousands.
 pub(super) fn is_of_one_service(chain: &str) -> bool {

@@ -5,16 +5,21 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour_table::{NeighbourTableAttribute, NeighbourTableMessage, NeighbourTableParameter};
+use netlink_packet_route::route::RouteAttribute;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 use super::messages::{address, forwarding, link_route, no_address_generation, permanent_neighbour, up};
-use super::{ALIAS_PREFIX, GATEWAY_V6, HOST_MAC, HOST_NEIGHBOUR, PodLink, ROUTE_PROTOCOL, WiringError, for_want_of_ipv6, ipv6_is_disabled};
+use super::{
+    ALIAS_PREFIX, ALLOWED_METRIC, GATEWAY_V6, HOST_MAC, HOST_NEIGHBOUR, PodLink, ROUTE_PROTOCOL, WiringError, for_want_of_ipv6,
+    ipv6_is_disabled,
+};
 use crate::fast_path::FastPath;
 use crate::netlink::{NetlinkError, Request, Socket};
 use crate::{Difference, Ifindex, sysctl};
 
 const SET_UP: &str = "set the host end up";
+const TAKE_AWAY: &str = "take a route to the pod away";
 
 pub(super) fn wire(host: &mut Socket, link: &PodLink, fast_path: Option<&FastPath>) -> Result<(), WiringError> {
     let programs = fast_path.map_or_else(Vec::new, |fast_path| fast_path.host_end_requests(link.host_ifindex));
@@ -46,7 +51,7 @@ fn requests(link: &PodLink) -> Vec<Request> {
     let alias = LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}{} {}", link.container_id, link.pod_ifname));
     let mut requests =
         vec![name_owner(ifindex, alias), Request { step: SET_UP, message: RouteNetlinkMessage::SetLink(up(ifindex)), flags: 0 }];
-    for &pod in &link.addresses {
+    for pod in link.leading_here() {
         requests.extend(pod.is_ipv4().then(|| answer_arp_at_once(ifindex)));
         requests.push(neighbour(link, pod));
         requests.push(route(link, pod));
@@ -60,8 +65,13 @@ fn neighbour(link: &PodLink, pod: IpAddr) -> Request {
 }
 
 fn route(link: &PodLink, pod: IpAddr) -> Request {
-    let message = RouteNetlinkMessage::NewRoute(link_route(link.host_ifindex, pod, ROUTE_PROTOCOL));
-    Request { step: "give the host its route to the pod", message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+    let mut message = link_route(link.host_ifindex, pod, ROUTE_PROTOCOL);
+    message.attributes.extend(link.allowed.contains(&pod).then_some(RouteAttribute::Priority(ALLOWED_METRIC)));
+    Request {
+        step: "give the host its route to the pod",
+        message: RouteNetlinkMessage::NewRoute(message),
+        flags: NLM_F_CREATE | NLM_F_REPLACE,
+    }
 }
 
 /// Only what differs.
@@ -82,10 +92,16 @@ pub(super) fn restore(host: &mut Socket, link: &PodLink, differences: &[Differen
             Difference::NotForwarding => set("have the host end forward", vec![LinkAttribute::AfSpecUnspec(vec![forwarding()])]),
             Difference::Route(pod) => route(link, *pod),
             Difference::Neighbour(pod) => neighbour(link, *pod),
+            Difference::Surplus(address) => {
+                let message = RouteNetlinkMessage::DelRoute(link_route(ifindex, *address, ROUTE_PROTOCOL));
+                Request { step: TAKE_AWAY, message, flags: 0 }
+            }
             Difference::Ipv6Gateway => return None,
         })
     };
-    let refused = host.execute_each(differences.iter().filter_map(to_request).collect())?;
+    let mut refused = host.execute_each(differences.iter().filter_map(to_request).collect())?;
+    // Whoever the address is of may have led it to himself since.
+    refused.retain(|error| error.step != TAKE_AWAY || !error.is(Errno::ESRCH));
     settle(host, link, refused)?;
     if differences.contains(&Difference::Ipv6Gateway) { Ok(be_the_ipv6_gateway(host, ifindex)?) } else { Ok(()) }
 }

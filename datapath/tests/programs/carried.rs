@@ -27,7 +27,7 @@ use crate::{object, private};
 
 pub(crate) const UPLINK: Ifindex = Ifindex(10);
 const FABRIC: Ifindex = Ifindex(11);
-const LOOPBACK: Ifindex = Ifindex(1);
+pub(crate) const LOOPBACK: Ifindex = Ifindex(1);
 /// Under emulation everything takes its time.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// More packets than an interface says of itself when it comes up: those are the host's own.
@@ -132,6 +132,33 @@ fn pods_links_have_what_they_need_whosever_blocks_they_have() -> Result<()> {
     })
 }
 
+/// What the programs look at first may still lead to where a pod was: nothing is sent there, and whoever comes next is found.
+#[test]
+fn a_pod_that_was_forgotten_is_found_no_more_until_it_is_told_of_again() -> Result<()> {
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        let [gone, stays] = [pod_link(0)?, pod_link(1)?];
+        node.fast_path.retain_endpoints(&[stays.host_ifindex])?;
+        for [a, b, ..] in FAMILIES {
+            let (a, b): (IpAddr, IpAddr) = (a.parse()?, b.parse()?);
+            let unreached = || -> Result<u64> {
+                let reasons = node.fast_path.reasons()?;
+                Ok(reasons.into_iter().find(|(reason, _)| *reason == Reason::NoSuchPod).map_or(0, |(_, packets)| packets))
+            };
+            let before = unreached()?;
+            let socket = node.pods[1].run(|| UdpSocket::bind((b, 0)))??;
+            socket.send_to(MESSAGE, (a, 9))?;
+            ensure!(unreached()? == before + 1, "{a} still leads somewhere");
+        }
+        node.fast_path.add_endpoint(&gone, &network()?)?;
+        for [a, b, ..] in FAMILIES {
+            exchange(&node.pods[0], a.parse()?, &node.pods[1], b.parse()?)?;
+        }
+        Ok(())
+    })
+}
+
 /// A node with two pods, and what stands for the rest of the cloud network.
 pub(crate) struct Node {
     pub(crate) fast_path: FastPath,
@@ -187,7 +214,7 @@ impl Node {
     }
 
     /// Of the first pod.
-    fn counts(&self) -> Result<Traffic> {
+    pub(crate) fn counts(&self) -> Result<Traffic> {
         Ok(self.fast_path.traffic(TrafficOf::Pod(Ifindex(FIRST_IFINDEX)))?)
     }
 
@@ -207,7 +234,7 @@ impl Node {
 }
 
 /// The kernel makes them of IPv6 addresses a moment later (`addrconf_dad_work`, net/ipv6/addrconf.c).
-fn wait_for_local_routes(netns: &Netns, link: &PodLink) -> Result<()> {
+pub(crate) fn wait_for_local_routes(netns: &Netns, link: &PodLink) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < LIMIT {
         let routes = netns.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))??;
@@ -284,10 +311,11 @@ pub(crate) fn pod_link(number: usize) -> Result<PodLink> {
         addresses: FAMILIES.iter().map(|family| family[number].parse()).collect::<Result<_, _>>()?,
         namespace: String::new(),
         limits: Limits::default(),
+        allowed: Vec::new(),
     })
 }
 
-fn namespace(home: &HostNetns) -> Result<Netns> {
+pub(crate) fn namespace(home: &HostNetns) -> Result<Netns> {
     let maker = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         Ok::<_, anyhow::Error>(OwnedFd::from(File::open("/proc/thread-self/ns/net")?))
@@ -334,7 +362,7 @@ pub(crate) fn address(ifindex: Ifindex, address: IpAddr, prefix_len: u8) -> Requ
     request("give a link its address", RouteNetlinkMessage::NewAddress(message))
 }
 
-fn route((network, prefix_len): (IpAddr, u8), gateway: IpAddr) -> Request {
+pub(crate) fn route((network, prefix_len): (IpAddr, u8), gateway: IpAddr) -> Request {
     let mut message = RouteMessage::default();
     (message.header.address_family, message.header.destination_prefix_length) = (family(gateway), prefix_len);
     message.header.table = RouteHeader::RT_TABLE_MAIN;

@@ -97,7 +97,9 @@ impl Expected {
     pub(crate) fn reason(&self) -> Option<Reason> {
         match self.verdict {
             Verdict::Drop(reason) | Verdict::Stack(reason) | Verdict::Untracked(reason) => Some(reason),
-            Verdict::Host | Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => None,
+            Verdict::Host | Verdict::ToPod { .. } | Verdict::ToClient { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => {
+                None
+            }
         }
     }
 
@@ -105,7 +107,7 @@ impl Expected {
         match self.verdict {
             Verdict::Host | Verdict::Stack(_) | Verdict::Untracked(_) => PASS,
             Verdict::Drop(_) => SHOT,
-            Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => REDIRECT,
+            Verdict::ToPod { .. } | Verdict::ToClient { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } => REDIRECT,
         }
     }
 }
@@ -146,7 +148,7 @@ pub(crate) fn decide(program: Program, ifindex: u32, world: &World, bytes: &[u8]
         if let Some(scope) = decision.sent {
             expected = expected.sent(slot, scope);
         }
-        match decision.received {
+        match decision.received.counted() {
             Some((of, scope)) => expected.counted(of, Direction::Received, scope),
             None => expected,
         }

@@ -7,7 +7,10 @@
 #![expect(clippy::print_stdout, reason = "says why it is skipped, and on a serial console how far it came")]
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be written down is a fault of the table")]
 
+mod allowed;
 mod carried;
+mod departures;
+mod drops;
 mod fixture;
 mod fixtures;
 mod hooks;
@@ -17,7 +20,9 @@ mod malformed;
 mod notes;
 mod packet;
 mod private;
+mod services;
 mod shape;
+mod share;
 #[path = "../../../ebpf/tests/tables/mod.rs"]
 mod tables;
 mod wire;

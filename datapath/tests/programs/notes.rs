@@ -46,6 +46,7 @@ fn link(slot: u8, address: [u8; 4]) -> PodLink {
         addresses: vec![address.into()],
         namespace: String::new(),
         limits: Limits::default(),
+        allowed: Vec::new(),
     }
 }
 
@@ -125,9 +126,8 @@ fn notes_go_with_the_pod_and_its_allowed_addresses() -> Result<()> {
     private::run(|| {
         let (fast_path, network) = start(&object)?;
         let further = [10, 0, 1, 30];
-        let pod = link(0, POD);
+        let pod = PodLink { allowed: vec![further.into()], ..link(0, POD) };
         fast_path.add_endpoint(&pod, &network)?;
-        fast_path.allow(pod.host_ifindex, further.into())?;
         let (mut flows, now) = (table()?, now()?);
         for (low, high) in [(POD, REMOTE), (further, REMOTE), (OTHER, REMOTE)] {
             flows.insert(key(low, high, 1, 2), value(0, now), 0)?;

@@ -48,9 +48,9 @@ fn a_pod_is_held_to_its_own_limits_on_every_way_in_and_out() -> Result<()> {
         let limits = [Limits { sent: limit, ..Limits::default() }, Limits { received: limit, ..Limits::default() }];
         for (number, limits) in limits.into_iter().enumerate() {
             let link = PodLink { limits, ..pod_link(number)? };
-            ensure!(node.fast_path.limits_differ(&link, &network()?)?);
-            node.fast_path.set_limits(&link, &network()?)?;
-            ensure!(!node.fast_path.limits_differ(&link, &network()?)? && !node.fast_path.knows_otherwise(&link, &network()?)?);
+            ensure!(node.fast_path.is_granted_otherwise(&link, &network()?)?);
+            node.fast_path.grant(&link, &network()?)?;
+            ensure!(!node.fast_path.is_granted_otherwise(&link, &network()?)? && !node.fast_path.knows_otherwise(&link, &network()?)?);
         }
         for [a, b, remote, _, host] in FAMILIES {
             let [a, b, remote, host]: [IpAddr; 4] = [a.parse()?, b.parse()?, remote.parse()?, host.parse()?];
@@ -79,7 +79,7 @@ fn a_pod_is_held_to_its_own_limits_on_every_way_in_and_out() -> Result<()> {
         }
         // As a reload takes them away: both talk as they want.
         for number in [0, 1] {
-            node.fast_path.set_limits(&pod_link(number)?, &network()?)?;
+            node.fast_path.grant(&pod_link(number)?, &network()?)?;
         }
         let from = node.pods[0].run(|| UdpSocket::bind((FAMILIES[0][0].parse::<IpAddr>()?, 0)).map_err(anyhow::Error::from))??;
         let (_, _, dropped) = node.flood(&[from], FAMILIES[0][1].parse()?, Reason::EgressLimit, || node.all_sent(0))?;
@@ -103,7 +103,7 @@ fn the_internet_limit_is_the_pods_then_its_namespaces_then_the_nodes() -> Result
             (PodLink { namespace: batch(), ..pod_link(0)? }, 2 * RATE),
             (PodLink { namespace: "web".to_owned(), ..pod_link(0)? }, 8 * RATE),
         ] {
-            node.fast_path.set_limits(&link, &network)?;
+            node.fast_path.grant(&link, &network)?;
             let from = node.pods[0].run(|| UdpSocket::bind((a, 0)))??;
             let (bytes, lasted, dropped) = node.flood(&[from], outside, Reason::InternetEgressLimit, || node.all_sent(0))?;
             within(Limit::of(rate), bytes, lasted, dropped, &format!("{} with {:?}", link.namespace, link.limits.internet))?;

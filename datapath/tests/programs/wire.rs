@@ -43,7 +43,7 @@ fn what_a_pod_must_not_send_is_counted_by_its_reason() -> Result<()> {
     })
 }
 
-fn counted(node: &Node, wanted: &str) -> Result<u64> {
+pub(crate) fn counted(node: &Node, wanted: &str) -> Result<u64> {
     let reasons = node.fast_path.reasons()?;
     match reasons.into_iter().find(|(reason, _)| reason.name() == wanted) {
         Some((_, packets)) => Ok(packets),
@@ -52,7 +52,7 @@ fn counted(node: &Node, wanted: &str) -> Result<u64> {
 }
 
 /// Sends a frame, as it is, by the calling thread's `eth0` (packet(7)).
-fn put_on_the_wire(frame: &[u8]) -> Result<()> {
+pub(crate) fn put_on_the_wire(frame: &[u8]) -> Result<()> {
     /// The number that the wiring gives a pod's first interface.
     const ETH0: i32 = 2;
     let socket: OwnedFd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll)?;

@@ -13,8 +13,21 @@ pub const UDP: u8 = 17;
 /// As [`ICMP`].
 pub const ICMPV6: u8 = 58;
 
+impl Header {
+    /// Where the checksum is behind the transport header's beginning: of TCP, of UDP, else of ICMP.
+    #[must_use]
+    #[inline(always)]
+    pub const fn checksum_at(&self) -> usize {
+        match self.protocol {
+            TCP => 16,
+            UDP => 6,
+            _ => 2,
+        }
+    }
+}
+
 /// Type, code, checksum, and four bytes that depend on the type.
-const ICMP_HEADER: usize = 8;
+pub const ICMP_HEADER: usize = 8;
 
 /// What tells flows of one pair of addresses apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +58,8 @@ pub struct Quoted<A> {
     pub destination: A,
     /// Its flow.
     pub transport: Transport,
+    /// Where its ports, or what stands for them, begin.
+    pub at: usize,
 }
 
 /// Reads ports, or what stands for them. `None` for what is no flow of its own: an ICMP error, an unknown protocol, a header
@@ -103,7 +118,7 @@ pub const fn has_flows(protocol: u8) -> bool {
 pub struct Seen {
     /// It goes from the lower end to the higher.
     pub from_low: bool,
-    /// [`Seen::FIN`] and [`Seen::RST`], where it is TCP with these flags.
+    /// [`Seen::FIN`] and [`Seen::RST`], where it is TCP with these flags; [`Seen::SERVED`], where the programs translate it.
     pub signs: u8,
     /// It is TCP, with SYN and without ACK: a connection begins.
     pub opens: bool,
@@ -114,6 +129,8 @@ impl Seen {
     pub const FIN: u8 = 2;
     /// It has RST.
     pub const RST: u8 = 4;
+    /// It is a client's, to a service.
+    pub const SERVED: u8 = 16;
 }
 
 /// What a note takes in of a packet. A TCP header that is cut short has no flags.
@@ -168,6 +185,7 @@ pub fn quoted4(bytes: &impl Bytes, error: &Header) -> Option<Quoted<[u8; 4]>> {
         source: [header[12], header[13], header[14], header[15]],
         destination: [header[16], header[17], header[18], header[19]],
         transport: transport(bytes, header[9], start + length)?,
+        at: start + length,
     })
 }
 
@@ -184,7 +202,7 @@ pub fn quoted6(bytes: &impl Bytes, error: &Header) -> Option<Quoted<[u64; 2]>> {
     if version >> 4 != 6 || matches!(inner.fragment, Fragment::Later) {
         return None;
     }
-    Some(Quoted { source, destination, transport: transport(bytes, inner.protocol, inner.transport)? })
+    Some(Quoted { source, destination, transport: transport(bytes, inner.protocol, inner.transport)?, at: inner.transport })
 }
 
 #[inline(always)]

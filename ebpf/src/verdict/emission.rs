@@ -3,6 +3,7 @@
 use super::carries::carries;
 use super::family::{Address, Family};
 use super::{Tables, slot_of};
+use crate::flow::Course;
 use crate::layout::{Endpoint, Network};
 use crate::packet::{self, Bytes, Fragment, Ipv4, Ipv6, Protocol};
 use crate::scope::Scope;
@@ -17,11 +18,14 @@ pub struct Emission {
     pub hosts_own: bool,
     /// Its flow had to be noted and could not be: it must not go on, or its replies would miss the stack.
     pub without_note: bool,
+    /// Towards a pod: it comes from an endpoint of a service, and has to come from the service, or may have to. Of a piece, and of an error
+    /// about a flow, that is not looked up here.
+    pub may_be_answer: bool,
 }
 
 impl Emission {
     const fn of(scope: Scope, hosts_own: bool) -> Self {
-        Self { scope, hosts_own, without_note: false }
+        Self { scope, hosts_own, without_note: false, may_be_answer: false }
     }
 }
 
@@ -40,6 +44,15 @@ pub fn to_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bo
 #[inline(always)]
 fn deliver<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bool) -> Emission {
     let Some(packet) = &F::read(bytes) else { return Emission::of(Scope::Node, false) };
+    let emission = deliver_packet(bytes, tables, slot, packet, untracked);
+    // Asked last: the verifier would follow both answers through all the rest.
+    let header = packet.header();
+    let is_not_looked_up = packet::is_error(bytes, header) || !matches!(header.fragment, Fragment::No);
+    Emission { may_be_answer: emission.may_be_answer || is_not_looked_up, ..emission }
+}
+
+#[inline(always)]
+fn deliver_packet<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, packet: &F, untracked: bool) -> Emission {
     let source = packet.source();
     let Some(network) = tables.network().filter(|_| !source.is_confined()) else { return Emission::of(Scope::Node, false) };
     let Some(pod) = tables.endpoint(slot).filter(|pod| pod.ifindex != 0) else {
@@ -92,13 +105,19 @@ fn note<F: Family>(
     let carriage = carries::<F>(tables, network, (slot, pod), (peer, slot_of(tables, peer)));
     let done = Emission::of(carriage.scope, false);
     let header = packet.header();
-    if untracked || !carriage.possible || matches!(header.fragment, Fragment::Later) {
+    if !carriage.possible || matches!(header.fragment, Fragment::Later) {
         return done;
     }
     let Some(transport) = packet::transport(bytes, header.protocol, header.transport) else { return done };
     let (from, to) = (packet.source(), packet.destination());
     let charged = if from == peer { carriage.peer.unwrap_or(slot) } else { slot };
-    let noted = F::note(tables, charged, from, to, transport, |from_low| packet::seen(bytes, header, from_low));
+    let seen = |from_low| packet::seen(bytes, header, from_low);
+    if untracked {
+        let noted = F::noted(tables, from, to, transport, seen);
+        return Emission { may_be_answer: noted == Some(Course::ToClient), ..done };
+    }
+    let noted = F::note(tables, charged, from, to, transport, seen);
     // Where the programs do not carry between the two now, the packet may go: its replies take the stack in any case.
-    Emission { without_note: !noted && carriage.against.is_none(), ..done }
+    let without_note = noted.is_none() && carriage.against.is_none();
+    Emission { without_note, may_be_answer: noted == Some(Course::ToClient), ..done }
 }

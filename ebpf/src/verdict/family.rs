@@ -1,9 +1,9 @@
 //! What differs between IPv4 and IPv6.
 
-use super::{Tables, Verdict};
-use crate::flow::{Flow4, Flow6, Noted, Pieces, Seen};
+use super::{Tables, Verdict, Writer};
+use crate::flow::{Course, Flow4, Flow6, Noted, Pieces, Seen};
 use crate::layout::{Endpoint, Network, Uplink};
-use crate::packet::{self, Bytes, Header, Ipv4, Ipv6, Quoted, Transport};
+use crate::packet::{self, Bytes, Header, Ipv4, Ipv6, Quoted, Transport, checksum};
 use crate::scope::{Meaning, halves, whole};
 
 /// An address of one family.
@@ -16,8 +16,10 @@ pub(super) trait Address: Copy + PartialEq {
     fn is_confined(self) -> bool;
     fn meaning(self, network: &Network) -> Meaning;
     fn slot(self, tables: &impl Tables) -> Option<u32>;
-    /// In the form that pieces are remembered in.
+    /// In the form that pieces are remembered in, and that translations have.
     fn widened(self) -> [u64; 2];
+    /// Back from it.
+    fn narrowed(wide: [u64; 2]) -> Self;
 }
 
 impl Address for [u8; 4] {
@@ -50,6 +52,11 @@ impl Address for [u8; 4] {
     #[inline(always)]
     fn widened(self) -> [u64; 2] {
         [u64::from(u32::from_be_bytes(self)), 0]
+    }
+
+    #[inline(always)]
+    fn narrowed(wide: [u64; 2]) -> Self {
+        (wide[0] as u32).to_be_bytes()
     }
 }
 
@@ -85,11 +92,22 @@ impl Address for [u64; 2] {
     fn widened(self) -> [u64; 2] {
         self
     }
+
+    #[inline(always)]
+    fn narrowed(wide: [u64; 2]) -> Self {
+        wide
+    }
 }
 
 /// A network header of one family.
 pub(super) trait Family: Sized {
     type Address: Address;
+    /// In a packet's first bits.
+    const VERSION: u16;
+    /// The addresses, with the checksum in front of them where there is one, as they lie in its header.
+    type Front: Copy;
+    /// Whether a checksum of ICMP is over the addresses, too.
+    const ICMP_HAS_ADDRESSES: bool;
     /// `None` where it is cut short or nonsense.
     fn read(bytes: &impl Bytes) -> Option<Self>;
     fn source(&self) -> Self::Address;
@@ -100,9 +118,15 @@ pub(super) trait Family: Sized {
     fn pieces(&self) -> Pieces;
     /// Whether the family may be carried at all.
     fn is_carried(network: &Network) -> bool;
-    /// What is noted of a flow. To ask is to have seen a packet of it.
-    fn noted(tables: &impl Tables, from: Self::Address, to: Self::Address, transport: Transport, seen: impl FnOnce(bool) -> Seen) -> bool;
-    /// Notes a flow for a slot; whether it is noted now.
+    /// What is noted of a flow, for a packet of it in this direction. To ask is to have seen the packet.
+    fn noted(
+        tables: &impl Tables,
+        from: Self::Address,
+        to: Self::Address,
+        transport: Transport,
+        seen: impl FnOnce(bool) -> Seen,
+    ) -> Option<Course>;
+    /// Notes a flow for a slot; what is noted of it now.
     fn note(
         tables: &impl Tables,
         slot: u32,
@@ -110,7 +134,13 @@ pub(super) trait Family: Sized {
         to: Self::Address,
         transport: Transport,
         seen: impl FnOnce(bool) -> Seen,
-    ) -> bool;
+    ) -> Option<Course>;
+    /// These addresses in the place of those in the header that begins at `start`.
+    fn front(bytes: &impl Bytes, start: usize, source: Self::Address, destination: Self::Address) -> Option<Self::Front>;
+    /// Puts them into that header.
+    fn store(writer: &impl Writer, start: usize, front: Self::Front) -> Option<()>;
+    /// The sum of both addresses' words ([`crate::packet::checksum`]).
+    fn sum(source: Self::Address, destination: Self::Address) -> u64;
     /// Index of the uplink that owns the endpoint's address of this family.
     fn uplink_of(endpoint: &Endpoint) -> u32;
     /// Whether the way out of an uplink is known.
@@ -121,19 +151,20 @@ pub(super) trait Family: Sized {
 
 /// Whether what was found in a table is this packet's flow, or one that ended before it: then it is forgotten.
 #[inline(always)]
-fn still(noted: Option<Noted>, seen: Seen, forget: impl FnOnce()) -> bool {
-    match noted {
-        None => false,
-        Some(noted) if noted.is_over(seen) => {
-            forget();
-            false
-        }
-        Some(_) => true,
+fn still(noted: Option<Noted>, seen: Seen, forget: impl FnOnce()) -> Option<Course> {
+    let noted = noted?;
+    if noted.is_over(seen) {
+        forget();
+        return None;
     }
+    Some(noted.course(seen.from_low))
 }
 
 impl Family for Ipv4 {
     type Address = [u8; 4];
+    const VERSION: u16 = 4;
+    type Front = [u8; 10];
+    const ICMP_HAS_ADDRESSES: bool = false;
 
     #[inline(always)]
     fn read(bytes: &impl Bytes) -> Option<Self> {
@@ -172,7 +203,7 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn noted(tables: &impl Tables, from: [u8; 4], to: [u8; 4], transport: Transport, seen: impl FnOnce(bool) -> Seen) -> bool {
+    fn noted(tables: &impl Tables, from: [u8; 4], to: [u8; 4], transport: Transport, seen: impl FnOnce(bool) -> Seen) -> Option<Course> {
         let (flow, from_low) = Flow4::of(from, to, transport);
         let mut last = Seen { from_low, signs: 0, opens: false };
         let noted = tables.noted4(&flow, || {
@@ -183,9 +214,36 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn note(tables: &impl Tables, slot: u32, from: [u8; 4], to: [u8; 4], transport: Transport, seen: impl FnOnce(bool) -> Seen) -> bool {
+    fn note(
+        tables: &impl Tables,
+        slot: u32,
+        from: [u8; 4],
+        to: [u8; 4],
+        transport: Transport,
+        seen: impl FnOnce(bool) -> Seen,
+    ) -> Option<Course> {
         let (flow, from_low) = Flow4::of(from, to, transport);
-        tables.note4(slot, &flow, seen(from_low))
+        Some(tables.note4(slot, &flow, seen(from_low))?.course(from_low))
+    }
+
+    #[inline(always)]
+    fn front(bytes: &impl Bytes, start: usize, source: [u8; 4], destination: [u8; 4]) -> Option<[u8; 10]> {
+        let old: [u8; 10] = bytes.read(start + 10)?;
+        let before = Self::sum([old[2], old[3], old[4], old[5]], [old[6], old[7], old[8], old[9]]);
+        let change = checksum::difference(before, Self::sum(source, destination));
+        let sum = checksum::updated(u16::from_ne_bytes([old[0], old[1]]), change);
+        let ([s, t], [a, b, c, d], [e, f, g, h]) = (sum.to_ne_bytes(), source, destination);
+        Some([s, t, a, b, c, d, e, f, g, h])
+    }
+
+    #[inline(always)]
+    fn store(writer: &impl Writer, start: usize, front: [u8; 10]) -> Option<()> {
+        writer.store(start + 10, front)
+    }
+
+    #[inline(always)]
+    fn sum(source: [u8; 4], destination: [u8; 4]) -> u64 {
+        u64::from(u32::from_ne_bytes(source)) + u64::from(u32::from_ne_bytes(destination))
     }
 
     #[inline(always)]
@@ -206,6 +264,9 @@ impl Family for Ipv4 {
 
 impl Family for Ipv6 {
     type Address = [u64; 2];
+    const VERSION: u16 = 6;
+    type Front = [u8; 32];
+    const ICMP_HAS_ADDRESSES: bool = true;
 
     #[inline(always)]
     fn read(bytes: &impl Bytes) -> Option<Self> {
@@ -244,7 +305,7 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
-    fn noted(tables: &impl Tables, from: [u64; 2], to: [u64; 2], transport: Transport, seen: impl FnOnce(bool) -> Seen) -> bool {
+    fn noted(tables: &impl Tables, from: [u64; 2], to: [u64; 2], transport: Transport, seen: impl FnOnce(bool) -> Seen) -> Option<Course> {
         let (flow, from_low) = Flow6::of(from, to, transport);
         let mut last = Seen { from_low, signs: 0, opens: false };
         let noted = tables.noted6(&flow, || {
@@ -255,9 +316,36 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
-    fn note(tables: &impl Tables, slot: u32, from: [u64; 2], to: [u64; 2], transport: Transport, seen: impl FnOnce(bool) -> Seen) -> bool {
+    fn note(
+        tables: &impl Tables,
+        slot: u32,
+        from: [u64; 2],
+        to: [u64; 2],
+        transport: Transport,
+        seen: impl FnOnce(bool) -> Seen,
+    ) -> Option<Course> {
         let (flow, from_low) = Flow6::of(from, to, transport);
-        tables.note6(slot, &flow, seen(from_low))
+        Some(tables.note6(slot, &flow, seen(from_low))?.course(from_low))
+    }
+
+    #[inline(always)]
+    fn front(_: &impl Bytes, _: usize, source: [u64; 2], destination: [u64; 2]) -> Option<[u8; 32]> {
+        let mut front = [0; 32];
+        for (place, half) in front.as_chunks_mut().0.iter_mut().zip([source[0], source[1], destination[0], destination[1]]) {
+            *place = half.to_be_bytes();
+        }
+        Some(front)
+    }
+
+    #[inline(always)]
+    fn store(writer: &impl Writer, start: usize, front: [u8; 32]) -> Option<()> {
+        writer.store(start + 8, front)
+    }
+
+    #[inline(always)]
+    fn sum(source: [u64; 2], destination: [u64; 2]) -> u64 {
+        let words = |half: u64| (half.to_be() >> 32) + (half.to_be() & 0xffff_ffff);
+        words(source[0]) + words(source[1]) + words(destination[0]) + words(destination[1])
     }
 
     #[inline(always)]

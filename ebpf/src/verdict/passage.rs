@@ -4,6 +4,7 @@ use super::carries::Carriage;
 use super::family::{Address, Family};
 use super::{Tables, Verdict};
 use crate::account::Reason;
+use crate::flow::Course;
 use crate::packet::{self, Bytes, Fragment, Header, Transport};
 
 /// The flow that a packet belongs to, in the direction of the packet: its own, or for an ICMP error the one that it is about,
@@ -16,6 +17,8 @@ pub(super) struct Subject<A> {
     pub(super) transport: Option<Transport>,
     /// An error is no packet of the flow: it says nothing of how far the flow has come.
     pub(super) is_error: bool,
+    /// Where the ports are, or in what is quoted the ports, that tell the flow.
+    pub(super) ports_at: usize,
 }
 
 impl<A: Address> Subject<A> {
@@ -23,16 +26,21 @@ impl<A: Address> Subject<A> {
     pub(super) fn of<F: Family<Address = A>>(bytes: &impl Bytes, packet: &F) -> Self {
         let (from, to, header) = (packet.source(), packet.destination(), packet.header());
         if matches!(header.fragment, Fragment::Later) {
-            return Self { from, to, transport: None, is_error: false };
+            return Self { from, to, transport: None, is_error: false, ports_at: header.transport };
         }
         if !packet::is_error(bytes, header) {
-            return Self { from, to, transport: packet::transport(bytes, header.protocol, header.transport), is_error: false };
+            let transport = packet::transport(bytes, header.protocol, header.transport);
+            return Self { from, to, transport, is_error: false, ports_at: header.transport };
         }
         match packet.quoted(bytes) {
-            Some(quoted) => {
-                Self { from: quoted.destination, to: quoted.source, transport: Some(quoted.transport.reversed()), is_error: true }
-            }
-            None => Self { from, to, transport: None, is_error: true },
+            Some(quoted) => Self {
+                from: quoted.destination,
+                to: quoted.source,
+                transport: Some(quoted.transport.reversed()),
+                is_error: true,
+                ports_at: quoted.at,
+            },
+            None => Self { from, to, transport: None, is_error: true, ports_at: header.transport },
         }
     }
 }
@@ -58,10 +66,15 @@ pub(super) fn pass<F: Family>(
     match path {
         Path::Unknown => Verdict::Stack(Reason::Unusual),
         Path::Tracked => Verdict::Stack(Reason::NotedFlow),
-        Path::Carried if header.options => Verdict::Untracked(Reason::Options),
-        Path::Carried if header.hop_limit <= 1 => Verdict::Untracked(Reason::HopLimit),
-        Path::Carried if packet::is_larger(bytes, header, carriage.mtu) => Verdict::Untracked(Reason::TooLarge),
+        Path::Carried | Path::ToClient if header.options => Verdict::Untracked(Reason::Options),
+        Path::Carried | Path::ToClient if header.hop_limit <= 1 => Verdict::Untracked(Reason::HopLimit),
+        Path::Carried | Path::ToClient if packet::is_larger(bytes, header, carriage.mtu) => Verdict::Untracked(Reason::TooLarge),
         Path::Carried => carriage.way,
+        Path::ToClient => match carriage.way {
+            Verdict::ToPod { slot } => Verdict::ToClient { slot },
+            // No client is anywhere else.
+            way => way,
+        },
     }
 }
 
@@ -72,6 +85,8 @@ enum Path {
     Unknown,
     Tracked,
     Carried,
+    /// Carried, and translated on the way. By the stack it is where the stack emits it.
+    ToClient,
 }
 
 #[inline(always)]
@@ -84,7 +99,11 @@ fn path<F: Family>(bytes: &impl Bytes, tables: &impl Tables, header: &Header, su
         }
         seen
     };
-    if F::noted(tables, subject.from, subject.to, transport, seen) { Path::Tracked } else { Path::Carried }
+    match F::noted(tables, subject.from, subject.to, transport, seen) {
+        None | Some(Course::ToBackend) => Path::Carried,
+        Some(Course::Tracked) => Path::Tracked,
+        Some(Course::ToClient) => Path::ToClient,
+    }
 }
 
 /// A piece of a packet goes where the first piece goes: only that one has ports.
@@ -92,11 +111,11 @@ fn path<F: Family>(bytes: &impl Bytes, tables: &impl Tables, header: &Header, su
 fn piece<F: Family>(tables: &impl Tables, slot: u32, packet: &F, carriage: &Carriage, path: Path) -> Verdict {
     let (header, pieces) = (packet.header(), packet.pieces());
     if matches!(header.fragment, Fragment::First) {
-        tables.remember_pieces(&pieces, path == Path::Carried);
+        tables.remember_pieces(&pieces, matches!(path, Path::Carried | Path::ToClient));
         return match path {
             Path::Unknown => Verdict::Stack(Reason::Unusual),
             Path::Tracked => Verdict::Stack(Reason::NotedFlow),
-            Path::Carried => Verdict::Untracked(Reason::Fragment),
+            Path::Carried | Path::ToClient => Verdict::Untracked(Reason::Fragment),
         };
     }
     if !packet::has_flows(header.protocol) {

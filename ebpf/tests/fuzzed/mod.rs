@@ -71,7 +71,7 @@ fn check_bytes(world: &World, slot: u32, bytes: &[u8], seen: &mut Seen) {
     assert!(!matches!(arrived.verdict, Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. }), "in by the uplink and out again");
     if check_redirect(world, &frame, arrived.verdict) {
         seen.redirected += 1;
-        assert!(matches!(arrived.received, Some((Some(_), _))), "what a pod is given is counted for it");
+        assert!(matches!(arrived.received.counted(), Some((Some(_), _))), "what a pod is given is counted for it");
     }
     let _ = verdict::to_pod(&frame, world, slot.min(FEW - 1), false);
     let _ = verdict::to_uplink(&frame, world);
@@ -80,7 +80,9 @@ fn check_bytes(world: &World, slot: u32, bytes: &[u8], seen: &mut Seen) {
 /// What a redirect needs, whoever decided it; whether it is one.
 fn check_redirect(world: &World, frame: &Frame<'_>, verdict: Verdict) -> bool {
     match verdict {
-        Verdict::ToPod { slot } => assert!(world.endpoints[slot as usize].1.ifindex != 0, "redirected to {slot}, which is no pod"),
+        Verdict::ToPod { slot } | Verdict::ToClient { slot } => {
+            assert!(world.endpoints[slot as usize].1.ifindex != 0, "redirected to {slot}, which is no pod")
+        }
         Verdict::ToUplink4 { uplink } => {
             let (_, uplink) = world.uplinks[uplink as usize];
             assert!(uplink.ifindex != 0 && uplink.gateway_v4 != [0; 4], "out by no gateway");

@@ -21,7 +21,11 @@ enum Class {
 
 fn class(verdict: Verdict) -> Class {
     match verdict {
-        Verdict::ToPod { .. } | Verdict::ToUplink4 { .. } | Verdict::ToUplink6 { .. } | Verdict::Untracked(_) => Class::Carried,
+        Verdict::ToPod { .. }
+        | Verdict::ToClient { .. }
+        | Verdict::ToUplink4 { .. }
+        | Verdict::ToUplink6 { .. }
+        | Verdict::Untracked(_) => Class::Carried,
         Verdict::Stack(_) | Verdict::Host => Class::Tracked,
         Verdict::Drop(_) => Class::Refused,
     }

@@ -1,10 +1,11 @@
 //! The maps as plain collections: what tests tell a decision, and what it wrote.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use ebpf::layout::{Endpoint, Network, Uplink};
-use ebpf::verdict::Tables;
+use ebpf::service::{End, ServicePort, Tuple};
+use ebpf::verdict::{Tables, Translations};
 
 /// A flow of either family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,12 @@ pub(crate) struct World {
     pub(crate) pieces: RefCell<Vec<(Pieces, bool)>>,
     /// How many flows find room; `None` for any number.
     pub(crate) room: Option<usize>,
+    /// Ports of services, and who serves them.
+    pub(crate) services: Vec<(ServicePort, Vec<End>)>,
+    pub(crate) translations: RefCell<Vec<(Tuple, End)>>,
+    pub(crate) translated_pieces: RefCell<Vec<(Pieces, [u64; 2])>>,
+    /// The number that is any.
+    pub(crate) random: Cell<u32>,
 }
 
 fn find<'a, K: PartialEq, V>(rows: &'a [(K, V)], key: &K) -> Option<&'a V> {
@@ -46,17 +53,18 @@ impl World {
         Some(before)
     }
 
-    fn note(&self, slot: u32, flow: Flow, seen: Seen) -> bool {
-        if self.noted(flow, || seen).is_some_and(|before| !before.is_over(seen)) {
-            return true;
+    fn note(&self, slot: u32, flow: Flow, seen: Seen) -> Option<Noted> {
+        if let Some(before) = self.noted(flow, || seen).filter(|before| !before.is_over(seen)) {
+            return Some(before);
         }
         let mut flows = self.flows.borrow_mut();
         flows.retain(|(found, _)| *found != flow);
         if self.room.is_some_and(|room| flows.len() >= room) {
-            return false;
+            return None;
         }
-        flows.push((flow, Noted::first(u16::try_from(slot).unwrap(), seen, 0)));
-        true
+        let first = Noted::first(u16::try_from(slot).unwrap(), seen, 0);
+        flows.push((flow, first));
+        Some(first)
     }
 
     fn forget(&self, flow: Flow) {
@@ -86,10 +94,10 @@ impl Tables for World {
     fn noted6(&self, flow: &Flow6, seen: impl FnOnce() -> Seen) -> Option<Noted> {
         self.noted(Flow::V6(*flow), seen)
     }
-    fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> bool {
+    fn note4(&self, slot: u32, flow: &Flow4, seen: Seen) -> Option<Noted> {
         self.note(slot, Flow::V4(*flow), seen)
     }
-    fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> bool {
+    fn note6(&self, slot: u32, flow: &Flow6, seen: Seen) -> Option<Noted> {
         self.note(slot, Flow::V6(*flow), seen)
     }
     fn forget4(&self, flow: &Flow4) {
@@ -108,5 +116,33 @@ impl Tables for World {
         let mut known = self.pieces.borrow_mut();
         known.retain(|(found, _)| found != pieces);
         known.push((*pieces, untracked));
+    }
+}
+
+impl Translations for World {
+    fn endpoints(&self, service: &ServicePort) -> Option<u32> {
+        find(&self.services, service).map(|ends| u32::try_from(ends.len()).unwrap())
+    }
+    fn backend(&self, of: &ServicePort) -> Option<End> {
+        find(&self.services, &ServicePort { number: 0, ..*of })?.get(of.number as usize).copied()
+    }
+    fn translation(&self, of: &Tuple) -> Option<End> {
+        find(&self.translations.borrow(), of).copied()
+    }
+    fn translate(&self, of: &Tuple, end: &End) -> bool {
+        let mut translations = self.translations.borrow_mut();
+        translations.retain(|(found, _)| found != of);
+        translations.push((*of, *end));
+        true
+    }
+    fn translated_piece(&self, pieces: &Pieces) -> Option<[u64; 2]> {
+        find(&self.translated_pieces.borrow(), pieces).copied()
+    }
+    fn remember_translated(&self, pieces: &Pieces, address: &[u64; 2]) {
+        self.translated_pieces.borrow_mut().push((*pieces, *address));
+    }
+    fn random(&self) -> u32 {
+        self.random.set(self.random.get().wrapping_add(0x9e37_79b9));
+        self.random.get()
     }
 }

@@ -5,5 +5,6 @@
 pub mod admission;
 pub mod health;
 pub mod node;
+pub mod peers;
 pub mod preflight;
 pub mod teams;

@@ -1,6 +1,7 @@
 //! A node as the API server has it, as far as plans need it, and changes of it as one patch.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -48,12 +49,14 @@ pub struct Node {
     pub annotations: Map,
     /// Its taints, in the order of the API server.
     pub taints: Vec<Taint>,
-    /// Pods on it, where somebody has counted: the emptiest move first.
-    pub pods: u32,
+    /// Pods on it, as it says itself: the emptiest move first, those that do not say last.
+    pub pods: Option<u32>,
     /// It is Ready, and not being removed.
     pub is_ready: bool,
     /// Which boot of its machine kubelet has told (`status.nodeInfo.bootID`); empty before.
     pub boot: String,
+    /// Where other nodes reach it (`status.addresses` of type `InternalIP`).
+    pub addresses: Vec<IpAddr>,
 }
 
 /// As the API server writes it.
@@ -91,6 +94,14 @@ struct Status {
     conditions: Vec<Condition>,
     #[serde(default, rename = "nodeInfo")]
     info: Info,
+    #[serde(default)]
+    addresses: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    r#type: String,
+    address: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -112,6 +123,7 @@ impl Node {
     /// Where it is none.
     pub fn of_object(object: &Value) -> Result<Self, serde_json::Error> {
         let Object { metadata, spec, status } = Object::deserialize(object)?;
+        let internal = status.addresses.iter().filter(|it| it.r#type == "InternalIP");
         let is_ready = status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True");
         Ok(Self {
             name: metadata.name,
@@ -119,9 +131,10 @@ impl Node {
             labels: metadata.labels,
             annotations: metadata.annotations,
             taints: spec.taints,
-            pods: 0,
+            pods: None,
             is_ready: is_ready && metadata.deletion_timestamp.is_none(),
             boot: status.info.boot,
+            addresses: internal.filter_map(|it| it.address.parse().ok()).collect(),
         })
     }
 
@@ -132,6 +145,12 @@ impl Node {
     pub fn of_list(list: &Value) -> Result<Vec<Self>, serde_json::Error> {
         let items = Vec::<Value>::deserialize(&list["items"])?;
         items.iter().map(Self::of_object).collect()
+    }
+
+    /// How full it is, among others.
+    #[must_use]
+    pub fn fullness(&self) -> u32 {
+        self.pods.unwrap_or(u32::MAX)
     }
 
     /// Does it have all of `labels`?

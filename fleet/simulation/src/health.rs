@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use fastrand::Rng;
 use fleet_plans::health::{About, Act, Leader, Millis, RECORD, Reason, Report, SICK, Settings, Verdict};
 use fleet_plans::node::{Node, Taint};
+use fleet_plans::peers::{Circle, WITNESSES};
 
 use crate::report::Figure;
 
@@ -19,8 +20,8 @@ const ROUND: Millis = 500;
 const LOOK: Millis = 100;
 /// From a write to what the watches of the leaders show of it.
 const WATCH: Millis = 50;
-/// Peers that a node probes.
-const PEERS: usize = 4;
+/// Peers that a node looks at, in the middle.
+const PEERS: usize = WITNESSES;
 const POOLS: usize = 5;
 
 /// Something that happens.
@@ -219,9 +220,33 @@ fn settings() -> Settings {
     Settings { dry_run: false, ..Settings::default() }
 }
 
-/// The peers that `node` probes.
-fn peers(node: usize, nodes: usize) -> impl Iterator<Item = usize> {
-    (1..=PEERS).map(move |peer| (node + peer * peer * 7) % nodes)
+/// Of each node those that it looks at, as the fleet chooses them.
+fn peers(nodes: usize) -> Vec<Vec<usize>> {
+    let mut circle = Circle::default();
+    (0..nodes).for_each(|node| drop(circle.add(&name(node))));
+    let number = |name: &str| name.trim_start_matches("node-").parse().unwrap_or(0);
+    (0..nodes).map(|node| circle.targets_of(&name(node)).map(number).collect()).collect()
+}
+
+/// Nodes that are cut off one after the other: each is complained of by its witnesses, and every second one's own complaints of all that it looks at
+/// are heard as well. Those that are not tainted, and others that are.
+fn cut_off(nodes: usize, peers: &[Vec<usize>], rng: &mut Rng) -> usize {
+    let mut world = World::new(nodes, 1, settings());
+    let cut: Vec<_> = (0..20).map(|fault| fault * 61 % nodes).collect();
+    for (fault, node) in cut.iter().copied().enumerate() {
+        let at = 11 * MINUTE + fault as u64 * 3 * MINUTE;
+        let of_it = peers.iter().enumerate().filter(|(_, targets)| targets.contains(&node)).map(|(witness, _)| (witness, node));
+        let by_it = peers[node].iter().map(|target| (node, *target)).filter(|_| fault % 2 == 0);
+        for (says, about) in of_it.chain(by_it) {
+            let phase = rng.u64(0..ROUND);
+            (0..20).for_each(|round| world.at(at + phase + round * ROUND, Happens::Says { node: says, about, kind: 2, is_bad: true }));
+            world.at(at + phase + 20 * ROUND, Happens::Says { node: says, about, kind: 2, is_bad: false });
+        }
+    }
+    world.run(12 * MINUTE + 20 * 3 * MINUTE);
+    let names: BTreeSet<_> = cut.iter().map(|node| name(*node)).collect();
+    let tainted: BTreeSet<_> = world.outcome.tainted.keys().cloned().collect();
+    names.symmetric_difference(&tainted).count()
 }
 
 /// From a clear fault to the taint, in seconds: half of them, and 99 of 100.
@@ -242,7 +267,7 @@ fn clear_faults(nodes: usize, rng: &mut Rng) -> (f64, f64) {
 }
 
 /// Nodes that are tainted though nothing is wrong with them, in a week with losses, restarts and a partition.
-fn false_taints(nodes: usize, days: u64, rng: &mut Rng) -> usize {
+fn false_taints(nodes: usize, days: u64, peers: &[Vec<usize>], rng: &mut Rng) -> usize {
     let mut world = World::new(nodes, 1, settings());
     let end = days * DAY;
     // Two attempts, each of a request and a reply, one packet in a thousand lost.
@@ -256,9 +281,9 @@ fn false_taints(nodes: usize, days: u64, rng: &mut Rng) -> usize {
             break;
         }
         let node = rng.usize(0..nodes);
-        let (kind, about) = match rng.usize(0..=PEERS) {
-            PEERS => (1, node),
-            peer => (2, peers(node, nodes).nth(peer).unwrap_or(node)),
+        let (kind, about) = match peers[node].get(rng.usize(0..=PEERS)) {
+            Some(peer) => (2, *peer),
+            None => (1, node),
         };
         world.at(when, Happens::Says { node, about, kind, is_bad: true });
         while rng.f64() < failure {
@@ -275,7 +300,7 @@ fn false_taints(nodes: usize, days: u64, rng: &mut Rng) -> usize {
     let is_away = |node: usize| node % 10 < 3;
     for node in (0..nodes).filter(|node| !is_away(*node)) {
         let phase = rng.u64(0..ROUND);
-        for peer in peers(node, nodes).filter(|peer| is_away(*peer)) {
+        for peer in peers[node].iter().copied().filter(|peer| is_away(*peer)) {
             let rounds = 10 * MINUTE / ROUND;
             for round in 0..rounds {
                 // One in ten of what is said again and again is enough after the first minute.
@@ -335,10 +360,12 @@ pub fn run(nodes: usize, days: u64, seed: u64) -> Vec<Figure> {
     let mut rng = Rng::with_seed(seed);
     let (p50, p99) = clear_faults(nodes, &mut rng);
     let (percent, evictions, has_tripped) = storm(nodes, &mut rng);
+    let peers = peers(nodes);
     vec![
         Figure::at_most("fault_to_taint_p50_s", p50, 2.0),
         Figure::at_most("fault_to_taint_p99_s", p99, 5.0),
-        Figure::at_most("false_taints", false_taints(nodes, days, &mut rng) as f64, 0.0),
+        Figure::at_most("false_taints", false_taints(nodes, days, &peers, &mut rng) as f64, 0.0),
+        Figure::at_most("cut_off_misjudged", cut_off(nodes, &peers, &mut rng) as f64, 0.0),
         Figure::at_most("storm_tainted_percent", percent, 5.0),
         Figure::at_most("storm_evictions", evictions as f64, 0.0),
         Figure::is_true("breaker_tripped", has_tripped),

@@ -1,4 +1,5 @@
-//! New nodes under a virtual clock: the real gate, a model of the API server, a provisioner that puts startup taints back, leaders that end.
+//! New nodes under a virtual clock: the real gate, a model of the API server, a provisioner that puts startup taints back, leaders that end. Nodes begin
+//! when they are told, and each measures with two others that nobody else measures with.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -6,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use fastrand::Rng;
 use fleet_plans::health::Millis;
 use fleet_plans::node::{Node, Taint};
-use fleet_plans::preflight::{Act, Gate, KEY, Said, Settings, State, UNREGISTERED};
+use fleet_plans::preflight::{Act, Gate, KEY, Reason, Run, Said, Settings, State, UNREGISTERED};
 
 use crate::report::Figure;
 
@@ -18,6 +19,8 @@ const LOOK: Millis = 100;
 const WATCH: Millis = 50;
 /// A node says again what it has said.
 const HEARTBEAT: Millis = 30 * SECOND;
+/// From what is written on a node until the node hears of it.
+const HEARS: Millis = 1_500;
 /// From a leader's end until the next has the Lease.
 const LEASE: Millis = 15 * SECOND;
 
@@ -28,10 +31,12 @@ enum Happens {
     Joins,
     /// The provisioner has it registered; a startup taint that was lifted before is put back, and nobody is asked.
     Registered,
-    /// Its checks begin, in this boot.
-    Begins(u8),
+    /// It waits for its turn, in this boot.
+    Waits(u8),
+    /// Its checks begin, as the run that it was told.
+    Begins { boot: u8, run: Millis },
     /// They are at their end.
-    Ends { boot: u8, is_well: bool },
+    Ends { boot: u8, run: Millis },
     /// It says what it last said.
     Says,
     /// It is started again: what it said before is of another boot.
@@ -45,6 +50,14 @@ enum Happens {
 #[derive(Debug, Default)]
 struct Machine {
     said: Option<Said>,
+    /// How long its checks take.
+    lasts: Millis,
+    /// Which boot it is in.
+    boot: u8,
+    /// Whether its checks come to a good end.
+    is_well: bool,
+    /// The last run that it has heard of.
+    heard: Millis,
     /// When its checks came to a good end, of this boot.
     passed: Option<Millis>,
     /// When the taint was lifted.
@@ -56,6 +69,8 @@ struct Replica {
     nodes: BTreeMap<String, Node>,
     /// It has no Lease before.
     leads_from: Millis,
+    /// Something was heard since it looked. Without news it looks where time alone may change something, as the executor does.
+    is_heard: bool,
 }
 
 /// What came of it.
@@ -63,8 +78,12 @@ struct Replica {
 struct Outcome {
     /// From the end of the checks to the lifted taint, of each node that passed.
     took: Vec<Millis>,
-    /// Nodes that passed and have the taint.
+    /// Nodes that passed and have the taint, and those that would have passed and were never told to begin.
     orphans: usize,
+    /// The most that were told to begin within a second.
+    most_begun: usize,
+    /// Nodes that were measured with by two at a time.
+    shared: usize,
     /// Nodes that were let in without having passed in their boot.
     wrong: usize,
     /// The most that were let in within a second.
@@ -81,6 +100,7 @@ struct World {
     /// The leader ends instead of this write.
     crash_at: Option<usize>,
     lifted: Vec<Millis>,
+    begun: Vec<Millis>,
     outcome: Outcome,
 }
 
@@ -98,7 +118,7 @@ fn boot(number: u8) -> String {
 
 impl World {
     fn new(nodes: usize, leaders: usize, crash_at: Option<usize>) -> Self {
-        let replica = |_| Replica { gate: Gate::new(settings(), &BTreeMap::new()), nodes: BTreeMap::new(), leads_from: 0 };
+        let replica = |_| Replica { gate: Gate::new(settings(), &BTreeMap::new()), nodes: BTreeMap::new(), leads_from: 0, is_heard: false };
         Self {
             now: 0,
             nodes: BTreeMap::new(),
@@ -107,6 +127,7 @@ impl World {
             queue: BinaryHeap::new(),
             crash_at,
             lifted: Vec::new(),
+            begun: Vec::new(),
             outcome: Outcome::default(),
         }
     }
@@ -115,23 +136,13 @@ impl World {
         self.queue.push(Reverse((at, node, happens)));
     }
 
-    /// A node that joins at `at`, registers, and is checked; some fail, and some are started again in the middle.
+    /// A node that joins at `at`, registers, and is checked; some fail, and some are started again in the middle or behind it.
     fn join(&mut self, node: usize, at: Millis, lasts: Millis, rng: &mut Rng) {
         self.at(at, node, Happens::Joins);
         self.at(at + rng.u64(0..20 * SECOND), node, Happens::Registered);
-        let (mut begins, mut boot) = (at + rng.u64(SECOND..5 * SECOND), 1);
-        self.at(begins, node, Happens::Begins(boot));
-        if node % 11 == 5 {
-            // Once after it has passed, once before.
-            let reboots = begins + if node.is_multiple_of(2) { lasts / 2 } else { lasts + MINUTE };
-            if reboots > begins + lasts {
-                self.at(begins + lasts, node, Happens::Ends { boot, is_well: true });
-            }
-            self.at(reboots, node, Happens::Reboots);
-            (begins, boot) = (reboots + 30 * SECOND, 2);
-            self.at(begins, node, Happens::Begins(boot));
-        }
-        self.at(begins + lasts, node, Happens::Ends { boot, is_well: node % 13 != 7 });
+        let is_well = node % 13 != 7;
+        self.machines[node] = Machine { lasts, boot: 1, is_well, ..Machine::default() };
+        self.at(at + rng.u64(SECOND..5 * SECOND), node, Happens::Waits(1));
     }
 
     fn run(&mut self, until: Millis) {
@@ -152,7 +163,7 @@ impl World {
             match (machine.passed, machine.lifted) {
                 (Some(passed), Some(lifted)) => self.outcome.took.push(lifted.saturating_sub(passed)),
                 (Some(_), None) => self.outcome.orphans += 1,
-                (None, _) => {}
+                (None, _) => self.outcome.orphans += usize::from(machine.is_well),
             }
             self.outcome.orphans += usize::from(has_taint && machine.passed.is_some() && machine.lifted.is_some());
         }
@@ -164,7 +175,9 @@ impl World {
         match happens {
             Happens::Joins => {
                 let taints = [KEY, UNREGISTERED].map(|key| Taint::no_schedule(key, "")).to_vec();
-                let node = Node { name: name.clone(), resource_version: "1".to_owned(), taints, boot: boot(1), ..Node::default() };
+                let (resource_version, addresses) = ("1".to_owned(), vec![[10, 0, 0, 1].into()]);
+                let node =
+                    Node { name: name.clone(), resource_version, taints, boot: boot(1), is_ready: true, addresses, ..Node::default() };
                 self.nodes.insert(name, node);
             }
             Happens::Registered => {
@@ -172,17 +185,35 @@ impl World {
                     node.taints.retain(|taint| taint.key != UNREGISTERED);
                 }
             }
-            Happens::Begins(number_of_boot) => {
-                self.say(number, Said { state: State::Running, boot: boot(number_of_boot), evidence: Vec::new() });
+            Happens::Waits(of) => {
+                self.say(number, said(State::Waiting, of, 0));
                 self.at(at + HEARTBEAT, number, Happens::Says);
+                // Nobody keeps pods away from it: it is told that it need not wait.
+                if self.nodes.get(&name).is_some_and(|node| !has_key(node)) {
+                    self.at(at + HEARS, number, Happens::Begins { boot: of, run: 0 });
+                }
                 is_written = false;
             }
-            Happens::Ends { boot: of, is_well } => {
-                let state = if is_well { State::Passed } else { State::Failed };
-                self.machines[number].passed = is_well.then_some(at);
-                self.say(number, Said { state, boot: boot(of), evidence: Vec::new() });
+            Happens::Begins { boot: of, run } if of == self.machines[number].boot => {
+                self.say(number, said(State::Running, of, run));
+                let lasts = self.machines[number].lasts;
+                self.at(at + lasts, number, Happens::Ends { boot: of, run });
+                if number % 11 == 5 && of == 1 {
+                    // Once before its end, once behind it.
+                    let after = if number.is_multiple_of(2) { lasts / 2 } else { lasts + MINUTE };
+                    self.at(at + after, number, Happens::Reboots);
+                }
                 is_written = false;
             }
+            Happens::Ends { boot: of, run } if of == self.machines[number].boot => {
+                let machine = &mut self.machines[number];
+                let state = if machine.is_well { State::Passed } else { State::Failed };
+                machine.passed = machine.is_well.then_some(at);
+                self.say(number, said(state, of, run));
+                is_written = false;
+            }
+            // Of the boot before.
+            Happens::Begins { .. } | Happens::Ends { .. } => is_written = false,
             Happens::Says => {
                 if let Some(said) = self.machines[number].said.clone() {
                     self.say(number, said);
@@ -192,7 +223,8 @@ impl World {
             }
             Happens::Reboots => {
                 // Its daemon says once more what it had in its file, of the boot before.
-                self.machines[number].passed = None;
+                (self.machines[number].passed, self.machines[number].boot) = (None, 2);
+                self.at(at + 30 * SECOND, number, Happens::Waits(2));
                 if let Some(node) = self.nodes.get_mut(&name) {
                     node.boot = boot(2);
                 }
@@ -203,18 +235,40 @@ impl World {
                 }
             }
             Happens::Seen => {
+                let Some(node) = self.nodes.get(&name).cloned() else { return };
                 for replica in &mut self.replicas {
-                    if let Some(node) = self.nodes.get(&name) {
-                        replica.gate.node_changed(&name, Some(node));
-                        replica.nodes.insert(name.clone(), node.clone());
-                    }
+                    replica.gate.node_changed(&name, Some(&node));
+                    replica.nodes.insert(name.clone(), node.clone());
+                    replica.is_heard = true;
                 }
-                return;
+                return self.hear_of_run(number, &node);
             }
         }
         if is_written {
             self.written(number);
         }
+    }
+
+    /// The node is told of a run that is new.
+    fn hear_of_run(&mut self, number: usize, node: &Node) {
+        let machine = &mut self.machines[number];
+        let waits = machine.said.as_ref().is_some_and(|said| said.state == State::Waiting && said.boot == node.boot);
+        let new = Run::of(node).filter(|run| run.is_open(self.now) && run.at != machine.heard && waits);
+        if let Some(run) = new {
+            machine.heard = run.at;
+            let begins = Happens::Begins { boot: machine.boot, run: run.at };
+            self.at(self.now + HEARS, number, begins);
+        }
+    }
+
+    /// Nodes that two runs have for themselves.
+    fn shared(&self) -> usize {
+        let open = self.nodes.iter().filter_map(|(name, node)| Some((name, Run::of(node).filter(|run| run.is_open(self.now))?)));
+        let mut taken: Vec<_> = open.flat_map(|(name, run)| run.with.into_iter().chain([name.clone()])).collect();
+        let all = taken.len();
+        taken.sort_unstable();
+        taken.dedup();
+        all - taken.len()
     }
 
     /// The node has another version; leaders see it soon.
@@ -228,15 +282,17 @@ impl World {
     fn say(&mut self, number: usize, said: Said) {
         for replica in &mut self.replicas {
             replica.gate.hear(&name(number), said.clone());
+            replica.is_heard = true;
         }
         self.machines[number].said = Some(said);
     }
 
     fn lead(&mut self, which: usize) {
         let replica = &mut self.replicas[which];
-        if self.now < replica.leads_from {
+        if self.now < replica.leads_from || !(replica.is_heard || replica.gate.is_busy()) {
             return;
         }
+        replica.is_heard = false;
         for act in replica.gate.acts(self.now, &replica.nodes) {
             if act.change.is_none() {
                 continue;
@@ -258,7 +314,7 @@ impl World {
                 gate.hear(&name(number), said.clone());
             }
         }
-        self.replicas[which] = Replica { gate, nodes: self.nodes.clone(), leads_from: self.now + LEASE };
+        self.replicas[which] = Replica { gate, nodes: self.nodes.clone(), leads_from: self.now + LEASE, is_heard: true };
     }
 
     /// The patch: all of it, or nothing where the node has changed.
@@ -279,6 +335,15 @@ impl World {
         let is_registering = node.taints.iter().any(|taint| taint.key == UNREGISTERED);
         *node = change.applied_to(node);
         let number = act.node.trim_start_matches("node-").parse().unwrap_or(0);
+        if act.reason == Reason::PreflightTold {
+            self.begun.retain(|at| self.now - at < SECOND);
+            self.begun.push(self.now);
+            self.outcome.most_begun = self.outcome.most_begun.max(self.begun.len());
+            self.outcome.shared = self.outcome.shared.max(self.shared());
+        }
+        if act.reason != Reason::PreflightPassed {
+            return self.written(number);
+        }
         let machine = &mut self.machines[number];
         self.outcome.wrong += usize::from(machine.passed.is_none() || is_registering);
         machine.lifted.get_or_insert(self.now);
@@ -287,6 +352,10 @@ impl World {
         self.outcome.most = self.outcome.most.max(self.lifted.len());
         self.written(number);
     }
+}
+
+fn said(state: State, of: u8, run: Millis) -> Said {
+    Said { state, boot: boot(of), evidence: Vec::new(), run, hears: true }
 }
 
 fn has_key(node: &Node) -> bool {
@@ -302,15 +371,15 @@ fn joins(nodes: usize, rng: &mut Rng) -> Outcome {
         let lasts = if node < 30 { 2 * MINUTE } else { rng.u64(MINUTE..3 * MINUTE) };
         world.join(node, at, lasts, rng);
     }
-    world.run(nodes as Millis * SECOND + 10 * MINUTE);
+    world.run(nodes as Millis * SECOND + 20 * MINUTE);
     world.outcome
 }
 
 /// Over every point at which a leader may end, with one and with two of them, and with taints that are put back.
 fn crashes(seed: u64) -> Outcome {
     let run = |leaders: usize, crash_at: Option<usize>| {
-        let (mut world, mut rng) = (World::new(30, leaders, crash_at), Rng::with_seed(seed));
-        for node in 0..30 {
+        let (mut world, mut rng) = (World::new(18, leaders, crash_at), Rng::with_seed(seed));
+        for node in 0..18 {
             world.join(node, SECOND + node as Millis * 500, MINUTE, &mut rng);
             if node % 7 == 1 {
                 world.at(8 * MINUTE, node, Happens::Restored);
@@ -326,6 +395,8 @@ fn crashes(seed: u64) -> Outcome {
             let outcome = run(leaders, crash_at);
             all.orphans += outcome.orphans;
             all.wrong += outcome.wrong;
+            // Two leaders may begin twice as many, and choose alike; what they write is decided from the same nodes.
+            all.shared = all.shared.max(if leaders == 1 { outcome.shared } else { 0 });
         }
     }
     all
@@ -340,6 +411,8 @@ pub fn run(nodes: usize, seed: u64) -> Vec<Figure> {
     vec![
         Figure::at_most("preflight_to_schedulable_s", slowest, 10.0),
         Figure::at_most("preflight_lifted_per_second", joined.most as f64, settings().per_second as f64),
+        Figure::at_most("preflight_begun_per_second", joined.most_begun as f64, settings().per_second as f64),
+        Figure::at_most("preflight_shared_partners", (joined.shared + crashed.shared) as f64, 0.0),
         Figure::at_most("preflight_wrongly_lifted", (joined.wrong + crashed.wrong) as f64, 0.0),
         Figure::at_most("preflight_orphan_taints", (joined.orphans + crashed.orphans) as f64, 0.0),
     ]

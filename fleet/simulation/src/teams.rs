@@ -18,7 +18,7 @@ fn node(number: usize) -> Node {
         name: format!("node-{number:05}"),
         resource_version: "1".to_owned(),
         labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-        pods: u32::try_from(number * 31 % 60).unwrap_or(0),
+        pods: u32::try_from(number * 31 % 60).ok(),
         is_ready: true,
         ..Node::default()
     }

@@ -66,6 +66,8 @@ impl Deed {
     /// Of new nodes.
     pub(super) fn of_preflight(act: preflight::Act, node: Node) -> Self {
         let (reason, is_warning) = match act.reason {
+            preflight::Reason::PreflightTold => ("PreflightTold", false),
+            preflight::Reason::PreflightGivenUp => ("PreflightGivenUp", true),
             preflight::Reason::PreflightPassed => ("PreflightPassed", false),
             preflight::Reason::PreflightFailed => ("PreflightFailed", true),
         };

@@ -24,7 +24,7 @@ pub(super) struct Round {
 
 /// A pod that may be evicted.
 #[derive(Debug, PartialEq, Eq)]
-struct Pod {
+pub(super) struct Pod {
     namespace: String,
     name: String,
     uid: String,
@@ -32,16 +32,13 @@ struct Pod {
 
 /// Evicts some of a node's pods. Those of Jobs are left to end, unless `with_jobs`.
 pub(super) async fn round(shared: Arc<Shared>, node: String, with_jobs: bool) -> Round {
-    // From the API server's cache: what is evicted twice is gone.
-    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}&resourceVersion=0");
-    let list = match ask(&shared.client, Method::GET, &path, None).await {
-        Outcome::Done(list) => list,
-        other => {
+    let mut pods = match left(&shared, &node, with_jobs).await {
+        Ok(pods) => pods,
+        Err(other) => {
             tracing::warn!(node, outcome = ?other, "pods of a sick node not listed");
             return Round { node, is_empty: false, given_up: Some(other) };
         }
     };
-    let mut pods: Vec<_> = list["items"].as_array().into_iter().flatten().filter_map(|pod| evictable(pod, with_jobs)).collect();
     // Those that wait for a budget do not keep the others from their turn.
     fastrand::shuffle(&mut pods);
     let mut round = Round { node, is_empty: pods.is_empty(), given_up: None };
@@ -67,6 +64,19 @@ pub(super) async fn round(shared: Arc<Shared>, node: String, with_jobs: bool) ->
         }
     }
     round
+}
+
+/// Pods of a node that may be evicted.
+pub(super) async fn left(shared: &Shared, node: &str, with_jobs: bool) -> Result<Vec<Pod>, Outcome> {
+    // From the API server's cache: what is evicted twice is gone.
+    let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}&resourceVersion=0");
+    match ask(&shared.client, Method::GET, &path, None).await {
+        Outcome::Done(list) => {
+            let pods = list["items"].as_array().into_iter().flatten();
+            Ok(pods.filter_map(|pod| evictable(pod, with_jobs)).collect())
+        }
+        other => Err(other),
+    }
 }
 
 /// Those of DaemonSets come back, those of the kubelet's own files cannot be evicted, and who has ended or is ending needs no push.

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What has become of the file.
+/// What has become of the file, or of the object that is there instead.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TeamsFile {
     /// The last good one.
@@ -37,8 +37,8 @@ impl TeamsFile {
         if faults.is_empty() { Ok(teams) } else { Err(faults.iter().map(ToString::to_string).collect()) }
     }
 
-    /// Takes note of a look at the file: whether anything is new.
-    fn take(&mut self, read: Result<Teams, Vec<String>>) -> bool {
+    /// Takes note of a look at it: whether anything is new.
+    pub(super) fn take(&mut self, read: Result<Teams, Vec<String>>) -> bool {
         let next = match read {
             Ok(teams) if self.teams.as_deref() == Some(&teams) => Self { teams: self.teams.clone(), faults: Vec::new() },
             Ok(teams) => {
@@ -47,7 +47,7 @@ impl TeamsFile {
             }
             Err(faults) => {
                 for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
-                    tracing::error!(fault, "the file of teams is bad: nothing changes");
+                    tracing::error!(fault, "teams are bad: nothing changes");
                 }
                 Self { teams: self.teams.clone(), faults }
             }

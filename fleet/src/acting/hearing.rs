@@ -20,6 +20,8 @@ pub enum Heard {
     Verdict(Report),
     /// How far it is before its first pod.
     Preflight(Said),
+    /// How many pods it has.
+    Pods(u32),
 }
 
 /// Hands on what nodes report, for as long as this replica leads: the caller ends it. Ends by itself when nobody hears.
@@ -45,7 +47,8 @@ impl Looks {
     fn heard(&mut self, node: &str, report: message::Report) -> Vec<Heard> {
         // What is told again is the same: the state machine keeps the newest.
         let preflight = report.preflight.clone().and_then(said).map(Heard::Preflight);
-        self.verdicts(node, report).into_iter().map(Heard::Verdict).chain(preflight).collect()
+        let pods = report.pods.map(Heard::Pods);
+        self.verdicts(node, report).into_iter().map(Heard::Verdict).chain(preflight).chain(pods).collect()
     }
 
     /// What was looked at since the node's last report. What could not be told is neither good nor bad, and what is about nobody that this
@@ -84,11 +87,13 @@ impl Looks {
 fn said(preflight: message::Preflight) -> Option<Said> {
     let state = match preflight.state() {
         PreflightState::Unknown => return None,
+        PreflightState::Waiting => State::Waiting,
         PreflightState::Running => State::Running,
         PreflightState::Passed => State::Passed,
         PreflightState::Failed => State::Failed,
     };
-    Some(Said { state, boot: preflight.boot, evidence: preflight.evidence })
+    let message::Preflight { boot, evidence, run, hears, .. } = preflight;
+    Some(Said { state, boot, evidence, run, hears })
 }
 
 #[cfg(test)]
@@ -125,10 +130,13 @@ mod tests {
     #[test]
     fn what_is_said_of_a_preflight_is_handed_on_and_a_state_of_the_future_is_not() {
         let heard = |state: i32| {
-            let preflight = message::Preflight { state, boot: "b".to_owned(), since_seconds: 1, evidence: vec!["disk: slow".to_owned()] };
+            let (boot, evidence) = ("b".to_owned(), vec!["disk: slow".to_owned()]);
+            let preflight = message::Preflight { state, boot, since_seconds: 1, evidence, run: 7, hears: true, measured: Vec::new() };
             Looks::default().heard("n", message::Report { preflight: Some(preflight), ..message::Report::default() })
         };
-        let said = |state| [Heard::Preflight(Said { state, boot: "b".to_owned(), evidence: vec!["disk: slow".to_owned()] })];
+        let evidence = || vec!["disk: slow".to_owned()];
+        let said = |state| [Heard::Preflight(Said { state, boot: "b".to_owned(), evidence: evidence(), run: 7, hears: true })];
+        assert_eq!(heard(PreflightState::Waiting.into()), said(State::Waiting));
         assert_eq!(heard(PreflightState::Running.into()), said(State::Running));
         assert_eq!(heard(PreflightState::Passed.into()), said(State::Passed));
         assert_eq!(heard(PreflightState::Failed.into()), said(State::Failed));

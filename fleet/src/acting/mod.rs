@@ -4,13 +4,16 @@
 //! nodes that have been listed to the end, by one patch that fails where the node has changed, at a bounded rate, one at a time for a node.
 //! In a dry run nothing is written: logs and metrics say what would be.
 
+mod again;
 mod carry;
 mod counters;
 mod drain;
 mod executor;
 mod file;
 mod hearing;
+mod hook;
 mod nodes;
+mod object;
 mod request;
 mod reset;
 mod schedule;
@@ -25,6 +28,7 @@ pub use file::{TeamsFile, follow};
 pub use hearing::Heard;
 pub(crate) use hearing::hear;
 pub use nodes::Nodes;
+pub use object::{GROUP, RESOURCE, TeamsObject, VERSION};
 pub(crate) use request::{Outcome, ask};
 pub(crate) use reset::ANNOTATION as RESET;
 pub use settings::Settings;

@@ -4,6 +4,7 @@
 //! told of changes that a plan could see: kubelets' heartbeats are none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fleet_plans::node::Node;
@@ -25,6 +26,10 @@ struct State {
     nodes: BTreeMap<String, Node>,
     /// Of whom something has changed since it was last asked; nothing where nobody follows.
     changed: Option<BTreeSet<String>>,
+    /// How often a node has come or gone, or is reached elsewhere than before.
+    moved: u64,
+    /// How often anything but a heartbeat has changed.
+    changes: u64,
 }
 
 impl Default for Nodes {
@@ -56,6 +61,23 @@ impl Nodes {
         look(&self.lock().nodes)
     }
 
+    /// Those that can be reached by others, with where; nothing where that is as it was at `before`. A node that is not Ready is known to be
+    /// out of order, and nobody needs to say so.
+    pub(crate) fn reachable(&self, before: Option<u64>) -> Option<(u64, BTreeMap<String, Vec<IpAddr>>)> {
+        let state = self.lock();
+        let reachable = || {
+            let there = state.nodes.values().filter(|node| node.is_ready && !node.addresses.is_empty());
+            there.map(|node| (node.name.clone(), node.addresses.clone())).collect()
+        };
+        (before != Some(state.moved)).then(|| (state.moved, reachable()))
+    }
+
+    /// What follows from the nodes, unless they are as they were at `before`. The look must not wait.
+    pub(crate) fn if_changed<R>(&self, before: Option<u64>, look: impl FnOnce(&BTreeMap<String, Node>) -> R) -> Option<(u64, R)> {
+        let state = self.lock();
+        (before != Some(state.changes)).then(|| (state.changes, look(&state.nodes)))
+    }
+
     /// Follows changes from now on. There is one follower: the leader.
     pub(super) fn follow(&self) -> Follower<'_> {
         self.lock().changed = Some(BTreeSet::new());
@@ -69,6 +91,13 @@ impl Nodes {
         self.tell(&state);
     }
 
+    /// A node says how many pods it has. No plan is made for that; the next one goes by it.
+    pub(super) fn has_pods(&self, name: &str, pods: u32) {
+        if let Some(node) = self.lock().nodes.get_mut(name) {
+            node.pods = Some(pods);
+        }
+    }
+
     fn tell(&self, state: &State) {
         if state.changed.as_ref().is_some_and(|changed| !changed.is_empty()) {
             self.changed.notify_one();
@@ -77,12 +106,16 @@ impl Nodes {
 }
 
 impl State {
-    fn put(&mut self, node: Node) {
+    fn put(&mut self, mut node: Node) {
         let before = self.nodes.get(&node.name);
+        node.pods = before.and_then(|before| before.pods);
         if before.is_some_and(|before| version(&before.resource_version) > version(&node.resource_version)) {
             return;
         }
         let is_same = before.is_some_and(|before| is_same(before, &node));
+        let is_there = before.is_some_and(|before| (before.is_ready, &before.addresses) == (node.is_ready, &node.addresses));
+        self.moved += u64::from(!is_there);
+        self.changes += u64::from(!is_there || !is_same);
         if let Some(changed) = self.changed.as_mut().filter(|_| !is_same) {
             changed.insert(node.name.clone());
         }
@@ -90,19 +123,21 @@ impl State {
     }
 
     fn remove(&mut self, name: &str) {
-        if self.nodes.remove(name).is_some()
-            && let Some(changed) = &mut self.changed
-        {
+        if self.nodes.remove(name).is_none() {
+            return;
+        }
+        self.moved += 1;
+        self.changes += 1;
+        if let Some(changed) = &mut self.changed {
             changed.insert(name.to_owned());
         }
     }
 }
 
-/// Alike but for the version?
+/// Alike but for the version, and for what moves nothing by itself?
 fn is_same(one: &Node, other: &Node) -> bool {
-    let Node { name: _, resource_version: _, labels, annotations, taints, pods, is_ready, boot } = one;
-    (labels, annotations, taints, pods, is_ready, boot)
-        == (&other.labels, &other.annotations, &other.taints, &other.pods, &other.is_ready, &other.boot)
+    let Node { name: _, resource_version: _, labels, annotations, taints, pods: _, is_ready, boot, addresses: _ } = one;
+    (labels, annotations, taints, is_ready, boot) == (&other.labels, &other.annotations, &other.taints, &other.is_ready, &other.boot)
 }
 
 /// Versions are numbers, since 1.35 by promise; the watch refuses others.
@@ -214,7 +249,11 @@ mod tests {
         };
         let version = |version: u64| Some(version.to_string());
         assert_eq!(after(Some(Event::Applied(object("a", 7, "x")))), (0, version(7)), "a heartbeat");
+        shared.has_pods("a", 3);
+        shared.has_pods("nobody", 3);
+        assert_eq!(after(None), (0, version(7)), "more pods are no change");
         assert_eq!(after(Some(Event::Applied(object("a", 9, "y")))), (1, version(9)));
+        assert_eq!(shared.view(|nodes| nodes["a"].pods), Some(3), "kept over changes of the object");
         assert_eq!(after(Some(Event::Applied(object("a", 8, "x")))), (0, version(9)), "an old event");
         assert_eq!(after(Some(Event::Deleted(object("a", 10, "x")))), (1, None));
         assert_eq!(after(Some(Event::Deleted(object("a", 10, "x")))), (0, None));

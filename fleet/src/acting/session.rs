@@ -6,14 +6,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fleet_plans::health::{Leader, Millis, Record, Report, Stage};
+use fleet_plans::node::Node;
 use fleet_plans::preflight::Gate;
 use fleet_plans::teams::{Teams, Told, plan};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::again::{self, Looked};
 use super::carry::{Deed, Shared, carry_out, reason};
 use super::drain::{self, Round};
 use super::hearing::Heard;
+use super::hook;
 use super::nodes::{Follower, Nodes};
 use super::request::Outcome;
 use super::reset::{self, Reset};
@@ -23,6 +26,8 @@ use super::{Mode, Part};
 
 /// Between two plans of teams: one of 7,500 nodes takes some 50 ms.
 const PLAN: Millis = 200;
+/// Before the first plan: by then nodes have said how many pods they have.
+const FIRST_PLAN: Millis = 2_000;
 /// Between two looks of the state machine of health.
 const LOOK: Millis = 100;
 /// What has waited for so long is decided anew: the state machine forgets it then, too.
@@ -31,6 +36,8 @@ const STALE: Millis = 10_000;
 const ROUNDS: Millis = 1_000;
 const ROUND_OF_NODE: Millis = 5_000;
 const ROUND_OF_EMPTY: Millis = 60_000;
+/// Between two times that a node is handed over.
+const HAND_OVER: Millis = 3_600_000;
 /// Between two looks whether a person has reset the breaker.
 const RESET: Millis = 5_000;
 /// Between two counts of streams: those that break within are one event.
@@ -40,6 +47,8 @@ const STREAMS: Millis = 1_000;
 pub(super) enum Ended {
     Deed((Part, String, Outcome)),
     Round(Round),
+    Looked(Looked),
+    HandedOver(String),
     Reset(Reset),
 }
 
@@ -87,6 +96,8 @@ pub(super) struct Session<'a> {
     /// When the next round of evictions may be; of each node.
     rounds: (Millis, BTreeMap<String, Millis>),
     is_in_round: bool,
+    /// When nodes were handed over, and whether one is just then.
+    handed_over: (BTreeMap<String, Millis>, bool),
     reset: (Millis, Option<Reset>),
 }
 
@@ -114,12 +125,13 @@ impl<'a> Session<'a> {
             teams: None,
             moves: Vec::new(),
             is_plan_due: false,
-            planned_at: 0,
+            planned_at: epoch + FIRST_PLAN - PLAN,
             said: BTreeSet::new(),
             left_alone: BTreeSet::new(),
             streams: (0, 0),
             rounds: (0, BTreeMap::new()),
             is_in_round: false,
+            handed_over: (BTreeMap::new(), false),
             reset: (0, None),
         }
     }
@@ -148,6 +160,7 @@ impl<'a> Session<'a> {
                     gate.hear(&node, said);
                 }
             }
+            Heard::Pods(pods) => return self.shared.nodes.has_pods(&node, pods),
         }
         self.is_heard = true;
     }
@@ -182,6 +195,16 @@ impl<'a> Session<'a> {
                 }
                 self.rounds.1.insert(round.node, now + if round.is_empty { ROUND_OF_EMPTY } else { ROUND_OF_NODE });
             }
+            Ok(Ended::HandedOver(node)) => {
+                self.handed_over.0.insert(node, now);
+                self.handed_over.1 = false;
+            }
+            Ok(Ended::Looked(Looked { node, is_told, outcome })) => {
+                self.schedule.end(&node, &outcome, now, fastrand::f64());
+                if let Some(gate) = &mut self.gate {
+                    gate.looked(now, &node, is_told);
+                }
+            }
             Ok(Ended::Reset(seen)) => self.judge(seen, now),
             // A task of ours has panicked; what it had in flight is not known. The next leader begins with nothing.
             Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),
@@ -196,6 +219,8 @@ impl<'a> Session<'a> {
         self.plan(now);
         self.act(now);
         self.evict(now);
+        self.hand_over(now);
+        self.check_again(now);
         self.ask_for_reset(now);
         self.tell();
     }
@@ -340,7 +365,9 @@ impl<'a> Session<'a> {
             let draining = self.health.evicts(now, nodes);
             self.rounds.1.retain(|name, _| draining.contains(name));
             let due = |name: &String| self.rounds.1.get(name).copied().unwrap_or_default();
-            let next = draining.into_iter().filter(|name| due(name) <= now).min_by_key(due)?;
+            // Of those that are due alike the emptiest: it is done the soonest.
+            let turn = |name: &String| (due(name), nodes.get(name).map_or(u32::MAX, Node::fullness));
+            let next = draining.into_iter().filter(|name| due(name) <= now).min_by_key(turn)?;
             let with_jobs = nodes.get(&next).and_then(Record::of).is_some_and(|record| record.stage >= Stage::Overdue);
             Some((next, with_jobs))
         });
@@ -351,6 +378,37 @@ impl<'a> Session<'a> {
             let round = drain::round(Arc::clone(&self.shared), node, with_jobs);
             self.work.spawn(async { Ended::Round(round.await) });
         }
+    }
+
+    /// Begins to hand a node over, one at a time: what it does is not known here.
+    fn hand_over(&mut self, now: Millis) {
+        let (handed_over, is_busy) = &mut self.handed_over;
+        let Some(hook) = self.settings.hook.clone().filter(|_| !*is_busy) else { return };
+        let next = self.shared.nodes.view(|nodes| {
+            let forced = self.health.hands_over(now, nodes);
+            handed_over.retain(|name, _| forced.contains(name));
+            let is_due = |name: &&String| handed_over.get(*name).is_none_or(|at| now.saturating_sub(*at) >= HAND_OVER);
+            let node = nodes.get(forced.iter().find(is_due)?)?;
+            Some((node.clone(), Record::of(node)?.evidence))
+        });
+        if let Some((node, evidence)) = next {
+            *is_busy = true;
+            let handed_over = hook::hand_over(Arc::clone(&self.shared), hook, node, evidence, now);
+            self.work.spawn(async { Ended::HandedOver(handed_over.await) });
+        }
+    }
+
+    /// Begins a look at a node whose checks are long ago.
+    fn check_again(&mut self, now: Millis) {
+        let Self { shared, gate, schedule, .. } = self;
+        let Some(gate) = gate.as_mut().filter(|_| schedule.is_open(now)) else { return };
+        let Some(due) = shared.nodes.view(|nodes| gate.due(now, nodes)) else { return };
+        if !schedule.is_free(&due.node.name, now) {
+            return gate.looked(now, &due.node.name, false);
+        }
+        schedule.begin(&due.node.name, now);
+        let look = again::look(Arc::clone(shared), due);
+        self.work.spawn(async { Ended::Looked(look.await) });
     }
 
     fn ask_for_reset(&mut self, now: Millis) {

@@ -1,5 +1,6 @@
 //! How the leader acts, and how often it looks.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fleet_plans::{health, preflight};
@@ -13,6 +14,8 @@ pub struct Settings {
     pub teams: Mode,
     /// Health's thresholds and budgets; `dry_run` says whether it acts.
     pub health: health::Settings,
+    /// Who takes over a node that nobody has mended; the state machine comes that far only where there is one.
+    pub hook: Option<PathBuf>,
     /// New nodes, where their taint is looked at; `dry_run` says whether it is lifted.
     pub preflight: Option<preflight::Settings>,
     /// Acts a second, of all parts.

@@ -21,6 +21,12 @@ pub enum NodesError {
     /// No Lease.
     #[error("there is no lease {0}: no replica of barewire-fleet has run, or it has another (--lease-namespace, --lease)")]
     NoLease(String),
+    /// The Lease names nobody that could be asked.
+    #[error("the lease is held by {0:?}, which says not where it is: replicas need --advertise; name one by --server HOST:PORT")]
+    NoLeader(String),
+    /// What is asked cannot be now.
+    #[error("{0}")]
+    NotNow(#[from] fleet_plans::preflight::NotNow),
     /// Somebody else has written it.
     #[error("it has changed each time before it was written: try again")]
     Changed,

@@ -9,13 +9,16 @@ use std::collections::BTreeMap;
 
 use fleet_plans::health::{Explanation, Millis, NOTE, Note, Quarantine, Settings, Standing, explain, pardon};
 use fleet_plans::node::{Change, Node};
+use fleet_plans::preflight;
 use http::Method;
 use serde_json::{Value, json};
 
 pub use ask::{NodesError, Reach};
+pub(crate) use text::{age_of, columns};
 pub use text::{explanation, table, time};
 
 use crate::acting::RESET;
+use crate::forwarding::address_of;
 
 /// How often a node that changes meanwhile is read again.
 const TRIES: usize = 5;
@@ -35,6 +38,16 @@ pub async fn all(reach: &Reach) -> Result<BTreeMap<String, Node>, NodesError> {
             _ => return Ok(nodes),
         }
     }
+}
+
+/// Where the replica that leads is reached.
+///
+/// # Errors
+/// See [`NodesError`].
+pub async fn leader(reach: &Reach) -> Result<String, NodesError> {
+    let lease = reach.lease().await?;
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+    address_of(holder).map(str::to_owned).ok_or_else(|| NodesError::NoLeader(holder.to_owned()))
 }
 
 /// How nodes stand at `now`; only those that there is something to say of, unless `with_well`.
@@ -84,6 +97,16 @@ pub async fn quarantined(reach: &Reach, name: &str, quarantine: &Quarantine) -> 
         "{name} is quarantined by {:?}: new pods stay away, those that run stay, until `barewire-fleet pardon {name}`.\n",
         quarantine.by
     ))
+}
+
+/// Has a node make its preflight again.
+///
+/// # Errors
+/// See [`NodesError`]; a node that takes pods does not.
+pub async fn told_to_check(reach: &Reach, name: &str, taint: &str, by: &str, now: Millis) -> Result<String, NodesError> {
+    let nodes = all(reach).await?;
+    change(reach, name, |node| Ok(preflight::asked(node, &nodes, taint, by, now)?)).await?;
+    Ok(format!("{name} is told to make its preflight: `kubectl describe node {name}` has its end (PreflightPassed, PreflightFailed).\n"))
 }
 
 /// The node as it was before.

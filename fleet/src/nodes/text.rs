@@ -14,13 +14,30 @@ pub fn time(at: Millis) -> String {
 
 /// How long ago, in its largest unit.
 fn age(since: Millis, now: Millis) -> String {
-    let seconds = now.saturating_sub(since) / 1_000;
+    age_of(now.saturating_sub(since))
+}
+
+/// So long, in its largest unit.
+pub(crate) fn age_of(span: Millis) -> String {
+    let seconds = span / 1_000;
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7_200 => format!("{}m", seconds / 60),
         7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
+}
+
+/// A head and rows, each column as wide as it has to be.
+pub(crate) fn columns<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    rows.iter().fold(String::new(), |mut text, row| {
+        let line: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", line.join("  ").trim_end());
+        text
+    })
 }
 
 /// One line a node, and how many there are in all.
@@ -44,17 +61,11 @@ pub fn table(standings: &[Standing], of: usize, now: Millis) -> String {
             if checks.is_empty() { "-".to_owned() } else { checks },
         ]
     };
-    let head = ["NODE", "STAGE", "SINCE", "RELAPSES", "WHY"].map(str::to_owned);
-    let rows: Vec<_> = [head].into_iter().chain(standings.iter().map(row)).collect();
-    let mut text = String::new();
-    if !standings.is_empty() {
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-        let widths: [usize; 4] = std::array::from_fn(width);
-        for [node, stage, since, relapses, why] in &rows {
-            let [a, b, c, d] = widths;
-            let _ = writeln!(text, "{node:a$}  {stage:b$}  {since:c$}  {relapses:d$}  {why}");
-        }
-    }
+    let mut text = if standings.is_empty() {
+        String::new()
+    } else {
+        columns(["NODE", "STAGE", "SINCE", "RELAPSES", "WHY"], standings.iter().map(row))
+    };
     let well = of - standings.iter().filter(|it| it.stage != "well").count();
     let _ = writeln!(text, "{well} of {of} nodes are well");
     text

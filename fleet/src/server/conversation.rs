@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::BEGIN;
 use super::SILENT;
-use crate::identity::IdentityError;
+use crate::identity::{IdentityError, OPERATORS};
 
 /// Without a byte that the peer takes.
 const STUCK: Duration = Duration::from_secs(60);
@@ -40,6 +40,10 @@ pub(super) enum Ended {
     Full(usize),
     #[error("this replica does not lead, or nobody hears reports here")]
     NotLeading,
+    #[error("the certificate is of node {0:?}: how the fleet stands is told to replicas, and to people of the groups {groups}", groups = OPERATORS.join(", "))]
+    MayNotKnow(String),
+    #[error("the certificate is of {0:?}, a person: nodes alone are told what nodes are told")]
+    NoNode(String),
     #[error("{0} replicas forward reports already")]
     Crowded(usize),
     #[error("nothing was heard for {} s", SILENT.as_secs())]
@@ -99,8 +103,13 @@ impl Conversation {
         let frame = encode(&FromFleet { message: Some(ToNode::Refused(refused)) });
         // Who does not listen is not waited for.
         if timeout(Duration::from_secs(1), self.send(&[frame])).await.is_ok() {
-            drop(timeout(Duration::from_secs(1), self.stream.shutdown()).await);
+            self.end().await;
         }
         ended
+    }
+
+    /// Says that it is the end.
+    pub(super) async fn end(&mut self) {
+        drop(timeout(Duration::from_secs(1), self.stream.shutdown()).await);
     }
 }

@@ -1,12 +1,14 @@
-//! The server of the stream: a task and a place in the log for each node, and no queue; and what other replicas forward while this one leads.
+//! The server of the stream: a task and a place in the log for each node, and no queue; and what other replicas forward while this one leads;
+//! and how the replica stands, for whom asks.
 
+mod asked;
 mod conversation;
 mod replicas;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use crate::hub::Hub;
 use crate::identity::{self, Peer};
 use crate::reports::Reports;
 
+pub use asked::Standing;
 pub use replicas::SIGN;
 
 /// Without a sign of life: several of them.
@@ -75,6 +78,10 @@ pub struct Connected {
     pub address: SocketAddr,
     /// Where it last said that it is.
     pub seen: Vec<Position>,
+    /// When it said so.
+    confirmed: Option<Instant>,
+    since: Instant,
+    sent: Arc<asked::Sent>,
     number: u64,
 }
 
@@ -93,12 +100,15 @@ pub struct Server {
     served: AtomicU64,
     reports: Arc<Reports>,
     replicas: Mutex<replicas::Replicas>,
+    standing: OnceLock<Standing>,
 }
 
 /// Who has said hello, and was heard.
 enum Begun<'a> {
     Node(Entered<'a>, Session),
     Replica(replicas::Forwards<'a>),
+    /// Asks how the replica stands, and has been answered.
+    Asked,
 }
 
 impl Server {
@@ -117,7 +127,13 @@ impl Server {
             served: AtomicU64::new(0),
             reports: Arc::default(),
             replicas: Mutex::default(),
+            standing: OnceLock::new(),
         }
+    }
+
+    /// Who this replica is among the others, for whom asks; said once.
+    pub fn stands(&self, standing: Standing) {
+        drop(self.standing.set(standing));
     }
 
     /// What nodes say of their health.
@@ -217,6 +233,7 @@ impl Server {
                     tracing::info!(%address, node = session.node(), reason = %ended, "node disconnected");
                 }
             }
+            Begun::Asked => conversation.end().await,
             Begun::Replica(replica) => {
                 tracing::info!(%address, replica = replica.name(), "replica forwards reports");
                 let ended = self.receive(&mut conversation, &replica, admitted).await;
@@ -251,28 +268,31 @@ impl Server {
             }
         });
         let (peer, first, mut conversation, admitted) = begun.await.map_err(|_| Ended::NoHello)??;
-        let welcomed = match peer {
-            Peer::Node(certified) => self.welcome_node(first, &certified, address),
-            Peer::Replica => self.welcome_replica(first),
+        let welcomed = match (peer, first) {
+            (Peer::Replica | Peer::Operator(_), Some(FromNode::StatusRequest(asked))) => self.tell(asked),
+            (Peer::Node(name), Some(FromNode::StatusRequest(_))) => Err(Ended::MayNotKnow(name)),
+            (Peer::Node(certified), first) => self.welcome_node(first, &certified, address),
+            (Peer::Replica, first) => self.welcome_replica(first),
+            (Peer::Operator(name), _) => Err(Ended::NoNode(name)),
         };
         match welcomed {
-            Ok((begun, welcome)) => {
-                self.send(&mut conversation, &[welcome]).await?;
+            Ok((begun, frames)) => {
+                self.send(&mut conversation, &frames).await?;
                 Ok((begun, conversation, admitted))
             }
             Err(ended) => Err(conversation.refuse(ended.to_string(), ended).await),
         }
     }
 
-    fn welcome_node(&self, first: Option<FromNode>, certified: &str, address: SocketAddr) -> Result<(Begun<'_>, Bytes), Ended> {
+    fn welcome_node(&self, first: Option<FromNode>, certified: &str, address: SocketAddr) -> Result<(Begun<'_>, Vec<Bytes>), Ended> {
         let (session, welcome) = Session::open(first, certified, &self.hub.replica())?;
         let entered = self.enter(session.node(), address).ok_or(Ended::Full(self.limits.nodes))?;
-        Ok((Begun::Node(entered, session), welcome))
+        Ok((Begun::Node(entered, session), vec![welcome]))
     }
 
-    fn welcome_replica(&self, first: Option<FromNode>) -> Result<(Begun<'_>, Bytes), Ended> {
+    fn welcome_replica(&self, first: Option<FromNode>) -> Result<(Begun<'_>, Vec<Bytes>), Ended> {
         let (name, welcome) = Forwarded::open(first, &self.hub.replica())?;
-        Ok((Begun::Replica(self.enter_replica(&name)?), welcome))
+        Ok((Begun::Replica(self.enter_replica(&name)?), vec![welcome]))
     }
 
     /// A second connection of one node takes the place of its first, which may be half open.
@@ -282,8 +302,10 @@ impl Server {
         if nodes.len() >= self.limits.nodes && !nodes.contains_key(node) {
             return None;
         }
-        nodes.insert(node.to_owned(), Connected { address, seen: Vec::new(), number });
-        Some(Entered { server: self, node: node.to_owned(), number })
+        let sent = Arc::<asked::Sent>::default();
+        let connected = Connected { address, seen: Vec::new(), confirmed: None, since: Instant::now(), sent: Arc::clone(&sent), number };
+        nodes.insert(node.to_owned(), connected);
+        Some(Entered { server: self, node: node.to_owned(), number, sent })
     }
 
     async fn converse(
@@ -302,6 +324,8 @@ impl Server {
         drains.mark_changed();
         let mut listening = Instant::now();
         loop {
+            // All that was next has been sent.
+            entered.sent.note(session.places());
             tellings.mark_unchanged();
             let snapshots = session.snapshots();
             let frames = session.next(&mut self.hub.replica(), BUDGET);
@@ -406,12 +430,13 @@ struct Entered<'a> {
     server: &'a Server,
     node: String,
     number: u64,
+    sent: Arc<asked::Sent>,
 }
 
 impl Entered<'_> {
     fn seen(&self, positions: &[Position]) {
         if let Some(connected) = lock(&self.server.nodes).get_mut(&self.node).filter(|it| it.number == self.number) {
-            connected.seen = positions.to_vec();
+            (connected.seen, connected.confirmed) = (positions.to_vec(), Some(Instant::now()));
         }
     }
 

@@ -69,7 +69,12 @@ fn what(version: &str, resource: &str, subresource: &str, path: &str) -> String 
     if resource.is_empty() {
         return path.to_owned();
     }
-    let group = version.split_once('/').map_or(String::new(), |(group, _)| format!(".{group}"));
+    named(version.split_once('/').map_or("", |(group, _)| group), resource, subresource)
+}
+
+/// A resource as it is shown.
+pub(super) fn named(group: &str, resource: &str, subresource: &str) -> String {
+    let group = if group.is_empty() { String::new() } else { format!(".{group}") };
     let sub = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
     format!("{resource}{group}{sub}")
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::audit::{Asks, Count};
 use super::dump::{Asked, Dump};
 use super::metrics::Refused;
 
@@ -28,6 +29,17 @@ pub struct Row {
     pub priority_level: String,
 }
 
+/// A client, by the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Client {
+    /// Which, and what it asks for.
+    #[serde(flatten)]
+    pub asks: Asks,
+    /// How often.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -35,9 +47,25 @@ pub struct Report {
     unreadable: usize,
     seen: BTreeMap<Asked, (u64, u64)>,
     refused: BTreeMap<Refused, u64>,
+    /// By the audit log, where it was read.
+    clients: Option<BTreeMap<Asks, Count>>,
 }
 
 impl Report {
+    /// What the audit log says of the same time.
+    pub fn asked(&mut self, clients: BTreeMap<Asks, Count>, unreadable: usize) {
+        self.unreadable += unreadable;
+        self.clients = Some(clients);
+    }
+
+    /// By the audit log: those who were refused the most first, then those who have asked the most; nothing where it was not read.
+    #[must_use]
+    pub fn clients(&self) -> Option<Vec<Client>> {
+        let mut clients: Vec<_> = self.clients.as_ref()?.iter().map(|(asks, count)| Client { asks: asks.clone(), count: *count }).collect();
+        clients.sort_by_key(|client| std::cmp::Reverse((client.count.refused, client.count.requests)));
+        Some(clients)
+    }
+
     /// One look more.
     pub fn add(&mut self, dump: Dump) {
         self.samples += 1;
@@ -71,7 +99,8 @@ impl Report {
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         let refused: Vec<_> = self.refused.iter().map(|(of, count)| serde_json::json!({ "of": of, "count": count })).collect();
-        serde_json::json!({ "samples": self.samples, "requests": self.rows(), "refused": refused, "unreadable": self.unreadable })
+        let (requests, clients, unreadable) = (self.rows(), self.clients(), self.unreadable);
+        serde_json::json!({ "samples": self.samples, "requests": requests, "clients": clients, "refused": refused, "unreadable": unreadable })
     }
 
     /// For a person: the busiest `most`.
@@ -99,8 +128,20 @@ impl Report {
         if rows.len() > most {
             let _ = writeln!(text, "and {} more", rows.len() - most);
         }
+        if let Some(clients) = self.clients() {
+            let head = ["REQUESTS", "REFUSED", "USER", "USER AGENT", "VERB", "RESOURCE"];
+            let row = |Client { asks, count }: &Client| {
+                let Asks { user, user_agent, verb, resource } = asks.clone();
+                [count.requests.to_string(), count.refused.to_string(), user, user_agent, verb, resource]
+            };
+            let _ = writeln!(text, "by the audit log, meanwhile");
+            text.push_str(&crate::nodes::columns(head, clients.iter().take(most).map(row)));
+            if clients.len() > most {
+                let _ = writeln!(text, "and {} more", clients.len() - most);
+            }
+        }
         if self.unreadable > 0 {
-            let _ = writeln!(text, "{} lines of the dump could not be read", self.unreadable);
+            let _ = writeln!(text, "{} lines could not be read", self.unreadable);
         }
         let _ = writeln!(text, "refused meanwhile: {}", if self.refused.is_empty() { "nothing" } else { "" });
         for (of, count) in &self.refused {
@@ -155,6 +196,17 @@ workload-low, too, few
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert!(report.json()["clients"].is_null() && !text.contains("audit log"));
+        let asks = |agent: &str| Asks {
+            user: "robot".to_owned(),
+            user_agent: agent.to_owned(),
+            verb: "list".to_owned(),
+            resource: "pods".to_owned(),
+        };
+        let busy = Count { requests: 9, refused: 0 };
+        report.asked([(asks("calm/1"), busy), (asks("noisy/2"), Count { requests: 5, refused: 4 })].into(), 0);
+        assert_eq!(report.json()["clients"][0]["userAgent"], "noisy/2");
+        assert!(report.text(1).contains("5         4        robot  noisy/2     list  pods\nand 1 more"), "{}", report.text(1));
         assert_eq!(report.json()["refused"].as_array().unwrap().len(), 2);
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use serde_json::json;
 
 use super::*;
@@ -88,4 +89,63 @@ async fn an_api_server_that_was_away_is_neither_stormed_nor_kept_waiting() {
         with(&server, |server| assert_eq!(server.listed.last(), Some(&round), "asked {} times since", server.asked));
     }
     task.abort();
+}
+
+/// When it was asked, how often it still refuses, and when it says to come again.
+#[derive(Debug)]
+struct Busy {
+    asked: Vec<Instant>,
+    refusals: usize,
+    retry_after: Option<&'static str>,
+}
+
+/// As priority and fairness refuse, by a header and a line of text, without an object; or as a load balancer before API servers that are away.
+async fn refuse(State(busy): State<Arc<Mutex<Busy>>>) -> axum::response::Response {
+    let mut busy = busy.lock().unwrap();
+    busy.asked.push(Instant::now());
+    let is_refused = busy.refusals > 0;
+    busy.refusals = busy.refusals.saturating_sub(1);
+    match busy.retry_after {
+        Some(seconds) if is_refused => {
+            (StatusCode::TOO_MANY_REQUESTS, [("retry-after", seconds)], "Too many requests, please try again later.").into_response()
+        }
+        None if is_refused => (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream").into_response(),
+        _ => {
+            let metadata = json!({ "resourceVersion": "7", "annotations": { LIST_END: "true" } });
+            let end = json!({ "type": "BOOKMARK", "object": { "kind": "Service", "apiVersion": "v1", "metadata": metadata } });
+            (StatusCode::OK, format!("{end}\n")).into_response()
+        }
+    }
+}
+
+/// How long the program's client waits after each of two refusals; on sockets, and on a clock that waits.
+async fn waits(retry_after: Option<&'static str>) -> Vec<Duration> {
+    let busy = Arc::new(Mutex::new(Busy { asked: Vec::new(), refusals: 2, retry_after }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let router = Router::new().fallback(refuse).with_state(Arc::clone(&busy));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let (server, client) = (Shared::default(), crate::retry_after::client(kube::Config::new(url)).unwrap());
+    let task = tokio::spawn(Watch::new(Services(Arc::clone(&server))).run(client));
+    let listed = async {
+        while server.lock().unwrap().listed.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), listed).await.unwrap();
+    task.abort();
+    let asked = &busy.lock().unwrap().asked;
+    asked.windows(2).take(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[tokio::test]
+async fn an_api_server_that_says_when_to_come_again_is_asked_no_sooner() {
+    let waits = waits(Some("4")).await;
+    assert!(waits.len() == 2 && waits.iter().all(|wait| *wait >= Duration::from_secs(4)), "{waits:?}");
+}
+
+#[tokio::test]
+async fn one_that_does_not_say_is_asked_neither_in_milliseconds_nor_after_minutes() {
+    let waits = waits(None).await;
+    assert!(waits.len() == 2 && waits.iter().all(|wait| (PAUSE..=LONGEST + PAUSE).contains(wait)), "{waits:?}");
 }

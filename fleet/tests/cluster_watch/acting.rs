@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::fixture::{Authority, in_namespace};
-use super::{Cluster, Led, fleet, until, until_leads};
+use super::{Cluster, Led, until, until_leads, write_credentials};
 
 const NODES: usize = 40;
 const TEAM: &str = "teams.barewire.cloud/team";
@@ -44,6 +44,14 @@ fn is_given(node: &Value) -> bool {
     meta["annotations"][ASSIGNED] == "ml" && meta["labels"][TEAM] == "ml" && is_tainted && has_taint(node, FOREIGN)
 }
 
+/// With nodes, and what replicas show.
+fn with_nodes(authority: &Authority, folder: &Path) -> Option<Cluster> {
+    let cluster = Cluster::or_skip(authority, folder)?;
+    write_credentials(authority, folder);
+    add_nodes(&cluster);
+    Some(cluster)
+}
+
 fn add_nodes(cluster: &Cluster) {
     let node = |number: usize| {
         json!({
@@ -57,13 +65,62 @@ fn add_nodes(cluster: &Cluster) {
 }
 
 #[test]
+fn teams_are_an_object_of_the_api_server() {
+    in_namespace(|| async {
+        let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+        let folder = folder.path();
+        let Some(cluster) = with_nodes(&authority, folder) else { return };
+        let flags = ["--teams-resource=main".to_owned(), "--teams-mode=apply".to_owned()];
+        let program = Path::new(env!("CARGO_BIN_EXE_barewire-fleet"));
+        let manifest = String::from_utf8(Command::new(program).arg("manifest").args(&flags).output().unwrap().stdout).unwrap();
+        let (rest, definition) = manifest.split_at(manifest.rfind("---\n").unwrap());
+        // With everything but the definition: nothing happens, and that is said.
+        cluster.kubectl(&["apply", "--validate=strict", "-f", "-"], rest).unwrap();
+        let led = Led::start(folder, 1, "127.0.0.1:7461", &flags);
+        until("it is not there", folder, || led.page("/readyz").contains("teams: teams.barewire.cloud/main has not been read"));
+        cluster.kubectl(&["apply", "--validate=strict", "-f", "-"], definition).unwrap();
+        cluster.kubectl(&["wait", "--for=condition=Established", "crd/teams.barewire.cloud", "--timeout=20s"], "").unwrap();
+        until("there is no object", folder, || led.page("/readyz").contains("there is no teams.barewire.cloud/main: create it"));
+
+        // The schema is the file's: its example is taken as it is, and what the file may not have is refused by the API server.
+        let object = |name: &str, spec: &str| {
+            let spec: Value = serde_saphyr::from_str(spec).unwrap();
+            json!({ "apiVersion": "barewire.cloud/v1alpha1", "kind": "Teams", "metadata": { "name": name }, "spec": spec }).to_string()
+        };
+        let put = |text: &str| cluster.kubectl(&["apply", "--validate=strict", "-f", "-"], text);
+        let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/teams.yaml")).unwrap();
+        put(&object("example", &example)).unwrap();
+        for (bad, words) in [
+            ("pools: []\nteams: []\nteam: []\n", "unknown field"),
+            ("pools: []\n", "spec.teams"),
+            ("pools: [{name: a, matchLabels: {}}]\nteams: []\n", "matchLabels"),
+            ("pools: []\nteams: [{name: t, namespaces: [], nodes: [{pool: p, percent: 101}]}]\n", "percent"),
+            ("pools: []\nteams: [{name: t, namespaces: [], nodes: [{pool: p, count: -1}]}]\n", "count"),
+        ] {
+            let said = put(&object("main", bad)).unwrap_err();
+            assert!(said.contains(words), "{bad}: {said}");
+        }
+
+        put(&object("main", &teams(4))).unwrap();
+        until("four nodes of the team", folder, || cluster.given() == 4);
+        assert!(!led.page("/readyz").contains("teams: "), "{}", led.page("/readyz"));
+        put(&object("main", &teams(6))).unwrap();
+        until("six nodes of the team", folder, || cluster.given() == 6);
+        // What only the leader can find, and an end of the object: nothing changes.
+        put(&object("main", "pools: []\nteams: [{name: ml, namespaces: [], nodes: [{pool: gone, count: 1}]}]\n")).unwrap();
+        until("the fault", folder, || led.page("/readyz").contains("teams: team \"ml\" claims of pool \"gone\""));
+        cluster.kubectl(&["delete", "teams.barewire.cloud", "main"], "").unwrap();
+        until("there is no object", folder, || led.page("/readyz").contains("there is no teams.barewire.cloud/main"));
+        assert_eq!(cluster.given(), 6);
+    });
+}
+
+#[test]
 fn the_leader_gives_nodes_to_teams_and_another_finishes() {
     in_namespace(|| async {
         let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
         let folder = folder.path();
-        let Some(cluster) = Cluster::or_skip(&authority, folder) else { return };
-        drop(fleet(&authority, folder));
-        add_nodes(&cluster);
+        let Some(cluster) = with_nodes(&authority, folder) else { return };
         let file = folder.join("teams.yaml");
         std::fs::write(&file, teams(4)).unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_barewire-fleet"));

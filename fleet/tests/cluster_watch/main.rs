@@ -11,6 +11,8 @@ mod fixture;
 
 mod acting;
 mod nodes;
+mod noisy;
+mod preflights;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ use lab::world;
 /// The API server makes its own objects first.
 const READY: Duration = Duration::from_secs(90);
 const FLEET: &str = "127.0.0.1:7443";
+/// What the API server was asked, in the folder of the test.
+const AUDIT_LOG: &str = "audit.log";
 
 struct Program(Child);
 
@@ -97,6 +101,7 @@ impl Cluster {
         }
         let data = format!("--data-dir={}", folder.join("etcd").display());
         let etcd = start(folder, &etcd, &[&data, "--listen-peer-urls=http://127.0.0.1:2380", "--unsafe-no-fsync"]);
+        let policy = file("policy.json", br#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}"#);
         let arguments = [
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),
@@ -108,6 +113,8 @@ impl Cluster {
             format!("--service-account-signing-key-file={key}"),
             format!("--service-account-key-file={certificate}"),
             format!("--client-ca-file={authority}"),
+            format!("--audit-policy-file={policy}"),
+            format!("--audit-log-path={}", folder.join(AUDIT_LOG).display()),
             format!("--tls-cert-file={certificate}"),
             format!("--tls-private-key-file={key}"),
         ];
@@ -166,10 +173,15 @@ fn addresses(node: &Node) -> Vec<String> {
     })
 }
 
-fn fleet(authority: &Authority, folder: &Path) -> Program {
+/// What replicas show.
+fn write_credentials(authority: &Authority, folder: &Path) {
     let credentials = authority.replica();
     std::fs::write(folder.join("fleet.crt"), &credentials.certificate).unwrap();
     std::fs::write(folder.join("fleet.key"), &credentials.key).unwrap();
+}
+
+fn fleet(authority: &Authority, folder: &Path) -> Program {
+    write_credentials(authority, folder);
     let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());
     let files = [file("authority", "ca.crt"), file("certificate", "fleet.crt"), file("key", "fleet.key"), file("kubeconfig", "kubeconfig")];
     let [a, b, c, d] = files.each_ref().map(String::as_str);
@@ -281,7 +293,7 @@ fn one_replica_leads_and_another_after_it() {
         let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
         let folder = folder.path();
         let Some(cluster) = Cluster::or_skip(&authority, folder) else { return };
-        drop(fleet(&authority, folder));
+        write_credentials(&authority, folder);
         let program = Path::new(env!("CARGO_BIN_EXE_barewire-fleet"));
         let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());
         let dry_run = || {

@@ -62,10 +62,11 @@ fn who_asks_wrongly_is_refused_in_words() {
         let node = Node::start(&authority.node("a"), "a", &[replica.address], None);
         node.sees("default/web", 80).await;
         let b = authority.node("b");
-        let admin = authority.client("kubelet", "system:masters");
+        let (stranger, admin) = (authority.client("kubelet", "dev"), authority.client("ann", "system:masters"));
         for (credentials, bytes, words) in [
             (&b, hello("a", NOW), "the certificate is of node \"b\", and the hello of \"a\""),
-            (&admin, hello("a", NOW), "a certificate of \"kubelet\" in the groups [\"system:masters\"]"),
+            (&stranger, hello("a", NOW), "a certificate of \"kubelet\" in the groups [\"dev\"]"),
+            (&admin, hello("a", NOW), "the certificate is of \"ann\", a person"),
             (&b, hello("b", Versions { oldest: 7, newest: 9 }), "speaks versions 7 to 9 of the protocol, this replica 1 to 1"),
             (&b, b"GET / HTTP/1.1\r\n\r\n".to_vec(), "a frame of 1195725856 bytes; at most 16384 are allowed"),
             (&b, [&[0, 0, 0, 4][..], &[0xff; 4]].concat(), "not a message of this protocol"),

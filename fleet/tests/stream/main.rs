@@ -10,3 +10,5 @@ mod forwarding;
 mod health;
 mod kept;
 mod rotation;
+mod skew;
+mod status;

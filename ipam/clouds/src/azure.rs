@@ -24,11 +24,15 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::http::{Client, excerpt};
+use super::maintenance::{self, Maintenance};
 use super::metadata::{MetadataError, block, colons, fetch, get, mac, not_empty, refused, text};
 use super::{Failure, first_address, outcome_of_read, xml};
 
 /// The instance metadata service, with the version of its answers that is read here.
 const METADATA: &str = "/metadata/instance/network?api-version=2021-12-13";
+const NAME: &str = "/metadata/instance/compute/name?api-version=2021-12-13&format=text";
+const SCHEDULED: &str = "/metadata/scheduledevents?api-version=2020-07-01";
+const SCHEDULED_REMEDY: &str = "the service of scheduled events starts when it is first asked, which may take two minutes";
 const WIRESERVER: &str = "/machine/plugins?comp=nmagent&type=getinterfaceinfov1";
 const METADATA_REMEDY: &str = "is this an Azure machine, and do firewall and routes let the host reach 169.254.169.254?";
 const WIRESERVER_REMEDY: &str = "is this an Azure machine, and do firewall and routes let the host reach 168.63.129.16, port 80?";
@@ -69,6 +73,8 @@ struct Memory {
     primaries: Primaries,
     /// When it was last asked for them and did not answer.
     unanswered: Option<Instant>,
+    /// The machine's own.
+    name: Option<String>,
     /// What of the last reading of each document was not understood.
     skipped: [BTreeSet<String>; 2],
 }
@@ -88,6 +94,20 @@ impl Azure {
             }
         };
         outcome_of_read(read.map(Outcome::Read))
+    }
+
+    /// What is scheduled for this machine. The service tells of all machines of its placement group, by their names.
+    pub(super) async fn maintenance(&self) -> Result<Vec<Maintenance>, MetadataError> {
+        let known = self.memory().name.clone();
+        let name = match known {
+            Some(name) => name,
+            None => {
+                let (_, name) = self.text(&self.settings.metadata, NAME, METADATA_REMEDY).await?;
+                self.memory().name.insert(name.trim().to_owned()).clone()
+            }
+        };
+        let (url, body) = self.text(&self.settings.metadata, SCHEDULED, SCHEDULED_REMEDY).await?;
+        scheduled(&url, &body, &name)
     }
 
     /// ipConfigurations that are none, by what they say.
@@ -156,14 +176,21 @@ impl Azure {
         remedy: &'static str,
         parse: fn(&str, &str) -> Result<Vec<Nic>, MetadataError>,
     ) -> Result<Vec<Nic>, Failure> {
+        let (url, body) = self.text(base, path, remedy).await?;
+        Ok(parse(&url, &body)?)
+    }
+
+    /// A document, and where it was read.
+    async fn text(&self, base: &Uri, path: &str, remedy: &'static str) -> Result<(String, String), MetadataError> {
         // The metadata service demands the header, the wireserver does not mind it.
         let request = get(base, path, ("metadata", "true"))?;
         let url = request.uri().to_string();
         let reply = fetch(&self.client, &request, remedy).await?;
         if reply.status != StatusCode::OK {
-            return Err(refused(&url, &reply, remedy).into());
+            return Err(refused(&url, &reply, remedy));
         }
-        Ok(parse(&url, &text(&url, &reply)?)?)
+        let text = text(&url, &reply)?;
+        Ok((url, text))
     }
 }
 
@@ -305,6 +332,35 @@ fn from_wireserver(url: &str, body: &str) -> Result<Vec<Nic>, MetadataError> {
         Ok(nic)
     });
     not_empty(url, nics.collect::<Result<_, _>>()?)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Scheduled {
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Event {
+    event_type: String,
+    #[serde(default)]
+    resources: Vec<String>,
+    /// Empty once it has begun.
+    #[serde(default)]
+    not_before: String,
+}
+
+/// What concerns the machine `name`. A freeze lasts for some seconds, and connections live on.
+fn scheduled(url: &str, body: &str, name: &str) -> Result<Vec<Maintenance>, MetadataError> {
+    let Scheduled { events } =
+        serde_json::from_str(body).map_err(|_| MetadataError::malformed(url, body, "the metadata service's scheduled events"))?;
+    let is_ours = |event: &Event| event.event_type != "Freeze" && event.resources.iter().any(|it| it.eq_ignore_ascii_case(name));
+    let announced = |event: Event| {
+        let begins = Some(event.not_before.trim()).filter(|text| !text.is_empty());
+        Ok(Maintenance { what: event.event_type, begins: begins.map(|text| maintenance::time(url, text)).transpose()? })
+    };
+    events.into_iter().filter(is_ours).map(announced).collect()
 }
 
 fn cidr(url: &str, value: &str) -> Result<IpNetwork, MetadataError> {

@@ -17,10 +17,13 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::http::Client;
+use super::maintenance::Maintenance;
 use super::metadata::{MetadataError, block, colons, fetch, get, mac, not_empty, refused, text};
 use super::{Failure, outcome_of_read};
 
 const INTERFACES: &str = "/computeMetadata/v1/instance/network-interfaces/?recursive=true&alt=json";
+const MAINTENANCE: &str = "/computeMetadata/v1/instance/maintenance-event";
+const PREEMPTED: &str = "/computeMetadata/v1/instance/preempted";
 const REMEDY: &str = "is this a Compute Engine instance, and do firewall and routes let the host reach 169.254.169.254?";
 const FLAVOR: &str = "metadata-flavor";
 const NOT_OURS: &str =
@@ -54,6 +57,12 @@ pub struct Gcp {
     local: Mutex<Vec<IpNetwork>>,
 }
 
+/// What the server said, and where.
+struct Told {
+    url: String,
+    text: String,
+}
+
 impl Gcp {
     /// A source that has asked nothing yet.
     #[must_use]
@@ -80,20 +89,38 @@ impl Gcp {
         explanation(&local).into_iter().collect()
     }
 
+    /// That the instance is to be ended for the host's sake, or was taken back. Most are moved while they run instead (`MIGRATE_…`).
+    pub(super) async fn maintenance(&self) -> Result<Vec<Maintenance>, MetadataError> {
+        let (event, taken_back) = (self.ask(MAINTENANCE).await?, self.ask(PREEMPTED).await?);
+        let announced = |what: &str| Maintenance { what: what.to_owned(), begins: None };
+        let ended = match event.text.trim() {
+            "NONE" | "MIGRATE_ON_HOST_MAINTENANCE" => None,
+            what if what.starts_with("TERMINATE") => Some(announced(what)),
+            other => return Err(MetadataError::malformed(&event.url, other, "NONE or an event")),
+        };
+        Ok(ended.into_iter().chain((taken_back.text.trim() == "TRUE").then(|| announced("preempted"))).collect())
+    }
+
     async fn read(&self) -> Result<Outcome, Failure> {
-        let request = get(&self.settings.metadata, INTERFACES, (FLAVOR, "Google"))?;
+        let told = self.ask(INTERFACES).await?;
+        let reading = parse(&told.url, &told.text)?;
+        self.look_for_local_routes(&reading).await;
+        Ok(Outcome::Read(reading))
+    }
+
+    async fn ask(&self, path: &str) -> Result<Told, MetadataError> {
+        let request = get(&self.settings.metadata, path, (FLAVOR, "Google"))?;
         let url = request.uri().to_string();
         let reply = fetch(&self.client, &request, REMEDY).await?;
         if reply.status != StatusCode::OK {
-            return Err(refused(&url, &reply, REMEDY).into());
+            return Err(refused(&url, &reply, REMEDY));
         }
         // Whatever else answers at this address does not say so.
         if reply.headers.get(FLAVOR).is_none_or(|flavor| flavor != "Google") {
-            return Err(MetadataError::malformed(&url, &reply.start(), "signed with the header Metadata-Flavor: Google").into());
+            return Err(MetadataError::malformed(&url, &reply.start(), "signed with the header Metadata-Flavor: Google"));
         }
-        let reading = parse(&url, &text(&url, &reply)?)?;
-        self.look_for_local_routes(&reading).await;
-        Ok(Outcome::Read(reading))
+        let text = text(&url, &reply)?;
+        Ok(Told { url, text })
     }
 
     async fn look_for_local_routes(&self, reading: &Reading) {

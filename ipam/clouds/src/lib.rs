@@ -10,6 +10,7 @@ pub mod aws;
 pub mod azure;
 pub mod gcp;
 mod http;
+mod maintenance;
 mod metadata;
 mod proxy;
 mod xml;
@@ -22,6 +23,7 @@ use ipam_supply::{Outcome, Reading, Refusal, Request};
 use ipnetwork::IpNetwork;
 
 pub use self::http::{Answer, InProcess};
+pub use self::maintenance::Maintenance;
 use self::metadata::MetadataError;
 
 /// A cloud.
@@ -79,6 +81,19 @@ impl Source {
             Self::Aws(aws) if aws.uses_api() => aws.sweep_leaked(age).await,
             Self::Aws(_) | Self::Azure(_) | Self::Gcp(_) => Ok(0),
         }
+    }
+
+    /// What the cloud has announced to do to this machine. Some seconds at most, as it is metadata.
+    ///
+    /// # Errors
+    /// Why the cloud does not tell.
+    pub async fn maintenance(&self) -> Result<Vec<Maintenance>, String> {
+        let told = match self {
+            Self::Aws(aws) => aws.maintenance().await,
+            Self::Azure(azure) => azure.maintenance().await,
+            Self::Gcp(gcp) => gcp.maintenance().await,
+        };
+        told.map_err(|error| error.to_string())
     }
 
     /// What the operator should know and no single request tells, each in a sentence.

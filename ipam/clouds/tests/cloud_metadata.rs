@@ -1,13 +1,16 @@
-//! The sources on Azure and Google Cloud against simulated metadata services on sockets.
+//! The sources on Azure and Google Cloud, and what all three clouds announce, against simulated metadata services on sockets.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::TcpListener;
+use std::time::{Duration, SystemTime};
 
-use cloudsim::cloud::{Cloud, InstanceId, LaunchSpec, Settings, SubnetSpec};
+use cloudsim::cloud::{Cloud, InstanceId, LaunchSpec, Maintenance, MaintenanceKind, Settings, SubnetSpec};
 use cloudsim::fabric::NoFabric;
 use cloudsim::http::{Asker, Role, Server};
 use cloudsim::metadata::Service;
+use cloudsim::time::Millis;
 use ipam_clouds::Source;
+use ipam_clouds::aws::{Aws, AwsSettings};
 use ipam_clouds::azure::{Azure, AzureSettings};
 use ipam_clouds::gcp::{Gcp, GcpSettings};
 use ipam_supply::evidence::Reader;
@@ -95,4 +98,42 @@ async fn google_cloud_has_alias_ranges() {
     assert_eq!(expected.blocks.len(), 4);
     let source = Source::Gcp(Gcp::new(GcpSettings { metadata: listen(&server, instance, Service::Gcp), ..GcpSettings::default() }));
     assert_eq!(interfaces(&source, Reader::Metadata).await, [expected]);
+}
+
+#[tokio::test]
+async fn what_ends_the_machine_is_announced_and_what_pauses_it_is_not() {
+    let (server, instance, _) = launch("m5.large", 0, 0);
+    let metadata = |service| listen(&server, instance, service);
+    let aws = AwsSettings { metadata: metadata(Service::Aws), all_interfaces: false, api: None };
+    let azure = AzureSettings { metadata: metadata(Service::Azure), wireserver: metadata(Service::Wireserver) };
+    let gcp = GcpSettings { metadata: metadata(Service::Gcp), ..GcpSettings::default() };
+    let sources = [Source::Aws(Box::new(Aws::new(aws))), Source::Azure(Azure::new(azure)), Source::Gcp(Gcp::new(gcp))];
+    let begins = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_466_479);
+    let announce = |kind: Option<MaintenanceKind>| {
+        let maintenance = kind.map(|kind| Maintenance { kind, begins: Millis::seconds(1_795_466_479) });
+        server.with(|cloud, _| cloud.announce(instance, maintenance)).unwrap();
+    };
+    let words = |kind| match kind {
+        Some(MaintenanceKind::Reboot) => [Some("system-reboot"), Some("Reboot"), Some("TERMINATE_ON_HOST_MAINTENANCE")],
+        Some(MaintenanceKind::Reclaim) => [Some("spot terminate"), Some("Preempt"), Some("preempted")],
+        Some(MaintenanceKind::Pause) | None => [None; 3],
+    };
+    for kind in [None, Some(MaintenanceKind::Reboot), Some(MaintenanceKind::Pause), Some(MaintenanceKind::Reclaim), None] {
+        announce(kind);
+        for (source, what) in sources.iter().zip(words(kind)) {
+            let told = source.maintenance().await.unwrap();
+            assert_eq!(told.iter().map(|it| it.what.as_str()).collect::<Vec<_>>(), Vec::from_iter(what), "{kind:?}");
+            let is_timed = !matches!(source, Source::Gcp(_));
+            assert!(told.iter().all(|it| it.begins == is_timed.then_some(begins)), "{told:?}");
+        }
+    }
+    // Something else that answers is no announcement, and neither is it none.
+    server.with(|cloud, _| {
+        let mut faults = cloud.faults().clone();
+        faults.metadata.html = true;
+        cloud.set_faults(faults);
+    });
+    for source in &sources {
+        assert!(source.maintenance().await.is_err_and(|why| why.contains("answered")));
+    }
 }

@@ -152,6 +152,7 @@ mod tests {
             attached_at: BootMillis(0),
             bandwidth: None,
             internet_egress: None,
+            allowed: Vec::new(),
         }
     }
 

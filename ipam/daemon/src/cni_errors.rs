@@ -12,11 +12,11 @@ pub(crate) fn pool(error: &PoolError) -> Error {
         PoolError::Exhausted { .. } | PoolError::InUse { .. } | PoolError::Cooling { .. } | PoolError::Quarantined(..) => {
             Code::TryAgainLater
         }
-        PoolError::Foreign(_) | PoolError::OfHost(_) => Code::InvalidConfig,
+        PoolError::Foreign(_) | PoolError::OfHost(_) | PoolError::OfPods(..) => Code::InvalidConfig,
     };
     let remedy = match error {
         PoolError::Exhausted { .. } => "; try again later, or give the node more addresses",
-        PoolError::Foreign(_) => "; ask for another, or none",
+        PoolError::Foreign(_) | PoolError::OfPods(..) => "; ask for another, or none",
         PoolError::OfHost(_) => "",
         _ => "; try again later",
     };

@@ -43,6 +43,8 @@ pub(crate) enum Basis {
     Own,
     /// What others answer over the network.
     Probe,
+    /// Likewise, and it is about them.
+    Peer,
 }
 
 /// A check that the daemon makes by itself.
@@ -68,8 +70,14 @@ pub enum Check {
     Network,
     /// Whether the fleet is heard.
     Fleet,
-    /// Whether something keeps the clock.
+    /// Whether something keeps the clock, and well.
     Clock,
+    /// What kubelet hears of the API server.
+    ApiServer,
+    /// The host's name servers.
+    Dns,
+    /// What the cloud has announced to do to the machine.
+    Maintenance,
     /// `/`.
     DiskRoot,
     /// `/var`.
@@ -80,11 +88,13 @@ pub enum Check {
     Runtime,
     /// What the kernel has logged.
     KernelLog,
+    /// A few other nodes.
+    Peers,
 }
 
 impl Check {
     /// Each with its name.
-    pub(crate) const ALL: [(Self, &'static str); 16] = [
+    pub(crate) const ALL: [(Self, &'static str); 20] = [
         (Self::Uplink, "uplink"),
         (Self::UplinkSpeed, "uplink_speed"),
         (Self::UplinkFlaps, "uplink_flaps"),
@@ -96,23 +106,28 @@ impl Check {
         (Self::Network, "network"),
         (Self::Fleet, "fleet"),
         (Self::Clock, "clock"),
+        (Self::ApiServer, "api_server"),
+        (Self::Dns, "dns"),
+        (Self::Maintenance, "maintenance"),
         (Self::DiskRoot, "disk_root"),
         (Self::DiskVar, "disk_var"),
         (Self::Kubelet, "kubelet"),
         (Self::Runtime, "runtime"),
         (Self::KernelLog, "kernel_log"),
+        (Self::Peers, "peers"),
     ];
 
     pub(crate) const fn basis(self) -> Basis {
-        if matches!(self, Self::Gateway) { Basis::Probe } else { Basis::Own }
+        if matches!(self, Self::Gateway | Self::Peers | Self::ApiServer | Self::Dns) { Basis::Probe } else { Basis::Own }
     }
 
     /// Between two looks.
     pub(crate) const fn interval(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Uplink | Self::Gateway | Self::KernelLog => 1,
-            Self::Conntrack | Self::Neighbours | Self::Programs | Self::Network | Self::Kubelet | Self::Runtime => 5,
+            Self::Uplink | Self::Gateway | Self::KernelLog | Self::Peers => 1,
+            Self::Conntrack | Self::Neighbours | Self::Programs | Self::Network | Self::Kubelet | Self::Runtime | Self::Maintenance => 5,
             Self::UplinkSpeed | Self::UplinkFlaps | Self::UplinkErrors | Self::Fleet | Self::DiskRoot | Self::DiskVar => 10,
+            Self::ApiServer | Self::Dns => 10,
             Self::Clock => 30,
         })
     }

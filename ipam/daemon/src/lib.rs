@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod allowed;
 pub mod attachments;
 pub mod check;
 mod chores;

@@ -122,7 +122,16 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let publisher = Publisher::new(config.clone(), Arc::clone(&conditions), has_stood);
     let list = publisher.report();
     let files = Files::new(&config.run_dir, server.socket(), Arc::clone(&conditions));
-    let housekeeping = chores::start(config, boot_id.clone(), Arc::clone(&attachments), Arc::clone(&conditions), driver.clone(), files);
+    let board = Board::new();
+    let housekeeping = chores::start(
+        config,
+        boot_id.clone(),
+        Arc::clone(&attachments),
+        Arc::clone(&conditions),
+        driver.clone(),
+        files,
+        Arc::clone(&board),
+    );
     let mut housekeeping = io("start housekeeping", housekeeping)?;
     let pod_links = chores::keep_pod_links(Arc::clone(&attachments), Arc::clone(&conditions));
     let mut pod_links = io("start to keep pods' links", pod_links)?;
@@ -131,13 +140,28 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
     let reconciler = io("start the reconciler", ReconcilerThread::start(reconciler))?;
     let mut publishing = io("start publishing", chores::keep_list(publisher, Arc::clone(&attachments)))?;
 
-    let board = Board::new();
     let hearing = config.fleet.as_ref().map(|fleet| Hearing::start(fleet, Arc::clone(&conditions), board.reports())).transpose();
     let fleet = io("start to hear the fleet", hearing)?.map(Arc::new);
-    let serving = io("start to serve Services", serve_services(config, fleet.as_deref(), &conditions))?;
+    let serving =
+        io("start to serve Services", serve_services(config, fleet.as_deref(), &conditions, attachments.kernel().shared_fast_path()))?;
     let programs = programs_on_uplinks(Arc::clone(&attachments));
     let boot = Boot { id: boot_id, run_dir: config.run_dir.clone() };
-    let sources = Sources { conditions: Arc::clone(&conditions), programs, fleet: fleet.clone(), boot };
+    let told = fleet.clone();
+    let peers = Arc::new(move || told.as_ref().map(|hearing| hearing.tables().borrow().peers().clone()));
+    let told = fleet.clone();
+    let orders = Arc::new(move || match &told {
+        Some(hearing) => hearing.tables().borrow().preflight().clone(),
+        None => fleet_api::Preflight::Untold,
+    });
+    let sources = Sources {
+        conditions: Arc::clone(&conditions),
+        programs,
+        cloud: config.source.cloud().map(|source| source.cloud.clone()),
+        fleet: fleet.clone(),
+        peers,
+        orders,
+        boot,
+    };
     let health = Health::start(config.health.as_ref(), &board, sources);
     let mut health = io("start the node's health checks", health)?;
     let node = config.node_name.clone();
@@ -170,12 +194,17 @@ pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
 }
 
 /// Where they are off, what an earlier daemon has set for them goes.
-fn serve_services(config: &Config, fleet: Option<&Hearing>, conditions: &Arc<NodeConditions>) -> std::io::Result<Option<Serving>> {
+fn serve_services(
+    config: &Config,
+    fleet: Option<&Hearing>,
+    conditions: &Arc<NodeConditions>,
+    programs: Option<Arc<FastPath>>,
+) -> std::io::Result<Option<Serving>> {
     let Some((services, fleet)) = config.services.as_ref().zip(fleet) else {
-        services::end(conditions);
+        services::end(conditions, programs.as_deref());
         return Ok(None);
     };
-    Serving::start(config, services, fleet.tables(), Arc::clone(conditions)).map(Some)
+    Serving::start(config, services, fleet.tables(), Arc::clone(conditions), programs).map(Some)
 }
 
 /// One daemon a state: the lock goes with the process, however it ends.
@@ -211,8 +240,11 @@ fn recover(
     let accounts = Arc::new(contents.as_ref().map_or_else(Accounts::default, |contents| Accounts::continuing(&contents.ended)));
     let kernel = Linux::start(Arc::clone(&numbers), accounts, load_programs(config, conditions), describe(config), scheduling)?;
     let now = BootMillis::now();
-    let links = kernel.links()?.into_iter().map(for_recovery).collect();
-    let mut plan = recovery::plan(contents, links, &config.network, now);
+    let links = kernel.links()?.into_iter().map(|link| {
+        let held_to = kernel.limits_known(link.ifindex);
+        for_recovery(link, held_to)
+    });
+    let mut plan = recovery::plan(contents, links.collect(), &config.network, now);
     for remark in remark.iter().chain(&plan.remarks) {
         tracing::warn!("{remark}");
     }
@@ -243,7 +275,9 @@ fn load_programs(config: &Config, conditions: &NodeConditions) -> Option<FastPat
     let report =
         |reason, message: String, remedy| conditions.report(Kind::FastPathUnavailable, Some(Finding::new(reason, message, remedy)));
     if config.fast_path {
-        let unlimited = config.pod_internet_egress.map_or("", |_| ", and network.pod_internet_egress is not kept");
+        let limits = [("pod_internet_egress", config.pod_internet_egress), ("node_internet_egress", config.node_internet_egress)];
+        let unlimited: String =
+            limits.iter().filter(|(_, rate)| rate.is_some()).map(|(key, _)| format!(", and network.{key} is not kept")).collect();
         match FastPath::load(&kernel_programs(config), &config.run_dir) {
             Ok(fast_path) => {
                 tracing::info!("the fast path carries packets");

@@ -58,6 +58,9 @@ pub enum PoolError {
     /// An address was asked for that the host itself has.
     #[error("address {0} is on an interface of the node itself; remove it there, or exclude it from the pods' ranges")]
     OfHost(IpAddr),
+    /// An address was to be used beside a pod's own that pods are given as their own.
+    #[error("address {0} is of this node's pod range {1}, whose addresses pods are given as their own")]
+    OfPods(IpAddr, AddressRange),
     /// An address was asked for that cools down.
     #[error("address {address} was freed a moment ago and is free again in {:.1} s", *left as f64 / 1000.0)]
     Cooling {
@@ -287,6 +290,28 @@ impl Pool {
             return Err(PoolError::Quarantined(address, why.to_string()));
         }
         part.take_this(address, now, cooldown).map_err(|left| PoolError::Cooling { address, left })?;
+        pool.held.insert(address, owner.clone());
+        Ok(())
+    }
+
+    /// Takes an address that an attachment uses beside its own. It is in no range; a range that comes later does not give it to another.
+    ///
+    /// # Errors
+    /// [`PoolError::Quarantined`], [`PoolError::InUse`], [`PoolError::OfHost`] and [`PoolError::OfPods`]
+    pub fn take_beside(&mut self, address: IpAddr, owner: &AttachmentKey) -> Result<(), PoolError> {
+        let pool = self.of(Family::of(address));
+        if let Some(why) = pool.quarantined.get(&address) {
+            return Err(PoolError::Quarantined(address, why.clone()));
+        }
+        if let Some(part) = pool.part_mut(address) {
+            return Err(PoolError::OfPods(address, part.range));
+        }
+        if pool.of_host.contains(&address) {
+            return Err(PoolError::OfHost(address));
+        }
+        if let Some(owner) = pool.held.get(&address) {
+            return Err(PoolError::InUse { address, owner: owner.clone() });
+        }
         pool.held.insert(address, owner.clone());
         Ok(())
     }

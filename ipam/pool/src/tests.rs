@@ -23,6 +23,21 @@ fn an_address_that_the_host_has_is_nobodys() {
     assert_eq!(pool.take(Family::V4, &pod(), at(150)), Ok(ip("10.0.0.2")));
 }
 
+#[test]
+fn an_address_that_a_pod_uses_besides_is_not_given_to_another_when_a_range_has_it() {
+    let mut pool = pool(&["10.0.0.0/30"]);
+    assert_eq!(pool.take_beside(ip("10.0.0.1"), &pod()), Err(PoolError::OfPods(ip("10.0.0.1"), "10.0.0.0/30".parse().unwrap())));
+    assert_eq!(pool.take_beside(ip("10.0.1.1"), &pod()), Ok(()));
+    assert_eq!(pool.take_beside(ip("10.0.1.1"), &owner(1)), Err(PoolError::InUse { address: ip("10.0.1.1"), owner: pod() }));
+    pool.add_range("10.0.1.0/30".parse().unwrap()).unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| pool.take(Family::V4, &owner(1), at(0)).ok()).collect();
+    assert!(taken.len() == 7 && !taken.contains(&ip("10.0.1.1")), "{taken:?}");
+    // It is of the pods' ranges by now, and cools down like others of them.
+    pool.release(ip("10.0.1.1"), &pod(), at(1));
+    assert!(pool.take(Family::V4, &owner(1), at(30)).is_err());
+    assert_eq!(pool.take(Family::V4, &owner(1), at(31)), Ok(ip("10.0.1.1")));
+}
+
 fn pool(ranges: &[&str]) -> Pool {
     let ranges: Vec<_> = ranges.iter().map(|text| text.parse().unwrap()).collect();
     Pool::new(&ranges, COOLDOWN)

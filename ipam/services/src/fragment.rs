@@ -1,7 +1,7 @@
 //! What one service adds to the ruleset.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fleet_api::message::{Endpoint, Protocol, Service, SliceHead};
 
@@ -11,6 +11,10 @@ use crate::ranges::{self, Sources};
 use crate::ruleset::{ChainKey, Container, ElementKey};
 use crate::udp::Frontend;
 use crate::{Family, Node};
+
+/// Cluster addresses whose flows may be translated packet by packet, by others than the rules: address, protocol and port, and the endpoints, each
+/// to be chosen as often as the others. Of services that keep no clients, and with the endpoints that the rules have.
+pub type Fronts = BTreeMap<(IpAddr, u8, u16), Vec<SocketAddr>>;
 
 /// The bit of a packet's mark that asks for the node's own address; kube-proxy's, and reserved for it among ours.
 pub(crate) const MASQUERADE: u32 = 0x4000;
@@ -35,6 +39,8 @@ pub(crate) struct Fragment {
     /// Endpoints that are used, those of several ports several times.
     pub(crate) endpoints: usize,
     pub(crate) udp: Vec<Frontend>,
+    /// See [`Fronts`].
+    pub(crate) fronts: Fronts,
     /// Its port for load balancers' health checks and how many local endpoints are ready.
     pub(crate) health: Option<(u16, usize)>,
 }
@@ -162,6 +168,12 @@ impl View<'_> {
         let (map, verdict) =
             if has_internal { (Container::Services, goto(&internal_chain)) } else { (Container::NoEndpoints, verdict_of_none.to_owned()) };
         self.element(fragment, map, self.port.at(self.cluster_ip), Some(verdict));
+
+        if has_internal && self.service.affinity_seconds == 0 && self.port.protocol != Protocol::Sctp {
+            let key = (self.cluster_ip, self.port.protocol_number(), self.port.number);
+            let endpoints = || internal.iter().map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect();
+            fragment.fronts.entry(key).or_insert_with(endpoints);
+        }
 
         let has_external = chosen.any && (!external_local || !chosen.local.is_empty());
         let outside = self.chain("external");

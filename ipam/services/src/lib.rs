@@ -20,6 +20,7 @@ mod udp;
 
 pub use edit::{Edit, Turn};
 pub use family::Family;
+pub use fragment::Fronts;
 pub use node::Node;
 pub use ruleset::{ChainKey, Container, ElementKey, LeadsTo, Ruleset};
 pub use script::{Script, TABLE};

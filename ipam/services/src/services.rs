@@ -9,7 +9,7 @@ use fleet_api::{Change, EndpointsKey, Kind, Table, decode};
 use crate::Node;
 use crate::edit::Edit;
 use crate::family::Family;
-use crate::fragment::{Fragment, Place, Slice};
+use crate::fragment::{Fragment, Fronts, Place, Slice};
 use crate::port::is_a_name;
 use crate::ruleset::{Container, ElementKey, LeadsTo, Ruleset};
 use crate::udp::Frontends;
@@ -327,6 +327,16 @@ impl Services {
             Some(HealthCheck { service: name.clone(), port, local_endpoints })
         });
         checks.collect()
+    }
+
+    /// What may be translated packet by packet. Of an address that several services have, the first by name has it, as in the rules.
+    #[must_use]
+    pub fn fronts(&self) -> Fronts {
+        let mut fronts = Fronts::new();
+        for (front, endpoints) in self.fragments.values().flat_map(|fragment| &fragment.fronts) {
+            fronts.entry(*front).or_insert_with(|| endpoints.clone());
+        }
+        fronts
     }
 
     /// Where services are reached by UDP.

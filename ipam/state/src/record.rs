@@ -45,6 +45,9 @@ pub struct Record {
     /// Bits a second that the pod may send to the internet, where its annotation says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internet_egress: Option<u64>,
+    /// Addresses that the pod may use beside its own. Records of versions without them have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<IpAddr>,
 }
 
 impl Record {
@@ -69,8 +72,9 @@ impl Record {
             mac: None,
             addresses: found.addresses.clone(),
             attached_at: BootMillis(0),
-            bandwidth: None,
-            internet_egress: None,
+            bandwidth: found.bandwidth,
+            internet_egress: found.internet_egress,
+            allowed: found.allowed.clone(),
         })
     }
 

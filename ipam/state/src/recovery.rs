@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use cni_spec::NetworkName;
+use cni_spec::{Bandwidth, NetworkName};
 use ipam_supply::memory::CloudMemory;
 use node_api::BootMillis;
 
@@ -31,6 +31,12 @@ pub struct KernelLink {
     pub owner: Option<(String, String)>,
     /// The host's routes over it.
     pub addresses: Vec<IpAddr>,
+    /// The host's routes over it to addresses that the pod may use beside its own.
+    pub allowed: Vec<IpAddr>,
+    /// What the kernel programs hold it to, where they know it.
+    pub bandwidth: Option<Bandwidth>,
+    /// Bits a second that it may send to the internet, as they know it.
+    pub internet_egress: Option<u64>,
 }
 
 impl KernelLink {
@@ -85,7 +91,7 @@ pub fn plan(contents: Option<Contents>, links: Vec<KernelLink>, network: &Networ
     for link in &links {
         let name = link.owner.as_ref().map_or_else(String::new, |(container, ifname)| format!("{container}/{ifname}"));
         if let Some(record) = by_name.get(&name).filter(|record| record.host_ifindex == link.ifindex) {
-            claims.living.push((record.key.clone(), record.host_ifindex, record.addresses.clone()));
+            claims.living.push((record.key.clone(), record.host_ifindex, all_addresses(record)));
             if record.addresses.iter().any(|address| !link.addresses.contains(address)) {
                 plan.remarks.push(format!("{} lacks a host route; repairing it", record.key));
                 plan.repair.push((*record).clone());
@@ -93,7 +99,8 @@ pub fn plan(contents: Option<Contents>, links: Vec<KernelLink>, network: &Networ
         } else if let Some(later) = later.iter_mut().find(|later| link.is_of(&later.row)) {
             // What is not read in the record is read off its link.
             later.host_ifindex.get_or_insert(link.ifindex);
-            let missing: Vec<_> = link.addresses.iter().filter(|address| !later.addresses.contains(address)).copied().collect();
+            let missing: Vec<_> =
+                link.addresses.iter().chain(&link.allowed).filter(|address| !later.addresses.contains(address)).copied().collect();
             later.addresses.extend(missing);
             match &later.key {
                 Some(key) => claims.living.push((key.clone(), link.ifindex, later.addresses.clone())),
@@ -106,7 +113,7 @@ pub fn plan(contents: Option<Contents>, links: Vec<KernelLink>, network: &Networ
             claims.nobodys.push(link.ifindex);
         }
     }
-    claims.recorded.extend(records.iter().map(|record| (record.key.clone(), record.host_ifindex, record.addresses.clone())));
+    claims.recorded.extend(records.iter().map(|record| (record.key.clone(), record.host_ifindex, all_addresses(record))));
     for later in &later {
         match &later.key {
             Some(key) => claims.recorded.push((key.clone(), later.host_ifindex.unwrap_or_default(), later.addresses.clone())),
@@ -120,6 +127,11 @@ pub fn plan(contents: Option<Contents>, links: Vec<KernelLink>, network: &Networ
     claims.settle(&mut plan);
     (plan.records, plan.later) = (records, later);
     plan
+}
+
+/// A pod's own, and those that it may use besides.
+fn all_addresses(record: &Record) -> Vec<IpAddr> {
+    [&record.addresses[..], &record.allowed].concat()
 }
 
 /// Who says that which interface number and which addresses are its own.
@@ -160,12 +172,21 @@ impl Plan {
         let mut owned = HashSet::new();
         for link in links {
             // Two links that claim one address cannot both be right, and nothing says which one is.
-            let record = Record::adopted(&link, network).filter(|record| record.addresses.iter().all(|address| owned.insert(*address)));
+            let mut record = Record::adopted(&link, network).filter(|record| record.addresses.iter().all(|address| owned.insert(*address)));
+            // What it may use besides is no reason to doubt that it is the pod's link.
+            if let Some(record) = &mut record {
+                record.allowed.retain(|address| owned.insert(*address));
+            }
             self.numbers.insert(link.ifindex, record.as_ref().map(|record| record.key.clone()));
             match record {
                 Some(record) => {
-                    self.remarks.push(format!("{} was rebuilt from its link {}", record.key, link.ifname));
-                    self.held.extend(record.addresses.iter().map(|address| (*address, record.key.clone())));
+                    let limits = if record.bandwidth.is_some() || record.internet_egress.is_some() {
+                        "; its limits are those that the kernel programs had"
+                    } else {
+                        ", and has no limits of bandwidth"
+                    };
+                    self.remarks.push(format!("{} was rebuilt from its link {}{limits}", record.key, link.ifname));
+                    self.held.extend(all_addresses(&record).into_iter().map(|address| (address, record.key.clone())));
                     self.adopted.push(record);
                 }
                 None if link.addresses.is_empty() => {
@@ -194,6 +215,9 @@ mod tests {
             mtu: 9001,
             owner: owner.map(|id| (id.to_owned(), "eth0".to_owned())),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            allowed: Vec::new(),
+            bandwidth: None,
+            internet_egress: None,
         }
     }
 
@@ -212,6 +236,7 @@ mod tests {
             attached_at: BootMillis(5),
             bandwidth: None,
             internet_egress: None,
+            allowed: Vec::new(),
         }
     }
 
@@ -318,5 +343,19 @@ mod tests {
         assert_eq!(plan.adopted[0].attached_at, BootMillis(0), "every DEL that was queued came later");
         assert_eq!(plan.remove, [8]);
         assert!(plan.quarantine.iter().any(|(address, _)| *address == "10.0.0.2".parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn what_a_pod_may_use_besides_is_rebuilt_as_such() {
+        let found = KernelLink { allowed: vec![ip("10.0.50.7")], ..link(7, Some("a"), &["10.0.0.1"]) };
+        let rebuilt = plan(None, vec![found.clone()], &network(), BootMillis(50));
+        assert_eq!((&rebuilt.adopted[0].addresses, &rebuilt.adopted[0].allowed), (&vec![ip("10.0.0.1")], &vec![ip("10.0.50.7")]));
+        assert_eq!(rebuilt.held, [(ip("10.0.0.1"), key("a")), (ip("10.0.50.7"), key("a"))].into());
+        // One that died before its ADD was answered has left its link, with the same.
+        let half_made = KernelLink { allowed: vec![ip("10.0.50.7")], ..link(8, Some("b"), &["10.0.0.2"]) };
+        let both = plan(None, vec![found.clone(), half_made], &network(), BootMillis(50));
+        assert_eq!(both.adopted.iter().map(|record| record.allowed.len()).collect::<Vec<_>>(), [1, 0]);
+        let kept = planned(vec![], vec![later("not even JSON")], vec![found]);
+        assert_eq!(kept.held, [(ip("10.0.0.1"), key("a")), (ip("10.0.50.7"), key("a"))].into());
     }
 }

@@ -73,6 +73,12 @@ impl TokenBucket {
         self.filled(now) / 1000
     }
 
+    /// When there is a token: now, where there is one.
+    #[must_use]
+    pub fn next_token(&self, now: BootMillis) -> BootMillis {
+        now.plus(1000_u64.saturating_sub(self.filled(now)).div_ceil(self.refill_per_second.max(1)))
+    }
+
     fn filled(&self, now: BootMillis) -> u64 {
         let gained = now.since(self.at).saturating_mul(self.refill_per_second);
         self.thousandths.saturating_add(gained).min(self.size * 1000)

@@ -4,7 +4,7 @@
 //! daemon drives it with real clouds, the simulator with thousands of nodes under a virtual clock (docs/adr/0010). Whoever drives it calls
 //! [`Supply::poll_request`] whenever something may be due (there is no harm in asking too often), makes the call that this returns,
 //! and hands what became of it to [`Supply::handle_response`]. Nothing happens by time alone: what was due at some time is done by the
-//! first poll after it.
+//! first poll after it, and [`Supply::next_deadline`] tells when that may be.
 //!
 //! - One request is in flight. What became of it is not guessed: without an answer, both readers are asked first (a request whose
 //!   reply was lost may have been granted).
@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod memory;
 mod protocol;
 pub mod sizing;
+mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,58 +28,20 @@ use node_api::BootMillis;
 
 pub use blocks::EXCLUDED_MAX;
 use blocks::{Block, Network};
-use budget::{Backoff, Random, TokenBucket};
+use budget::Random;
 use evidence::{Belief, Evidence, Reader};
 use ipam_pool::range::{AddressRange, Family};
 use ipam_pool::{Closed, Pool, RangeState};
 pub use protocol::{ApiMode, Budget, Growth, Interface, Outcome, Reading, Refusal, Report, Request, Settings};
+use timers::{APPEARS, Asked, FRESH, Full, Lack, Timers};
 
-/// How often metadata is read, and the API where nothing is in doubt; in milliseconds.
-const METADATA_EVERY: u64 = 30_000;
-const API_EVERY: u64 = 30 * 60_000;
-/// How often metadata is read while pods wait for what only it can tell. Azure's answers five times a second for all that is on the
-/// machine, and that is the least of the three.
-const WANTED_EVERY: u64 = 2_000;
-/// How soon a doubtful block is asked after.
-const DOUBT_EVERY: u64 = 20_000;
-/// For how long the API is: it has said what it knows by then, and a reader that is wrong for days must not cost the account its calls.
-const NEW_DOUBT: u64 = 5 * 60_000;
-/// How long a block may take to be carried, and an interface that was asked for to be listed: it is attached first, and appears later.
-const APPEARS: u64 = 5 * 60_000;
-/// How old a word may be that a change rests on.
-const FRESH: u64 = 60_000;
 /// How long what was given back is not believed to be there; from then on, when every reader lists it.
 const TOMBSTONE: u64 = 15 * 60_000;
-/// How long an interface or subnet that was full is not asked again, on average; in a large cluster as long as the account's bucket takes to
-/// serve everybody once, for all of its nodes may share the subnet.
-const NO_ROOM: u64 = 10 * 60_000;
 /// Blocks that one call gives back at most. EC2 names no limit; an interface has fifty places at most, and a message to people some length.
 const RELEASED_AT_ONCE: usize = 50;
-const BACKOFF_BASE: u64 = 1_000;
-/// At least; in a large cluster as long as the account's bucket takes to serve everybody once.
-const BACKOFF_CAP: u64 = 5 * 60_000;
 /// Failures in a row that make a node stop giving back, and stop calling.
 const FEW_FAILURES: u32 = 3;
 const MANY_FAILURES: u32 = 8;
-/// A node's own bucket: what it may call in a burst, and each second from then on.
-const CALLS: u64 = 10;
-const CALLS_PER_SECOND: u64 = 1;
-
-/// What there was not enough of, for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lack {
-    /// Places on the interface, or for an interface.
-    Place,
-    /// Addresses of the subnet.
-    Subnet,
-}
-
-/// A place that gives no blocks, until it is asked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Full {
-    lack: Lack,
-    until: BootMillis,
-}
 
 /// The supply of one node.
 #[derive(Debug)]
@@ -91,7 +54,7 @@ pub struct Supply {
     /// What was given back, and when.
     tombstones: BTreeMap<IpNetwork, BootMillis>,
     in_flight: Option<Request>,
-    last_read: [Option<BootMillis>; 2],
+    timers: Timers,
     /// A call had no answer: who has not been asked since.
     unsure: BTreeSet<Reader>,
     /// An assignment had no answer: what appears on this interface next was asked for.
@@ -100,25 +63,10 @@ pub struct Supply {
     knows_limits: bool,
     /// Metadata lists interfaces of which the API alone can tell whether they are managed.
     has_unidentified: bool,
-    /// An interface was asked for that no reader lists yet: since when, and how many there were.
-    adding: Option<(BootMillis, usize)>,
-    surplus_since: [Option<BootMillis>; 2],
-    /// Interfaces that have no room for blocks of a family, or whose subnet has none.
-    full: BTreeMap<(String, Family), Full>,
-    /// The same for interfaces that are yet to be made.
-    no_interface: [Option<Full>; 2],
-    /// How long something is full, on average.
-    full_for: u64,
     /// The most blocks that are asked for in one call: fewer where a subnet had room for fewer, for it gives all or nothing.
     at_once: [u64; 2],
-    bucket: TokenBucket,
-    backoff: Backoff,
-    /// Of metadata alone: it is another service, and asking it costs the account nothing.
-    metadata_backoff: Backoff,
     random: Random,
-    /// Its turn: before this, no call that changes anything…
-    calls_from: BootMillis,
-    /// …but where pods wait that came after others had addresses. Whoever is throttled then waits for its turn.
+    /// It may call before its turn where pods wait that came after others had addresses. Whoever is throttled then waits for it.
     may_be_early: bool,
 }
 
@@ -136,22 +84,13 @@ impl Supply {
             network: Network { excluded: settings.exclude.clone(), ..Network::default() },
             tombstones,
             in_flight: None,
-            last_read: [None; 2],
+            timers: Timers::new(window, delay, now),
             unsure: BTreeSet::new(),
             unanswered: None,
             knows_limits: false,
             has_unidentified: false,
-            adding: None,
-            surplus_since: [None; 2],
-            full: BTreeMap::new(),
-            no_interface: [None; 2],
-            full_for: NO_ROOM.max(window),
             at_once: [u64::MAX; 2],
-            bucket: TokenBucket::new(CALLS, CALLS_PER_SECOND, now),
-            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP.max(window)),
-            metadata_backoff: Backoff::new(BACKOFF_BASE, METADATA_EVERY),
             random,
-            calls_from: now.plus(delay),
             may_be_early: true,
             settings,
         }
@@ -185,7 +124,7 @@ impl Supply {
     /// How freely the cloud is called now.
     #[must_use]
     pub const fn api_mode(&self) -> ApiMode {
-        match self.backoff.failures() {
+        match self.timers.backoff.failures() {
             failures if failures >= MANY_FAILURES => ApiMode::CircuitOpen,
             failures if failures >= FEW_FAILURES => ApiMode::ReleasesPaused,
             _ => ApiMode::Normal,
@@ -195,8 +134,8 @@ impl Supply {
     /// What may be called now.
     #[must_use]
     pub fn budget(&self, now: BootMillis) -> Budget {
-        let from = self.backoff.until().max(self.calls_from);
-        Budget { tokens: self.bucket.left(now), failures: self.backoff.failures(), wait: from.since(now) }
+        let from = self.timers.backoff.until().max(self.timers.calls_from);
+        Budget { tokens: self.timers.bucket.left(now), failures: self.timers.backoff.failures(), wait: from.since(now) }
     }
 
     /// The interface that a block is on.
@@ -267,13 +206,13 @@ impl Supply {
             return None;
         }
         // A reader that answers slowly must not take the turn of pods that wait.
-        let may_call = now >= self.backoff.until() && self.bucket.left(now) > 0;
+        let may_call = now >= self.timers.backoff.until() && self.timers.bucket.left(now) > 0;
         let is_urgent = waiting > 0 && may_call && !self.interfaces.is_empty();
         let mut request = if is_urgent { self.change_to_make(pool, waiting, now) } else { None };
         request = request.or_else(|| self.reading_to_make(waiting, now).map(Request::Read));
         let request = request.or_else(|| self.change_to_make(pool, waiting, now))?;
         let calls_api = request != Request::Read(Reader::Metadata);
-        if calls_api && (now < self.backoff.until() || self.bucket.take(now).is_err()) {
+        if calls_api && (now < self.timers.backoff.until() || self.timers.bucket.take(now).is_err()) {
             return None;
         }
         if let Request::Unassign { blocks, .. } = &request {
@@ -296,16 +235,16 @@ impl Supply {
         match outcome {
             Outcome::Read(reading) => {
                 match reading.reader {
-                    Reader::Api => self.backoff.succeeded(),
-                    Reader::Metadata => self.metadata_backoff.succeeded(),
+                    Reader::Api => self.timers.backoff.succeeded(),
+                    Reader::Metadata => self.timers.metadata_backoff.succeeded(),
                 }
                 self.read(reading, pool, now, &mut reports);
             }
             Outcome::Assigned(blocks) => {
-                self.backoff.succeeded();
+                self.timers.backoff.succeeded();
                 // What room there is, the readers tell by the limits that they know.
                 if !std::mem::replace(&mut self.knows_limits, true) {
-                    self.last_read[Reader::Metadata as usize] = None;
+                    self.timers.read_anew(Reader::Metadata);
                 }
                 if let Request::Assign { interface, family, .. } = request {
                     let at_once = &mut self.at_once[family as usize];
@@ -322,11 +261,11 @@ impl Supply {
                 }
             }
             Outcome::Added => {
-                self.backoff.succeeded();
+                self.timers.backoff.succeeded();
                 self.expect_interface(now);
             }
             Outcome::Unassigned => {
-                self.backoff.succeeded();
+                self.timers.backoff.succeeded();
                 let Request::Unassign { blocks, .. } = request else { return reports };
                 for block in blocks {
                     // Closed and free since before the call. Were it not, it would stay known, and closed.
@@ -337,7 +276,7 @@ impl Supply {
             }
             Outcome::Refused(refusal) => self.refused(&request, &refusal, now),
             Outcome::Unknown => {
-                self.backoff.failed(now, None, &mut self.random);
+                self.timers.backoff.failed(now, None, &mut self.random);
                 match request {
                     Request::Read(_) => {}
                     Request::AddInterface { .. } => self.expect_interface(now),
@@ -361,7 +300,7 @@ impl Supply {
 
     /// Takes one of the node's own tokens for a call that is none of [`Supply::poll_request`]'s, if there is one and calls succeed.
     pub fn take_token(&mut self, now: BootMillis) -> bool {
-        self.api_mode() == ApiMode::Normal && self.bucket.take(now).is_ok()
+        self.api_mode() == ApiMode::Normal && self.timers.bucket.take(now).is_ok()
     }
 
     fn readers(&self) -> &'static [Reader] {
@@ -374,57 +313,58 @@ impl Supply {
 
     /// Readers list an interface when it is there, perhaps some seconds later; until then no other is asked for.
     fn expect_interface(&mut self, now: BootMillis) {
-        self.adding = Some((now, self.interfaces.len()));
+        self.timers.expect_interface(self.interfaces.len(), now);
         self.ask_everybody();
     }
 
-    fn reading_to_make(&self, waiting: u64, now: BootMillis) -> Option<Reader> {
-        let due = |reader: Reader, every: u64| self.last_read[reader as usize].is_none_or(|last| now.since(last) >= every);
-        let newest_doubt = self.blocks.values().filter_map(|known| known.in_doubt_since(self.readers(), now)).max();
-        let is_in_doubt = newest_doubt.is_some();
-        let is_asked = |reader: Reader| self.unsure.contains(&reader) || self.adding.is_some();
-        let is_soon = |reader: Reader, doubt: bool| (doubt || is_asked(reader)) && due(reader, DOUBT_EVERY);
-        let metadata_is_due = if self.metadata_backoff.failures() > 0 {
-            now >= self.metadata_backoff.until()
-        } else {
+    fn asked(&self, waiting: u64, now: BootMillis) -> Asked {
+        let awaited = [Reader::Metadata, Reader::Api].map(|reader| self.unsure.contains(&reader) || self.timers.is_adding());
+        Asked {
+            newest_doubt: self.blocks.values().filter_map(|known| known.in_doubt_since(self.readers(), now)).max(),
+            awaited,
             // What nobody here asks for comes by being read, and so does an interface that was asked for.
-            let is_wanted = waiting > 0 && (self.settings.sizing == [None; 2] || is_asked(Reader::Metadata));
-            due(Reader::Metadata, METADATA_EVERY)
-                || is_soon(Reader::Metadata, is_in_doubt)
-                || is_wanted && due(Reader::Metadata, WANTED_EVERY)
-        };
-        if metadata_is_due {
-            return Some(Reader::Metadata);
+            is_wanted: waiting > 0 && (self.settings.sizing == [None; 2] || awaited[Reader::Metadata as usize]),
+            has_unidentified: self.has_unidentified,
         }
-        // Metadata alone is enough to start with.
-        let asked = self.settings.api && now >= self.calls_from;
-        let api_is_due = due(Reader::Api, API_EVERY) && (is_in_doubt || self.last_read[Reader::Api as usize].is_some());
-        let is_new = |since: BootMillis| now.since(since) < NEW_DOUBT;
-        let identifies = self.has_unidentified && due(Reader::Api, DOUBT_EVERY);
-        let needed = api_is_due || identifies || is_soon(Reader::Api, newest_doubt.is_some_and(is_new));
-        (asked && needed).then_some(Reader::Api)
+    }
+
+    fn reading_to_make(&self, waiting: u64, now: BootMillis) -> Option<Reader> {
+        let asked = self.asked(waiting, now);
+        let is_due = |reader: &&Reader| self.timers.reading_at(**reader, &asked, now).is_some_and(|at| at <= now);
+        self.readers().iter().find(is_due).copied()
+    }
+
+    /// The earliest time at which [`Supply::poll_request`] may have something to call that it does not have now, if nobody tells anything
+    /// until then. None while a call is in flight: the next thing is what becomes of it.
+    #[must_use]
+    pub fn next_deadline(&self, pool: &Pool, waiting: u64, now: BootMillis) -> Option<BootMillis> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let release_after = self.settings.sizing.map(|sizing| sizing.map(|sizing| sizing.release_after));
+        // What was to be carried by then is not counted upon any more.
+        let late = self.blocks.values().map(|known| known.evidence.learned().plus(APPEARS)).filter(|at| *at > now);
+        let cooled = pool.cooling(now).map(|(_, left)| now.plus(left));
+        self.timers.next(&self.asked(waiting, now), release_after, now).into_iter().chain(late).chain(cooled).min()
     }
 
     fn change_to_make(&mut self, pool: &Pool, waiting: u64, now: BootMillis) -> Option<Request> {
         let is_early = self.may_be_early && waiting > 0 && !self.blocks.is_empty();
         // What it has may be on an interface that is not identified yet.
-        if !self.settings.api || now < self.calls_from && !is_early || self.is_unsure() || self.has_unidentified {
+        if !self.settings.api || now < self.timers.calls_from && !is_early || self.is_unsure() || self.has_unidentified {
             return None;
         }
-        self.adding = self.adding.filter(|(since, _)| now.since(*since) < APPEARS);
+        self.timers.expect_no_longer(now);
         for (family, sizing) in Family::ALL.into_iter().zip(self.settings.sizing) {
             let Some(sizing) = sizing else { continue };
             let (have, used) = self.have_and_used(family, pool, waiting, now);
+            let has_had_more = self.timers.surplus(family, have > sizing.at_most(used) * sizing.block, now);
             if have < sizing.at_least(used) * sizing.block {
-                self.surplus_since[family as usize] = None;
                 if let Some(request) = self.growth(family, (sizing.at_least(used) * sizing.block - have).div_ceil(sizing.block), now) {
                     return Some(request);
                 }
-            } else if have <= sizing.at_most(used) * sizing.block {
-                self.surplus_since[family as usize] = None;
-            } else {
-                let since = *self.surplus_since[family as usize].get_or_insert(now);
-                let may_release = now.since(since) >= sizing.release_after && self.api_mode() == ApiMode::Normal;
+            } else if let Some(has_had_more) = has_had_more {
+                let may_release = has_had_more >= sizing.release_after && self.api_mode() == ApiMode::Normal;
                 let surplus = have - sizing.at_most(used) * sizing.block;
                 if may_release && let Some(request) = self.release(family, surplus, pool, now) {
                     return Some(request);
@@ -447,14 +387,12 @@ impl Supply {
         if let Some((interface, room)) = self.roomy(family, now) {
             return Some(Request::Assign { interface: interface.to_owned(), family, blocks: blocks.min(room) });
         }
-        let is_full = self.no_interface[family as usize].is_some_and(|full| now < full.until);
-        if self.interface_room && self.adding.is_none() && !is_full {
+        if self.interface_room && !self.timers.is_adding() && self.timers.full(None, family, now).is_none() {
             return Some(Request::AddInterface { family, blocks });
         }
         // Metadata does not tell limits: before the API was asked, a node that was launched with all that is granted to an unknown one
         // has no room that anybody knows of.
-        let is_old = self.last_read[Reader::Api as usize].is_none_or(|last| now.since(last) >= NO_ROOM);
-        is_old.then_some(Request::Read(Reader::Api))
+        self.timers.may_know_of_room(now).then_some(Request::Read(Reader::Api))
     }
 
     /// The interface to ask for blocks. One that the kernel does not have (yet) gets some only if nothing else has room, and no more
@@ -479,7 +417,7 @@ impl Supply {
             .iter()
             .filter(|interface| interface.free_slots[family as usize] > 0)
             .partition(|interface| self.is_full(interface, family, now).is_some());
-        let no_interface = self.no_interface[family as usize].filter(|full| now < full.until);
+        let no_interface = self.timers.full(None, family, now);
         let interface = self.interface_room && no_interface.is_none();
         if interface || !open.is_empty() {
             let blocks = open.iter().fold(0_u64, |sum, interface| sum.saturating_add(interface.free_slots[family as usize]));
@@ -491,13 +429,13 @@ impl Supply {
     }
 
     fn is_full(&self, interface: &Interface, family: Family, now: BootMillis) -> Option<Full> {
-        self.full.get(&(interface.id.clone(), family)).filter(|full| now < full.until).copied()
+        self.timers.full(Some(&interface.id), family, now)
     }
 
     /// Whether the node should have more addresses of a family, and nothing that it knows of has room for them.
     #[must_use]
     pub fn is_stuck(&self, family: Family, pool: &Pool, waiting: u64, now: BootMillis) -> bool {
-        let sizing = self.settings.sizing[family as usize].filter(|_| !self.interfaces.is_empty() && self.adding.is_none());
+        let sizing = self.settings.sizing[family as usize].filter(|_| !self.interfaces.is_empty() && !self.timers.is_adding());
         sizing.is_some_and(|sizing| {
             let (have, used) = self.have_and_used(family, pool, waiting, now);
             have < sizing.at_least(used) * sizing.block && self.growth(family, 1, now).is_none()
@@ -530,7 +468,7 @@ impl Supply {
             }
             return Some(Request::Unassign { interface, blocks });
         }
-        let is_stale = |reader: &&Reader| self.last_read[**reader as usize].is_none_or(|last| now.since(last) >= FRESH);
+        let is_stale = |reader: &&Reader| self.timers.is_older(**reader, FRESH, now);
         self.readers().iter().find(is_stale).map(|reader| Request::Read(*reader))
     }
 
@@ -543,11 +481,11 @@ impl Supply {
                     self.blocks.entry(*block).and_modify(|known| known.releasing = None);
                 }
             }
-            Request::Read(reader) => self.last_read[*reader as usize] = Some(now),
+            Request::Read(reader) => self.timers.was_read(*reader, now),
             Request::Assign { .. } | Request::AddInterface { .. } => {}
         }
         let of_metadata = *request == Request::Read(Reader::Metadata);
-        let backoff = if of_metadata { &mut self.metadata_backoff } else { &mut self.backoff };
+        let backoff = if of_metadata { &mut self.timers.metadata_backoff } else { &mut self.timers.backoff };
         match refusal {
             Refusal::Throttled(retry_after) => {
                 self.may_be_early &= of_metadata;
@@ -562,7 +500,7 @@ impl Supply {
     }
 
     /// A subnet gives all or nothing, so that half as many are asked for next; one that has not even one block is left alone for a
-    /// while, and so is an interface that is full whatever its limits say. Nodes that share a subnet do not come back together.
+    /// while, and so is an interface that is full whatever its limits say.
     fn note_full(&mut self, request: &Request, lack: Lack, now: BootMillis) {
         let (Request::Assign { family, blocks, .. } | Request::AddInterface { family, blocks }) = request else { return };
         let at_once = &mut self.at_once[*family as usize];
@@ -571,17 +509,14 @@ impl Supply {
             return;
         }
         *at_once = u64::MAX;
-        let full = Full { lack, until: now.plus(self.full_for * 3 / 4 + self.random.below(self.full_for / 2)) };
-        match request {
-            Request::Assign { interface, family, .. } => drop(self.full.insert((interface.clone(), *family), full)),
-            _ => self.no_interface[*family as usize] = Some(full),
-        }
+        let interface = if let Request::Assign { interface, .. } = request { Some(interface.as_str()) } else { None };
+        self.timers.note_full(interface, *family, lack, &mut self.random, now);
     }
 
     fn read(&mut self, reading: Reading, pool: &mut Pool, now: BootMillis, reports: &mut Vec<Report>) {
         let Reading { reader, mut interfaces, interface_room, has_unidentified } = reading;
         self.has_unidentified = has_unidentified;
-        self.last_read[reader as usize] = Some(now);
+        self.timers.was_read(reader, now);
         self.unsure.remove(&reader);
         let listed: BTreeMap<_, _> =
             interfaces.iter().flat_map(|interface| interface.blocks.iter().map(|block| (*block, interface.id.clone()))).collect();
@@ -626,8 +561,8 @@ impl Supply {
                 interfaces.push(known.lasting());
             }
         }
-        self.adding = self.adding.filter(|(_, before)| interfaces.len() <= *before);
-        self.full.retain(|_, full| now < full.until);
+        self.timers.interfaces_listed(interfaces.len());
+        self.timers.forget_full(now);
         self.interfaces = interfaces;
         self.interface_room = interface_room;
     }

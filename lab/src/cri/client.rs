@@ -7,25 +7,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
-use prost::Message;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::{
+    ContainerConfig, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec,
+    ImageStatusRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxStatusRequest, PodSandboxStatusResponse,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeCondition, StartContainerRequest, StatusRequest,
+    StopContainerRequest, StopPodSandboxRequest, VersionRequest, VersionResponse,
+};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
-use tonic::Request;
-use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
-use tonic_prost::ProstCodec;
+use tonic::{Request, Response, Status};
 use tower_service::Service;
 
 use super::Error;
-use super::messages::{
-    ContainerConfig, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest,
-    ExecSyncResponse, Identifier, ImageSpec, ImageStatusRequest, ImageStatusResponse, ListPodSandboxRequest, ListPodSandboxResponse,
-    Nothing, PodSandbox, PodSandboxConfig, PodSandboxStatusRequest, PodSandboxStatusResponse, RunPodSandboxRequest, RuntimeCondition,
-    StatusRequest, StatusResponse, StopContainerRequest, VersionRequest, VersionResponse,
-};
 
 /// Limit of a call that only asks.
 const ASK: Duration = Duration::from_secs(10);
@@ -63,8 +61,8 @@ impl Cri {
     /// # Errors
     /// Those of every call: the runtime refuses, or the deadline passes.
     pub fn version(&self) -> Result<VersionResponse, Error> {
-        let version = "v1".to_owned();
-        self.call("Version", VersionRequest { version }, ASK)
+        let request = VersionRequest { version: "v1".to_owned() };
+        self.call("Version", ASK, request, async |mut runtime, request| runtime.version(request).await)
     }
 
     /// `Status`: the runtime's conditions.
@@ -72,7 +70,8 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn conditions(&self) -> Result<Vec<RuntimeCondition>, Error> {
-        let response: StatusResponse = self.call("Status", StatusRequest { verbose: false }, ASK)?;
+        let request = StatusRequest { verbose: false };
+        let response = self.call("Status", ASK, request, async |mut runtime, request| runtime.status(request).await)?;
         Ok(response.status.map(|status| status.conditions).unwrap_or_default())
     }
 
@@ -81,9 +80,10 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn has_image(&self, image: &str) -> Result<bool, Error> {
-        let image = Some(ImageSpec { image: image.to_owned() });
-        let request = ImageStatusRequest { image };
-        let response: ImageStatusResponse = self.call_service("runtime.v1.ImageService", "ImageStatus", request, ASK)?;
+        let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+        let request = ImageStatusRequest { image, verbose: false };
+        let mut images = ImageServiceClient::new(self.channel.clone());
+        let response = self.wait("ImageStatus", ASK, request, async |request| images.image_status(request).await)?;
         Ok(response.image.is_some())
     }
 
@@ -93,8 +93,8 @@ impl Cri {
     /// Those of every call; a CNI plugin's failure is in the runtime's words.
     pub fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, Error> {
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-        let response: Identifier = self.call("RunPodSandbox", request, ACT)?;
-        Ok(response.id)
+        let response = self.call("RunPodSandbox", ACT, request, async |mut runtime, request| runtime.run_pod_sandbox(request).await)?;
+        Ok(response.pod_sandbox_id)
     }
 
     /// `PodSandboxStatus`, with the runtime's own information.
@@ -103,7 +103,7 @@ impl Cri {
     /// Those of every call.
     pub fn pod_sandbox_status(&self, sandbox: &str) -> Result<PodSandboxStatusResponse, Error> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.to_owned(), verbose: true };
-        self.call("PodSandboxStatus", request, ASK)
+        self.call("PodSandboxStatus", ASK, request, async |mut runtime, request| runtime.pod_sandbox_status(request).await)
     }
 
     /// `ListPodSandbox`: all of them.
@@ -111,7 +111,8 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn list_pod_sandbox(&self) -> Result<Vec<PodSandbox>, Error> {
-        let response: ListPodSandboxResponse = self.call("ListPodSandbox", ListPodSandboxRequest {}, ASK)?;
+        let request = ListPodSandboxRequest { filter: None };
+        let response = self.call("ListPodSandbox", ASK, request, async |mut runtime, request| runtime.list_pod_sandbox(request).await)?;
         Ok(response.items)
     }
 
@@ -120,7 +121,8 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn stop_pod_sandbox(&self, sandbox: &str) -> Result<(), Error> {
-        self.act_on("StopPodSandbox", sandbox)
+        let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        self.call("StopPodSandbox", ACT, request, async |mut runtime, request| runtime.stop_pod_sandbox(request).await).map(drop)
     }
 
     /// `RemovePodSandbox`.
@@ -128,7 +130,8 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn remove_pod_sandbox(&self, sandbox: &str) -> Result<(), Error> {
-        self.act_on("RemovePodSandbox", sandbox)
+        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        self.call("RemovePodSandbox", ACT, request, async |mut runtime, request| runtime.remove_pod_sandbox(request).await).map(drop)
     }
 
     /// `CreateContainer`: answers the container's identifier.
@@ -137,8 +140,8 @@ impl Cri {
     /// Those of every call.
     pub fn create_container(&self, sandbox: &str, config: ContainerConfig, of: PodSandboxConfig) -> Result<String, Error> {
         let request = CreateContainerRequest { pod_sandbox_id: sandbox.to_owned(), config: Some(config), sandbox_config: Some(of) };
-        let response: Identifier = self.call("CreateContainer", request, ACT)?;
-        Ok(response.id)
+        let response = self.call("CreateContainer", ACT, request, async |mut runtime, request| runtime.create_container(request).await)?;
+        Ok(response.container_id)
     }
 
     /// `StartContainer`.
@@ -146,7 +149,8 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn start_container(&self, container: &str) -> Result<(), Error> {
-        self.act_on("StartContainer", container)
+        let request = StartContainerRequest { container_id: container.to_owned() };
+        self.call("StartContainer", ACT, request, async |mut runtime, request| runtime.start_container(request).await).map(drop)
     }
 
     /// `StopContainer` with no grace.
@@ -155,7 +159,7 @@ impl Cri {
     /// Those of every call.
     pub fn stop_container(&self, container: &str) -> Result<(), Error> {
         let request = StopContainerRequest { container_id: container.to_owned(), timeout: 0 };
-        self.call::<_, Nothing>("StopContainer", request, ACT).map(drop)
+        self.call("StopContainer", ACT, request, async |mut runtime, request| runtime.stop_container(request).await).map(drop)
     }
 
     /// `RemoveContainer`.
@@ -163,7 +167,8 @@ impl Cri {
     /// # Errors
     /// Those of every call.
     pub fn remove_container(&self, container: &str) -> Result<(), Error> {
-        self.act_on("RemoveContainer", container)
+        let request = RemoveContainerRequest { container_id: container.to_owned() };
+        self.call("RemoveContainer", ACT, request, async |mut runtime, request| runtime.remove_container(request).await).map(drop)
     }
 
     /// `ContainerStatus`.
@@ -173,7 +178,7 @@ impl Cri {
     pub fn container_status(&self, container: &str) -> Result<ContainerStatus, Error> {
         let method = "ContainerStatus";
         let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
-        let response: ContainerStatusResponse = self.call(method, request, ASK)?;
+        let response = self.call(method, ASK, request, async |mut runtime, request| runtime.container_status(request).await)?;
         response.status.ok_or(Error::Incomplete { method, missing: "status" })
     }
 
@@ -187,45 +192,39 @@ impl Cri {
             cmd: cmd.iter().map(|word| (*word).to_owned()).collect(),
             timeout: i64::try_from(limit.as_secs().max(1)).unwrap_or(i64::MAX),
         };
-        self.call("ExecSync", request, limit + ASK)
+        self.call("ExecSync", limit + ASK, request, async |mut runtime, request| runtime.exec_sync(request).await)
     }
 
-    fn act_on(&self, method: &'static str, id: &str) -> Result<(), Error> {
-        self.call::<_, Nothing>(method, Identifier { id: id.to_owned() }, ACT).map(drop)
+    fn call<Q, A>(
+        &self,
+        method: &'static str,
+        limit: Duration,
+        request: Q,
+        send: impl AsyncFnOnce(RuntimeServiceClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, Error> {
+        let runtime = RuntimeServiceClient::new(self.channel.clone());
+        self.wait(method, limit, request, async |request| send(runtime, request).await)
     }
 
-    fn call<Q, A>(&self, method: &'static str, request: Q, limit: Duration) -> Result<A, Error>
-    where
-        Q: Message + 'static,
-        A: Message + Default + 'static,
-    {
-        self.call_service("runtime.v1.RuntimeService", method, request, limit)
-    }
-
-    fn call_service<Q, A>(&self, service: &str, method: &'static str, request: Q, limit: Duration) -> Result<A, Error>
-    where
-        Q: Message + 'static,
-        A: Message + Default + 'static,
-    {
-        let refused = |status: tonic::Status| match status.code() {
+    /// Sends and waits. The runtime is told the limit too; ours holds when it hangs.
+    fn wait<Q, A>(
+        &self,
+        method: &'static str,
+        limit: Duration,
+        request: Q,
+        send: impl AsyncFnOnce(Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, Error> {
+        let refused = |status: Status| match status.code() {
             // The second is tonic's own clock, which knows the limit from the request; nobody else cancels.
             tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Error::Deadline { method, limit },
             code => Error::Refused { method, code, message: status.message().to_owned() },
         };
-        let path =
-            PathAndQuery::try_from(format!("/{service}/{method}")).map_err(|error| refused(tonic::Status::internal(error.to_string())))?;
         let mut request = Request::new(request);
         request.set_timeout(limit);
-        let mut client = Grpc::new(self.channel.clone());
-        let answer = async {
-            client.ready().await.map_err(|error| tonic::Status::unavailable(chain(&error)))?;
-            client.unary(request, path, ProstCodec::<Q, A>::default()).await
-        };
-        // The runtime is told the limit too; ours holds when it hangs.
         self.event_loop
-            .block_on(async { timeout(limit, answer).await })
+            .block_on(async { timeout(limit, send(request)).await })
             .map_err(|_| Error::Deadline { method, limit })?
-            .map(tonic::Response::into_inner)
+            .map(Response::into_inner)
             .map_err(refused)
     }
 }
@@ -273,7 +272,8 @@ mod tests {
         let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let cri = Cri::connect(&socket).unwrap();
         let request = VersionRequest { version: "v1".to_owned() };
-        let answer = cri.call::<_, VersionResponse>("Version", request, Duration::from_millis(200));
+        let limit = Duration::from_millis(200);
+        let answer = cri.call("Version", limit, request, async |mut runtime, request| runtime.version(request).await);
         assert!(matches!(answer, Err(Error::Deadline { method: "Version", .. })), "{answer:?}");
     }
 }

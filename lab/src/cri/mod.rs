@@ -3,7 +3,6 @@
 //! Source: Kubernetes' CRI, `runtime.v1`. The client blocks, and every call has a deadline.
 
 mod client;
-pub mod messages;
 pub mod pod;
 
 use std::io;

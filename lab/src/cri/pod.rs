@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::messages::{
+use k8s_cri::v1::{
     Capability, ContainerConfig, ContainerMetadata, ContainerState, DnsConfig, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
     PodSandboxMetadata, PortMapping, Protocol,
 };
+use serde_json::Value;
+
 use super::{Cri, Error};
 use crate::image;
 
@@ -82,7 +82,7 @@ impl Pod {
     /// When the runtime does not know it.
     pub fn is_running(&self, cri: &Cri) -> Result<bool, Error> {
         let status = cri.container_status(&self.container)?;
-        Ok(status.state == i32::from(ContainerState::Running))
+        Ok(status.state == i32::from(ContainerState::ContainerRunning))
     }
 
     /// Runs a program in its container; the program's failure is in the answer.
@@ -164,7 +164,11 @@ fn sandbox_config(spec: &PodSpec) -> PodSandboxConfig {
         labels: [("app".to_owned(), spec.name.clone())].into(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: spec.cgroup_parent.clone(),
-            security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), privileged: false }),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..LinuxSandboxSecurityContext::default()
+            }),
+            ..LinuxPodSandboxConfig::default()
         }),
         ..PodSandboxConfig::default()
     }
@@ -173,18 +177,25 @@ fn sandbox_config(spec: &PodSpec) -> PodSandboxConfig {
 fn container_config(attempt: u32) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: "workload".to_owned(), attempt }),
-        image: Some(ImageSpec { image: image::REFERENCE.to_owned() }),
+        image: Some(ImageSpec { image: image::REFERENCE.to_owned(), ..ImageSpec::default() }),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 // For ping; Kubernetes' default set has it too.
-                capabilities: Some(Capability { add_capabilities: vec!["NET_RAW".to_owned()] }),
+                capabilities: Some(Capability { add_capabilities: vec!["NET_RAW".to_owned()], ..Capability::default() }),
                 namespace_options: Some(namespaces()),
+                ..LinuxContainerSecurityContext::default()
             }),
+            ..LinuxContainerConfig::default()
         }),
         ..ContainerConfig::default()
     }
 }
 
 fn namespaces() -> NamespaceOption {
-    NamespaceOption { network: NamespaceMode::Pod.into(), pid: NamespaceMode::Container.into(), ipc: NamespaceMode::Pod.into() }
+    NamespaceOption {
+        network: NamespaceMode::Pod.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..NamespaceOption::default()
+    }
 }

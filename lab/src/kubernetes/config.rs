@@ -18,6 +18,9 @@ pub(super) const FLEET: &str = "10.0.0.10:7443";
 /// The cluster's name server.
 pub const DNS: &str = "10.96.0.10";
 
+/// The taint of a node whose preflight has not passed.
+pub(super) const NEW: &str = "startup-taint.cluster-autoscaler.kubernetes.io/barewire-preflight";
+
 /// Where a node's components have their files.
 const FILES: &str = "/etc/kubernetes";
 
@@ -47,7 +50,8 @@ pub(super) fn write_client(node: &Node, authority: &Authority, who: &str, client
 }
 
 /// The kubelet's configuration, less what the lab's machine cannot do.
-pub(super) fn kubelet(cgroup_root: &str, max_pods: u32) -> String {
+pub(super) fn kubelet(cgroup_root: &str, max_pods: u32, is_new: bool) -> String {
+    let taint = json!({ "key": NEW, "effect": "NoSchedule" });
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -79,6 +83,7 @@ pub(super) fn kubelet(cgroup_root: &str, max_pods: u32) -> String {
         "localStorageCapacityIsolation": false,
         "nodeStatusUpdateFrequency": "5s",
         "shutdownGracePeriod": "0s",
+        "registerWithTaints": if is_new { json!([taint]) } else { Value::Null },
     })
     .to_string()
 }
@@ -130,3 +135,7 @@ pub(super) fn services_of_barewired() -> String {
         "\n[fleet]\nreplicas = [\"{FLEET}\"]\nauthority = {authority:?}\ncertificate = {certificate:?}\nkey = {key:?}\n\n[services]\nmode = \"on\"\n"
     )
 }
+
+/// The section with which it looks at itself; less what of the machine all nodes of the lab share, as one node would be sick by another's fault.
+pub(super) const HEALTH: &str =
+    "\n[health]\nenabled = true\nchecks_off = [\"kernel_log\", \"clock\", \"disk_root\", \"disk_var\", \"conntrack\", \"neighbours\"]\n";

@@ -19,6 +19,10 @@ const PROGRAM: &str = "/usr/local/bin/barewire-fleet";
 const NAME: &str = "barewire-fleet";
 /// Who it is to the API server.
 pub const USER: &str = "system:serviceaccount:kube-system:barewire-fleet";
+/// The file of teams, which is read every five seconds.
+const TEAMS: &str = "teams.yaml";
+/// At first nobody has a node.
+const NO_TEAMS: &str = "pools: []\nteams: []\n";
 /// How long a namespace may take that the API server makes by itself.
 const RIGHTS: Duration = Duration::from_secs(60);
 
@@ -27,10 +31,12 @@ const RIGHTS: Duration = Duration::from_secs(60);
 pub struct Replica {
     node: Node,
     service: Option<Service>,
+    /// What the leader does to nodes.
+    acts: Vec<String>,
 }
 
 impl Replica {
-    pub(super) fn start(node: &Node, authority: &Authority, kubectl: &Kubectl) -> Result<Self> {
+    pub(super) fn start(node: &Node, authority: &Authority, kubectl: &Kubectl, acts: bool) -> Result<Self> {
         node.install(&barewire_binaries()?.join(NAME), PROGRAM)?;
         let shown = authority.server(NAME, &[NAME], &[]).map_err(pem)?;
         node.write(&file("barewire-fleet.crt"), &shown.certificate)?;
@@ -38,11 +44,32 @@ impl Replica {
         // A certificate in the name of the service account, as it is no pod.
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         write_client(node, authority, NAME, &authority.client(USER, &groups).map_err(pem)?)?;
-        let rights = rights(&node.run(&[PROGRAM, "manifest"])?)?;
+        node.write(&file(TEAMS), NO_TEAMS)?;
+        let mut replica = Self { node: node.clone(), service: None, acts: if acts { flags() } else { Vec::new() } };
+        let rights = replica.rights()?;
         wait_until("the fleet's rights", RIGHTS, || kubectl.apply(&rights).map_err(|error| error.to_string()))?;
-        let mut replica = Self { node: node.clone(), service: None };
         replica.resume()?;
         Ok(replica)
+    }
+
+    /// What of its manifest can be applied here.
+    fn rights(&self) -> Result<Value> {
+        let argv: Vec<&str> = [PROGRAM, "manifest"].into_iter().chain(self.acts.iter().map(String::as_str)).collect();
+        rights(&self.node.run(&argv)?)
+    }
+
+    pub(super) fn share(&self, teams: &str, kubectl: &Kubectl) -> Result<()> {
+        self.node.write(&file(TEAMS), teams)?;
+        kubectl.apply(&self.rights()?)
+    }
+
+    /// What the fleet's command answers to an administrator.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let kubeconfig = format!("--kubeconfig={}", file("admin.conf"));
+        self.node.run(&[&[PROGRAM], arguments, &[&kubeconfig]].concat())
     }
 
     /// Starts it again after [`Replica::kill`].
@@ -59,7 +86,8 @@ impl Replica {
             flag("replicas", FLEET),
             flag("advertise", FLEET),
         ];
-        let argv: Vec<&str> = std::iter::once(PROGRAM).chain(arguments.iter().map(String::as_str)).collect();
+        let arguments = arguments.iter().chain(&self.acts);
+        let argv: Vec<&str> = std::iter::once(PROGRAM).chain(arguments.map(String::as_str)).collect();
         self.service = Some(self.node.start_service(NAME, &argv)?);
         Ok(())
     }
@@ -77,6 +105,13 @@ impl Replica {
     pub fn is_running(&self) -> bool {
         self.service.as_ref().is_some_and(Service::is_running)
     }
+}
+
+/// A leader that does all that it can, and waits no longer than a test does.
+fn flags() -> Vec<String> {
+    let apply = ["teams", "health", "preflight"].map(|part| format!("--{part}-mode=apply"));
+    let rest = [format!("--teams={}", file(TEAMS)), "--health-quiet=20".to_owned(), "--health-drain-after=10".to_owned()];
+    apply.into_iter().chain(rest).collect()
 }
 
 /// The manifest without what runs it: here nobody has its image.

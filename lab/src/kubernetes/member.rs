@@ -3,14 +3,14 @@
 
 use std::net::IpAddr;
 
+use k8s_cri::v1::{PodSandboxMetadata, PodSandboxState};
 use serde_json::Value;
 
 use super::config::{self, ProxyMode, STATIC_PODS, file, write_client};
 use super::pki::Authority;
-use super::{NodePlan, host_end_prefix, pem};
+use super::{NodePlan, Plan, host_end_prefix, pem};
 use crate::cgroup_parent;
 use crate::cni::{self, Daemon, NodeCni};
-use crate::cri::messages::{PodSandboxMetadata, PodSandboxState};
 use crate::cri::{Cri, pod};
 use crate::error::{Context, Error, Result};
 use crate::image;
@@ -37,6 +37,8 @@ pub struct Member {
     plan: NodePlan,
     proxy: ProxyMode,
     cni: NodeCni,
+    /// It registers with the taint of new nodes.
+    is_new: bool,
     /// Path of the daemon's configuration in the node.
     config: &'static str,
     containerd: Containerd,
@@ -52,14 +54,15 @@ struct Services {
 
 impl Member {
     /// Starts the runtime, imports the images and installs the CNI: all that needs no API server.
-    pub(super) fn prepare(node: &Node, plan: NodePlan, proxy: ProxyMode, cni: NodeCni, images: &Images) -> Result<Self> {
-        let config = daemon_config(node, proxy)?;
+    pub(super) fn prepare(node: &Node, plan: NodePlan, cluster: &Plan, images: &Images) -> Result<Self> {
+        let Plan { proxy, cni, acts, .. } = *cluster;
+        let config = daemon_config(node, proxy, acts)?;
         let daemon = cni::install_beside(node, plan.plugins, cni, config)?;
         let (containerd, cri) = Containerd::start_release(node, plan.runtime)?;
         for (tar, reference) in images.tars() {
             containerd.import(&cri, &tar, reference)?;
         }
-        Ok(Self { node: node.clone(), cri, daemon, plan, proxy, cni, config, containerd, services: None })
+        Ok(Self { node: node.clone(), cri, daemon, plan, proxy, cni, is_new: acts, config, containerd, services: None })
     }
 
     /// Starts kubelet, and kube-proxy where that serves services.
@@ -85,7 +88,7 @@ impl Member {
         node.write(&file("kubelet.key"), &server.key)?;
         // A cluster's name server that forwards nowhere.
         node.write(&file("resolv.conf"), "search cluster.local\n")?;
-        node.write(&file("kubelet.json"), config::kubelet(&cgroup_root, self.max_pods()?))?;
+        node.write(&file("kubelet.json"), config::kubelet(&cgroup_root, self.max_pods()?, self.is_new))?;
         self.services = Some(Services { kubelet: self.start_kubelet()?, kube_proxy: self.start_kube_proxy()? });
         Ok(())
     }
@@ -300,7 +303,7 @@ impl Member {
     /// When the node has no sandbox of that pod that is ready.
     pub fn network_of(&self, namespace: &str, pod: &str) -> Result<Network> {
         let is_it = |metadata: &PodSandboxMetadata| metadata.namespace == namespace && metadata.name == pod;
-        let ready = i32::from(PodSandboxState::Ready);
+        let ready = i32::from(PodSandboxState::SandboxReady);
         let sandboxes = self.cri.list_pod_sandbox()?;
         let found = sandboxes.iter().find(|sandbox| sandbox.state == ready && sandbox.metadata.as_ref().is_some_and(is_it));
         let sandbox = found.ok_or_else(|| super::failed(self.name(), format!("it has no sandbox of {namespace}/{pod}")))?;
@@ -359,14 +362,15 @@ fn static_pod(name: &str) -> String {
 }
 
 /// The path of the daemon's configuration: the topology's own, or one with what services take beside it.
-fn daemon_config(node: &Node, proxy: ProxyMode) -> Result<&'static str> {
+fn daemon_config(node: &Node, proxy: ProxyMode, acts: bool) -> Result<&'static str> {
     const WITH_SERVICES: &str = "/run/barewired-services.toml";
     if proxy != ProxyMode::Barewired {
         return Ok(cni::DAEMON_CONFIG);
     }
     let path = node.host_path(cni::DAEMON_CONFIG);
     let given = std::fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
-    node.write(WITH_SERVICES, given + &config::services_of_barewired())?;
+    let health = if acts { config::HEALTH } else { "" };
+    node.write(WITH_SERVICES, given + &config::services_of_barewired() + health)?;
     Ok(WITH_SERVICES)
 }
 

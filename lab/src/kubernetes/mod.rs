@@ -69,6 +69,8 @@ pub struct Plan {
     pub cni: NodeCni,
     /// The nodes.
     pub nodes: Vec<NodePlan>,
+    /// The fleet's leader acts on nodes, which look at themselves and at each other, and register with the taint of new nodes.
+    pub acts: bool,
     /// Further names of the test image.
     pub image_names: Vec<String>,
 }
@@ -85,7 +87,15 @@ impl Plan {
             ProxyMode::Nftables => vec![old("node1", Release::Debian), new("node2", Release::Current)],
             ProxyMode::Barewired => vec![new("node1", Release::Current), new("node2", Release::Current)],
         };
-        Self { proxy, cni, nodes, image_names: Vec::new() }
+        Self { proxy, cni, nodes, acts: false, image_names: Vec::new() }
+    }
+
+    /// A cluster whose fleet acts on its nodes. There are three: of a fault between nodes two others have to say so.
+    #[must_use]
+    pub fn acting() -> Self {
+        let node = |name| NodePlan { name, runtime: Release::Current, plugins: Release::Current };
+        let nodes = ["node1", "node2", "node3"].map(node).to_vec();
+        Self { nodes, acts: true, ..Self::mixed(ProxyMode::Barewired, NodeCni::Barewire) }
     }
 }
 
@@ -121,7 +131,7 @@ impl Cluster {
         let nodes: Vec<_> = plan.nodes.iter().map(|node| Ok((*node, lab.node(node.name)?.clone()))).collect::<Result<_>>()?;
         let control = std::thread::scope(|scope| {
             let runtimes: Vec<_> =
-                nodes.iter().map(|(node, handle)| scope.spawn(|| Member::prepare(handle, *node, plan.proxy, plan.cni, &images))).collect();
+                nodes.iter().map(|(node, handle)| scope.spawn(|| Member::prepare(handle, *node, plan, &images))).collect();
             let control = ControlPlane::start(lab.node(CONTROL)?, &authority, plan.proxy == ProxyMode::Barewired)?;
             for ((node, _), runtime) in nodes.iter().zip(runtimes) {
                 let member = runtime.join().map_err(|_| failed(node.name, "its preparation panicked".to_owned()))??;
@@ -135,7 +145,7 @@ impl Cluster {
             Self { lab, kubectl, members, plan: plan.clone(), images, authority, program: options.program.clone(), control, fleet: None };
         cluster.kubectl.apply(&permissions())?;
         if plan.proxy == ProxyMode::Barewired {
-            cluster.fleet = Some(Replica::start(cluster.lab.node(CONTROL)?, &cluster.authority, &cluster.kubectl)?);
+            cluster.fleet = Some(Replica::start(cluster.lab.node(CONTROL)?, &cluster.authority, &cluster.kubectl, plan.acts)?);
         }
         for name in plan.nodes.iter().map(|node| node.name) {
             cluster.join(name)?;
@@ -143,6 +153,15 @@ impl Cluster {
         for member in cluster.members.values() {
             cluster.wait_until_ready(member.name())?;
             say(format!("{}: Ready, {}", member.name(), member.describe()?));
+        }
+        if plan.acts {
+            cluster.kubectl.wait_until("all nodes let in", SYSTEM_READY, &["nodes"], |list| {
+                let nodes = list["items"].as_array().into_iter().flatten();
+                let is_new =
+                    |node: &&Value| node["spec"]["taints"].as_array().is_some_and(|all| all.iter().any(|it| it["key"] == config::NEW));
+                let new: Vec<_> = nodes.filter(is_new).map(|node| node["metadata"]["name"].to_string()).collect();
+                if new.is_empty() { Ok(()) } else { Err(format!("{} wait for their preflights", new.join(", "))) }
+            })?;
         }
         cluster.kubectl.apply(&name_server())?;
         cluster.wait_for_rollout("kube-system", "deployment/coredns", SYSTEM_READY)?;
@@ -165,12 +184,12 @@ impl Cluster {
     /// # Errors
     /// With the step that failed.
     pub fn reboot(&mut self, name: &str) -> Result<()> {
-        let plan = self.plan.nodes.iter().find(|node| node.name == name).copied();
-        let plan = plan.ok_or_else(|| failed(name, "the cluster has no such node".to_owned()))?;
+        let node = self.plan.nodes.iter().find(|node| node.name == name).copied();
+        let node = node.ok_or_else(|| failed(name, "the cluster has no such node".to_owned()))?;
         drop(self.members.remove(name));
         self.lab.reboot(name, &self.program)?;
-        let member = Member::prepare(self.lab.node(name)?, plan, self.plan.proxy, self.plan.cni, &self.images)?;
-        self.members.insert(plan.name, member);
+        let member = Member::prepare(self.lab.node(name)?, node, &self.plan, &self.images)?;
+        self.members.insert(node.name, member);
         self.join(name)
     }
 
@@ -203,6 +222,16 @@ impl Cluster {
             fleet.resume()?;
         }
         Ok(())
+    }
+
+    /// Gives the leader of the fleet this file of teams, and the API server the policies that follow from it.
+    ///
+    /// # Errors
+    /// Where the fleet does not act, or the API server refuses a policy.
+    pub fn share(&self, teams: &str) -> Result<()> {
+        let fleet =
+            self.fleet.as_ref().filter(|_| self.plan.acts).ok_or_else(|| failed(CONTROL, "its fleet acts on nothing".to_owned()))?;
+        fleet.share(teams, &self.kubectl)
     }
 
     /// The replica of the fleet.

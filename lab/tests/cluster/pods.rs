@@ -11,8 +11,8 @@ use crate::suite::{Case, NAMESPACE, NODES, PODS, Suite, container};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::any("probes of every kind reach the pod, and a failing one has its container replaced", probes).goes_by_itself(),
-        Case::any("exec, logs and port-forward work on both nodes", exec_and_port_forward).goes_by_itself(),
+        Case::any("probes of every kind reach the pod, and a failing one has its container replaced", probes).goes_by_itself().once(),
+        Case::any("exec, logs and port-forward work on both nodes", exec_and_port_forward).goes_by_itself().once(),
     ]
 }
 

@@ -14,13 +14,13 @@ use crate::workloads::{deployment, load, served, service};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::barewire("barewired restarts under load", |suite| restarted(suite, "barewired", Member::restart_daemon)),
-        Case::any("kubelet restarts under load", |suite| restarted(suite, "kubelet", Member::restart_kubelet)),
-        Case::any("containerd restarts under load", |suite| restarted(suite, "containerd", Member::restart_containerd)),
+        Case::barewire("barewired restarts under load", |suite| restarted(suite, "barewired", Member::restart_daemon)).once(),
+        Case::any("kubelet restarts under load", |suite| restarted(suite, "kubelet", Member::restart_kubelet)).once(),
+        Case::any("containerd restarts under load", |suite| restarted(suite, "containerd", Member::restart_containerd)).once(),
         Case::any("kube-proxy restarts under load", |suite| restarted(suite, "kube-proxy", Member::restart_kube_proxy)),
-        Case::barewire("pods start while barewired is replaced again and again", upgrade),
-        Case::barewire("a node whose addresses are used up stays Ready, and serves again when one is free", used_up),
-        Case::any("a node that is rebooted takes its pods back", reboot),
+        Case::barewire("pods start while barewired is replaced again and again", upgrade).once(),
+        Case::barewire("a node whose addresses are used up stays Ready, and serves again when one is free", used_up).once(),
+        Case::any("a node that is rebooted takes its pods back", reboot).once(),
     ]
 }
 

@@ -1,7 +1,9 @@
-//! The clusters: one for all cases of a pass, once with kube-proxy in each of its modes and once without it, taken down whatever happens.
+//! The clusters: one for all cases of a pass, once with kube-proxy in each of its modes, once without it, and once where the fleet acts on nodes;
+//! taken down whatever happens.
 
 use std::env;
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,12 +26,42 @@ pub(crate) const NODES: [&str; 2] = ["node1", "node2"];
 /// How long pods may take to be as they are asked for.
 pub(crate) const PODS: Duration = Duration::from_secs(120);
 
+/// Which cluster it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Two nodes, and who serves services.
+    Serving(ProxyMode),
+    /// Three nodes, on which the fleet acts.
+    Acting,
+}
+
+impl Pass {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Serving(mode) => mode.value(),
+            Self::Acting => "acting",
+        }
+    }
+
+    fn plan(self, cni: NodeCni) -> Plan {
+        match self {
+            Self::Serving(mode) => Plan::mixed(mode, cni),
+            Self::Acting => Plan::acting(),
+        }
+    }
+
+    /// A reference plugin serves no services, and has no fleet.
+    const fn is_of_barewire(self) -> bool {
+        matches!(self, Self::Serving(ProxyMode::Barewired) | Self::Acting)
+    }
+}
+
 /// A case by name.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs_barewire: bool,
-    pub(crate) passes: &'static [ProxyMode],
+    pub(crate) passes: &'static [Pass],
     /// Whether what it leaves may go while the next of its kind is running: half of its time is otherwise that.
     pub(crate) goes_by_itself: bool,
     pub(crate) run: fn(&mut Suite) -> Result<()>,
@@ -43,7 +75,7 @@ impl Case {
 
     /// A case about services, whoever serves them.
     pub(crate) const fn service(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
-        Self { name, needs_barewire: false, passes: &PASSES, goes_by_itself: true, run }
+        Self { name, needs_barewire: false, passes: &SERVING, goes_by_itself: true, run }
     }
 
     /// A case about `barewired`.
@@ -53,7 +85,17 @@ impl Case {
 
     /// A case about a cluster whose nodes are told by the fleet.
     pub(crate) const fn unwatched(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
-        Self { name, needs_barewire: true, passes: &[ProxyMode::Barewired], goes_by_itself: true, run }
+        Self { name, needs_barewire: true, passes: &[Pass::Serving(ProxyMode::Barewired)], goes_by_itself: true, run }
+    }
+
+    /// A case about what the fleet does to nodes.
+    pub(crate) const fn acting(name: &'static str, run: fn(&mut Suite) -> Result<()>) -> Self {
+        Self { name, needs_barewire: true, passes: &[Pass::Acting], goes_by_itself: false, run }
+    }
+
+    /// Whoever serves services, it is the same: once is enough.
+    pub(crate) const fn once(self) -> Self {
+        Self { passes: &[Pass::Serving(ProxyMode::Nftables)], ..self }
     }
 
     /// What it leaves is in nobody's way.
@@ -85,9 +127,9 @@ pub(crate) struct Pod {
 }
 
 impl Suite {
-    fn up(proxy: ProxyMode, cni: NodeCni, say: &mut dyn FnMut(String)) -> Result<Self> {
-        let options = Options { name: Some("k8s".to_owned()), ..Options::of_this_program()? };
-        let plan = Plan { image_names: conformance::images()?, ..Plan::mixed(proxy, cni) };
+    fn up(pass: Pass, cni: NodeCni, say: &mut dyn FnMut(String)) -> Result<Self> {
+        let options = Options { name: Some(format!("k8s-{}", pass.name())), ..Options::of_this_program()? };
+        let plan = Plan { image_names: conformance::images()?, ..pass.plan(cni) };
         let begun = Instant::now();
         let cluster = Cluster::up(&plan, &options, say)?;
         let suite = Self { cluster, cni, begun, said: Vec::new(), goes_by_itself: false, going: Vec::new() };
@@ -236,14 +278,17 @@ pub(crate) fn container(name: &str, arguments: &[&str]) -> Value {
     json!({ "name": name, "image": image::AGNHOST, "imagePullPolicy": "Never", "args": arguments })
 }
 
-/// Runs of cases on a cluster of their own.
-const PASSES: [ProxyMode; 3] = [ProxyMode::Iptables, ProxyMode::Nftables, ProxyMode::Barewired];
+/// Runs of cases on a cluster of their own, the longest first: the last of those that run side by side is not to end alone.
+const PASSES: [Pass; 4] = [SERVING[1], SERVING[2], Pass::Acting, SERVING[0]];
+
+/// Those where services are served in different ways.
+const SERVING: [Pass; 3] = [KUBE_PROXY[0], KUBE_PROXY[1], Pass::Serving(ProxyMode::Barewired)];
 
 /// Those with kube-proxy.
-const KUBE_PROXY: [ProxyMode; 2] = [ProxyMode::Iptables, ProxyMode::Nftables];
+const KUBE_PROXY: [Pass; 2] = [Pass::Serving(ProxyMode::Iptables), Pass::Serving(ProxyMode::Nftables)];
 
-fn name(pass: ProxyMode, case: &Case) -> String {
-    format!("{}/{}", pass.value(), case.name)
+fn name(pass: Pass, case: &Case) -> String {
+    format!("{}/{}", pass.name(), case.name)
 }
 
 /// Lists cases.
@@ -256,8 +301,8 @@ pub(crate) fn list(cases: &[Case]) {
 
 /// Runs those of `cases` whose name contains `filter`.
 pub(crate) fn run(harness: &mut Harness, cases: &[Case], filter: &str) {
-    let is_chosen = |pass: ProxyMode, case: &Case| case.passes.contains(&pass) && name(pass, case).contains(filter);
-    let chosen = |pass: ProxyMode| -> Vec<&Case> { cases.iter().filter(|case| is_chosen(pass, case)).collect() };
+    let is_chosen = |pass: Pass, case: &Case| case.passes.contains(&pass) && name(pass, case).contains(filter);
+    let chosen = |pass: Pass| -> Vec<&Case> { cases.iter().filter(|case| is_chosen(pass, case)).collect() };
     let cni = match prerequisites() {
         Ok(cni) => cni,
         Err(reason) => {
@@ -265,22 +310,50 @@ pub(crate) fn run(harness: &mut Harness, cases: &[Case], filter: &str) {
             return harness.skip("cluster", &format!("{reason:#}"), count);
         }
     };
-    for pass in PASSES {
+    let is_wanted = |pass: &Pass| !chosen(*pass).is_empty() || has_kubernetes(*pass, filter);
+    let passes: Vec<_> = PASSES.into_iter().filter(is_wanted).collect();
+    if passes.len() > 1 && env::var_os(ONE_PASS).is_none() {
+        return side_by_side(harness, &passes, filter);
+    }
+    let is_asked = |pass: &Pass| env::var(ONE_PASS).map_or(true, |name| name == pass.name());
+    for pass in passes.into_iter().filter(is_asked) {
         let cases = chosen(pass);
-        if pass == ProxyMode::Barewired && cni != NodeCni::Barewire {
-            harness.skip(pass.value(), "a reference plugin serves no services", cases.len());
+        if pass.is_of_barewire() && cni != NodeCni::Barewire {
+            harness.skip(pass.name(), "a reference plugin serves no services, and has no fleet", cases.len());
             continue;
         }
-        let kubernetes = pass == ProxyMode::Nftables && KUBERNETES.contains(filter);
-        if kubernetes || !cases.is_empty() {
-            run_pass(harness, pass, cni, &cases, kubernetes);
-        }
+        run_pass(harness, pass, cni, &cases, has_kubernetes(pass, filter));
     }
 }
 
-fn run_pass(harness: &mut Harness, pass: ProxyMode, cni: NodeCni, cases: &[&Case], kubernetes: bool) {
+/// Names the pass that a process is to make, of several that it could.
+const ONE_PASS: &str = "BAREWIRE_CLUSTER_PASS";
+
+/// On two processors a cluster leaves two thirds of them idle: it waits for kubelets, most of the time.
+const AT_ONCE: usize = 2;
+
+/// Each pass by a process of its own.
+fn side_by_side(harness: &mut Harness, passes: &[Pass], filter: &str) {
+    let program = |pass: &Pass| -> Result<(String, Command)> {
+        // It goes with us.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(env::current_exe()?).arg(filter).env(ONE_PASS, pass.name());
+        Ok((pass.name().to_owned(), command))
+    };
+    match passes.iter().map(program).collect::<Result<_>>() {
+        Ok(programs) => lab::side_by_side::run(harness, programs, AT_ONCE),
+        Err(error) => harness.fail("cluster", &format!("{error:#}"), passes.len()),
+    }
+}
+
+/// Whether Kubernetes' own tests are made in that pass.
+fn has_kubernetes(pass: Pass, filter: &str) -> bool {
+    pass == KUBE_PROXY[1] && KUBERNETES.contains(filter)
+}
+
+fn run_pass(harness: &mut Harness, pass: Pass, cni: NodeCni, cases: &[&Case], kubernetes: bool) {
     let (mut up, mut told) = (None, Vec::new());
-    let is_up = harness.case(&format!("{}/the cluster comes up", pass.value()), || {
+    let is_up = harness.case(&format!("{}/the cluster comes up", pass.name()), || {
         up = Some(Suite::up(pass, cni, &mut |line| told.push(line))?);
         Ok(())
     });

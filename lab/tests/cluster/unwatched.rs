@@ -21,7 +21,7 @@ use crate::http;
 use crate::load::Load;
 use crate::restarts::pods_are_back;
 use crate::suite::{Case, NODES, PODS, Suite, container};
-use crate::workloads::{deployment, load, served, service};
+use crate::workloads::{deployment, load, served, service, two_hundred};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -29,6 +29,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "nodes ask the API server nothing: not as they join, not at rest, not for pods, not when barewired restarts",
             nothing_is_asked,
         ),
+        // What others have left is gone before: it would hide what 200 pods leave.
+        Case {
+            goes_by_itself: false,
+            ..Case::unwatched("200 pods come and go without kube-proxy, nothing is left, and nodes ask nothing", two_hundred_unwatched)
+        },
         Case::unwatched("an API server that is away is not missed, and is not stormed when it is back", control_plane_away),
         Case::unwatched("a fleet that is away is not missed, nor are both, by a node that has lost its rules", fleet_away),
     ]
@@ -160,6 +165,13 @@ fn nothing_is_asked(suite: &mut Suite) -> Result<()> {
 
     more_nodes_connect(suite)?;
     a_request_would_be_seen(suite)
+}
+
+fn two_hundred_unwatched(suite: &mut Suite) -> Result<()> {
+    let pods = Stretch::begin(suite)?;
+    two_hundred(suite)?;
+    // It takes some minutes: the fleet's watches go on once, or twice.
+    pods.judge(suite, "200 pods come and go", 2 * GOES_ON)
 }
 
 /// Nodes without a kubelet, with the client that barewired has.

@@ -1,7 +1,7 @@
 //! Other people's programs that the suite runs.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use lab::world;
@@ -26,12 +26,8 @@ impl Programs {
 
 /// A program of Docker's, of those that `cargo xtask bootstrap` has unpacked, or the machine's own.
 fn engine(program: &str) -> Result<PathBuf> {
-    let cache = env::var_os("BAREWIRE_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache/barewire")));
-    let tools = cache.and_then(|cache| std::fs::read_dir(cache.join("tools")).ok()).into_iter().flatten().flatten();
-    let unpacked = tools.filter(|tool| tool.file_name().to_string_lossy().starts_with("docker.io-"));
-    let unpacked = unpacked.map(|tool| tool.path().join("bin").join(program)).find(|path| path.exists());
-    unpacked.or_else(|| in_path(program)).with_context(|| format!("{program} is not here: `cargo xtask bootstrap` unpacks it"))
+    let unpacked = world::unpacked("docker.io").map(|package| package.join("bin").join(program));
+    unpacked.or_else(|missing| in_path(program).ok_or(missing)).with_context(|| program.to_owned())
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {

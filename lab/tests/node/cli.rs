@@ -2,6 +2,7 @@
 
 mod capture;
 mod doctor;
+mod drops;
 mod output;
 mod release;
 mod trace;
@@ -14,13 +15,13 @@ use lab::host::{Host, Pod, Settings, Start};
 use crate::{addresses, ping};
 
 /// What it printed, and its exit code.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
-fn barewire(host: &Host, line: &str) -> Result<Said> {
+pub(crate) fn barewire(host: &Host, line: &str) -> Result<Said> {
     let _inside = host.netns().enter()?;
     let Output { status, stdout, stderr } = Command::new(host.binary("barewire")).args(line.split_whitespace()).output()?;
     let text = |bytes| String::from_utf8(bytes).context("not text");
@@ -93,7 +94,7 @@ fn a_full_node_is_not_ready_and_says_what_to_do() -> Result<()> {
 }
 
 /// A pod that has a name.
-fn named(host: &Host, name: &str) -> Result<(Pod, Vec<String>)> {
+pub(crate) fn named(host: &Host, name: &str) -> Result<(Pod, Vec<String>)> {
     let pod = host.pod()?;
     let identity = format!("K8S_POD_NAMESPACE=web;K8S_POD_NAME={name}");
     let result = host.call_for("ADD", &pod).with("CNI_ARGS", identity).run()?.result()?;

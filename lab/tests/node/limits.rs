@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::host::{Daemon, Pod, Settings};
+use lab::host::{Daemon, Pod, Settings, Start};
 use serde_json::{Value, json};
 
 use crate::on_host;
@@ -29,13 +29,13 @@ fn a_pod_is_held_to_what_its_runtime_asks_for_and_stays_so() -> Result<()> {
         let result = host.call_for("ADD", &pod).conf("runtimeConfig", as_containerd(RATE)).run()?.result()?;
         let limits = limits_of(&daemon, &pod)?;
         ensure!(limits == json!({ "egress": RATE }), "told as {limits}");
-        held(&daemon, &pod, "after ADD")?;
+        held_back(&daemon, &pod, "after ADD")?;
         host.call_for("CHECK", &pod).conf("prevResult", result.clone()).run()?.silence()?;
 
         daemon.kill()?;
         let daemon = host.start()?;
         ensure!(limits_of(&daemon, &pod)? == json!({ "egress": RATE }), "not told after a restart");
-        held(&daemon, &pod, "after a restart")?;
+        held_back(&daemon, &pod, "after a restart")?;
         host.call_for("CHECK", &pod).conf("prevResult", result).run()?.silence()?;
 
         // Whoever comes after it, on the same number of a link, is held to nothing.
@@ -82,6 +82,52 @@ fn a_pods_annotation_limits_what_it_sends_to_the_internet() -> Result<()> {
     })
 }
 
+#[test]
+fn limits_of_a_pod_whose_record_is_lost_are_found_again() -> Result<()> {
+    on_host(Settings::default().with_fast_path(true), |host| {
+        let daemon = host.start()?;
+        let (held, internet, (free, _)) = (host.pod()?, host.pod()?, host.attached()?);
+        host.call_for("ADD", &held).conf("runtimeConfig", as_containerd(RATE)).run()?.result()?;
+        host.call_for("ADD", &internet).conf("runtimeConfig", annotated("20M")).run()?.result()?;
+        daemon.kill()?;
+        std::fs::remove_file(host.run_dir().join("store.redb"))?;
+
+        let daemon = host.start()?;
+        for (pod, limits, said) in [
+            (&held, json!({ "egress": RATE }), "its limits are those that the kernel programs had"),
+            (&internet, json!({ "internet_egress": 2 * RATE, "internet_egress_from": "pod" }), "its limits are those"),
+            (&free, Value::Null, "has no limits of bandwidth"),
+        ] {
+            let told = limits_of(&daemon, pod)?;
+            ensure!(told == limits, "{limits} came back as {told}; {}", daemon.end_of_log());
+            let line = daemon.log().lines().find(|line| line.contains(&pod.id) && line.contains("rebuilt")).map(str::to_owned);
+            ensure!(line.as_ref().is_some_and(|line| line.contains(said)), "the log says {line:?}");
+        }
+        held_back(&daemon, &held, "after its record was lost")?;
+        daemon.stop()
+    })
+}
+
+#[test]
+fn a_limit_that_the_uplink_cannot_reach_is_told_with_whose_it_is() -> Result<()> {
+    // A sysfs shows the links of the network namespace it was mounted in.
+    const OWN_SYSFS: [&str; 5] = ["unshare", "--mount", "sh", "-c", "mount -t sysfs sysfs /sys && exec \"$0\" \"$@\""];
+    on_host(Settings::default(), |host| {
+        let told = host.run(&[&OWN_SYSFS[..], &["cat", "/sys/class/net/eth1/speed"]].concat())?;
+        let megabits: u64 = told.trim().parse().with_context(|| format!("the speed of a veth is {told:?}"))?;
+        let daemon = host.spawn_with(Start { by: &OWN_SYSFS, ..Start::default() })?;
+        daemon.wait_until_ready()?;
+        let (pod, slower) = (host.pod()?, host.pod()?);
+        for (pod, rate) in [(&pod, megabits + 1), (&slower, megabits)] {
+            host.call_for("ADD", pod).conf("runtimeConfig", annotated(&format!("{rate}M"))).run()?.result()?;
+        }
+        daemon.wait_for_condition("LimitAboveLink", "FasterThanUplink", &["internet egress", "set a rate below"])?;
+        host.call_for("DEL", &pod).run()?.silence()?;
+        daemon.wait_for_end_of("LimitAboveLink")?;
+        daemon.stop()
+    })
+}
+
 fn annotated(rate: &str) -> Value {
     json!({ "io.kubernetes.cri.pod-annotations": { "barewire.io/internet-egress": rate } })
 }
@@ -98,7 +144,7 @@ fn dropped(daemon: &Daemon<'_>, reason: &str) -> Result<f64> {
 }
 
 /// Sends as much as it can, and some of it is dropped.
-fn held(daemon: &Daemon<'_>, pod: &Pod, when: &str) -> Result<()> {
+fn held_back(daemon: &Daemon<'_>, pod: &Pod, when: &str) -> Result<()> {
     let before = dropped(daemon, "egress_limit")?;
     flood(pod)?;
     let lost = dropped(daemon, "egress_limit")? - before;

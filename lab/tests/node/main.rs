@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "says why it is skipped")]
 
 mod accounts;
+mod allowed;
 mod attachments;
 mod away;
 mod binary;
@@ -34,6 +35,7 @@ mod limits;
 mod list;
 mod monitoring;
 mod netns;
+mod pictures;
 mod pool;
 mod prev_result;
 mod protocol;

@@ -1,34 +1,29 @@
 //! `deploy/monitoring`: rules and dashboards, judged by promtool and evaluated by a real Prometheus that scrapes a real daemon.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use lab::command::wait_until;
 use lab::host::{Host, Settings};
+use lab::world;
 use serde_json::Value;
 
 /// Prometheus starts in less than a second here; its rules are evaluated each second.
 const LIMIT: Duration = Duration::from_secs(30);
 const PROMETHEUS: &str = "127.0.0.1:9090";
 
-fn deployed(path: &str) -> PathBuf {
+pub(crate) fn deployed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/monitoring").join(path)
 }
 
-/// One of Prometheus's programs, of those that `cargo xtask bootstrap` has unpacked.
+/// One of Prometheus's programs.
 fn program(name: &str) -> Result<PathBuf> {
-    let cache = env::var_os("BAREWIRE_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache/barewire")));
-    let tools = cache.and_then(|cache| fs::read_dir(cache.join("tools")).ok()).into_iter().flatten().flatten();
-    let unpacked = tools.filter(|tool| tool.file_name().to_string_lossy().starts_with("prometheus-"));
-    let mut programs = unpacked.map(|tool| tool.path().join("bin").join(name)).filter(|path| path.exists());
-    programs.next().with_context(|| format!("{name} is not here: `cargo xtask bootstrap` unpacks it"))
+    Ok(world::unpacked("prometheus")?.join("bin").join(name))
 }
 
 fn promtool(arguments: &[&str], file: &Path) -> Result<()> {
@@ -142,7 +137,7 @@ fn each_has_a_section(alerts: &[Value], name: &str) -> Result<()> {
 }
 
 /// Ends with the test.
-struct Prometheus(Child);
+pub(crate) struct Prometheus(Child);
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
@@ -151,7 +146,7 @@ impl Drop for Prometheus {
     }
 }
 
-fn start(host: &Host) -> Result<Prometheus> {
+pub(crate) fn start(host: &Host) -> Result<Prometheus> {
     let (config, data) = (host.path("prometheus.yaml"), host.path("prometheus"));
     let text = format!(
         "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{:?}]\nscrape_configs:\n  - job_name: barewire\n    \
@@ -168,11 +163,32 @@ fn start(host: &Host) -> Result<Prometheus> {
 
 /// An answer of Prometheus's API.
 fn ask(host: &Host, page: &str, query: Option<&str>) -> Result<Value> {
+    ask_with(host, page, &query.map(|query| ("query", query)).into_iter().collect::<Vec<_>>())
+}
+
+fn ask_with(host: &Host, page: &str, parameters: &[(&str, &str)]) -> Result<Value> {
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).http_status_as_error(false).build().new_agent();
     let _inside = host.netns().enter()?;
     let request = agent.get(format!("http://{PROMETHEUS}/api/v1/{page}"));
-    let request = query.into_iter().fold(request, |request, query| request.query("query", query));
+    let request = parameters.iter().fold(request, |request, (name, value)| request.query(*name, *value));
     Ok(serde_json::from_str(&request.call()?.body_mut().read_to_string()?)?)
+}
+
+/// What an expression was for so long until now, second by second.
+pub(crate) fn ask_range(host: &Host, query: &str, lasted: Duration) -> Result<Value> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let (start, end) = ((now - lasted.as_secs()).to_string(), now.to_string());
+    ask_with(host, "query_range", &[("query", query), ("start", &start), ("end", &end), ("step", "1")])
+}
+
+/// Until a node with so many pods was scraped.
+pub(crate) fn wait_for_scrape(host: &Host, pods: usize) -> Result<()> {
+    let expression = format!("up{{job=\"barewire\"}} == 1 and on (node) barewire_attachments == {pods}");
+    let scraped = || {
+        let answer = ask(host, "query", Some(&expression)).map_err(|error| format!("{error:#}"))?;
+        if answer["data"]["result"].as_array().is_some_and(|found| !found.is_empty()) { Ok(()) } else { Err(answer.to_string()) }
+    };
+    Ok(wait_until("a scrape", LIMIT, scraped)?)
 }
 
 #[test]
@@ -182,11 +198,7 @@ fn every_expression_is_evaluated_and_names_what_there_is() -> Result<()> {
         let (scraped, registered) = (daemon.get("/metrics")?, sources()?);
         lint(&scraped)?;
         let _prometheus = start(host)?;
-        wait_until("a scrape", LIMIT, || {
-            let answer = ask(host, "query", Some("up{job=\"barewire\"} == 1 and on (node) barewire_attachments == 1"));
-            let answer = answer.map_err(|error| format!("{error:#}"))?;
-            if answer["data"]["result"].as_array().is_some_and(|found| !found.is_empty()) { Ok(()) } else { Err(answer.to_string()) }
-        })?;
+        wait_for_scrape(host, 1)?;
         let metadata = ask(host, "metadata", None)?;
         ensure!(metadata["data"]["barewire_operations"][0]["type"] == "counter", "{metadata}");
         for (place, expression) in expressions()? {

@@ -41,6 +41,7 @@ fn a_store_of_another_boot_is_history() -> Result<()> {
             attached_at: BootMillis(5),
             bandwidth: None,
             internet_egress: None,
+            allowed: Vec::new(),
         };
         let (store, _) = Store::open(&host.run_dir(), "another-boot")?;
         store.commit(&Change::Attach(&record))?;

@@ -17,15 +17,20 @@ const RELEASED: [&str; 4] = ["barewired", "barewire-cli", "cni-plugin", "ebpf"];
 
 /// Writes it into `release`; its name.
 pub(super) fn write(workspace: &Workspace, named: &Named<'_>, release: &Path) -> Result<String> {
-    let triple = format!("{}-unknown-linux-gnu", named.architecture);
-    let mut command = MetadataCommand::new();
-    command.cargo_path(workspace::cargo()).current_dir(&workspace.root);
-    command.other_options(["--offline".to_owned(), "--locked".to_owned(), "--filter-platform".to_owned(), triple]);
     let lock = fs::read_to_string(workspace.root.join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    let bill = bill(&command.exec().context("cargo metadata")?, &digests(&lock)?, named.version)?;
+    let bill = bill(&resolved(&workspace.root, named.architecture)?, &digests(&lock)?, named.version)?;
     let name = format!("{}.cdx.json", named.stem());
     fs::write(release.join(&name), format!("{bill:#}\n")).with_context(|| format!("cannot write {name}"))?;
     Ok(name)
+}
+
+/// What is compiled for Linux on `architecture`. All of it has been fetched by whoever has built it; what other systems need is not asked for.
+fn resolved(root: &Path, architecture: &str) -> Result<Metadata> {
+    let triple = format!("{architecture}-unknown-linux-gnu");
+    let mut command = MetadataCommand::new();
+    command.cargo_path(workspace::cargo()).current_dir(root);
+    command.other_options(["--locked".to_owned(), "--filter-platform".to_owned(), triple]);
+    command.exec().context("cargo metadata")
 }
 
 /// Each crate's digest, by name and version.
@@ -85,10 +90,8 @@ mod tests {
     #[test]
     fn the_bill_has_what_is_linked_and_nothing_else() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut command = MetadataCommand::new();
-        command.cargo_path(workspace::cargo()).current_dir(&root).other_options(["--offline".to_owned(), "--locked".to_owned()]);
         let digests = digests(&fs::read_to_string(root.join("Cargo.lock")).unwrap()).unwrap();
-        let bill = bill(&command.exec().unwrap(), &digests, "1.2.3").unwrap();
+        let bill = bill(&resolved(&root, std::env::consts::ARCH).unwrap(), &digests, "1.2.3").unwrap();
         let components = bill["components"].as_array().unwrap();
         let named = |name: &str| components.iter().find(|component| component["name"] == name);
         for linked in ["redb", "tokio", "clap", "aya", "barewired", "datapath"] {

@@ -26,7 +26,7 @@ const PROGRAMS: [&str; 4] = ["barewired", "barewire", "barewire-cni", "barewire-
 /// # Errors
 /// Where it does not build, or a program of Debian's is missing.
 pub(crate) fn run(workspace: &Workspace, is_built: bool) -> Result<()> {
-    let dist = if is_built { workspace.dist() } else { binaries::build(workspace, &Kind::OF_NODES)? };
+    let dist = if is_built { workspace.dist() } else { binaries::build(workspace, &[Kind::Plugin, Kind::Kernel, Kind::Node])? };
     let programs = PROGRAMS.map(|name| (name, dist.join(name)));
     let release = workspace.target_dir.join("release-files");
     let _ = fs::remove_dir_all(&release);

@@ -12,7 +12,7 @@ use crate::node::Node;
 const POOL_LABEL: &str = "node.kubernetes.io/instance-type";
 
 /// Which pool a node is of.
-pub(super) fn pool(node: &Node) -> &str {
+pub(crate) fn pool(node: &Node) -> &str {
     node.labels.get(POOL_LABEL).map_or("", String::as_str)
 }
 

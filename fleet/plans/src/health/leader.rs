@@ -137,14 +137,25 @@ impl Leader {
     /// Pods of these nodes are to be evicted now, as their budgets allow.
     #[must_use]
     pub fn evicts(&self, now: Millis, nodes: &BTreeMap<String, Node>) -> Vec<String> {
+        self.reached(Stage::Draining, now, nodes)
+    }
+
+    /// These nodes are to be handed over to be ended.
+    #[must_use]
+    pub fn hands_over(&self, now: Millis, nodes: &BTreeMap<String, Node>) -> Vec<String> {
+        self.reached(Stage::Forced, now, nodes)
+    }
+
+    /// Nodes that are tainted and have come as far as `stage`, where anything may be done about them.
+    fn reached(&self, stage: Stage, now: Millis, nodes: &BTreeMap<String, Node>) -> Vec<String> {
         if self.is_tripped || now < self.quiet_until || self.settings.dry_run {
             return Vec::new();
         }
-        let is_draining = |name: &&String| {
+        let has_reached = |name: &&String| {
             let record = nodes.get(*name).filter(|node| is_tainted(node)).and_then(Record::of);
-            record.is_some_and(|record| record.stage >= Stage::Draining)
+            record.is_some_and(|record| record.stage >= stage)
         };
-        self.marked.iter().filter(is_draining).cloned().collect()
+        self.marked.iter().filter(has_reached).cloned().collect()
     }
 
     /// What is to be done at `now`; see [`Self::is_busy`].

@@ -53,7 +53,7 @@ pub(super) fn is_tainted(node: &Node) -> bool {
 }
 
 /// Has anything of the fleet's: a taint or a record.
-pub(super) fn is_marked(node: &Node) -> bool {
+pub(crate) fn is_marked(node: &Node) -> bool {
     is_tainted(node) || node.annotations.contains_key(RECORD)
 }
 
@@ -62,7 +62,7 @@ fn taint() -> Taint {
 }
 
 /// A taint of our key that a person has made.
-pub(super) fn is_quarantined(node: &Node) -> bool {
+pub(crate) fn is_quarantined(node: &Node) -> bool {
     node.taints.iter().any(|taint| taint.key == SICK && !(taint.value == VALUE && taint.effect == NO_SCHEDULE))
 }
 

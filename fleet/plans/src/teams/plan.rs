@@ -23,8 +23,8 @@ pub struct Move {
     pub to: Option<String>,
     /// Why this one.
     pub why: String,
-    /// Pods that run on it, and stay.
-    pub pods: u32,
+    /// Pods that run on it, and stay; nothing where it does not say.
+    pub pods: Option<u32>,
     /// What is written.
     #[serde(skip)]
     pub change: Change,
@@ -182,7 +182,7 @@ fn within<'a>(claims: &[(&'a Team, &Claim)], nodes: &[&'a Node]) -> Vec<(&'a str
             let seed = XxHash3_64::oneshot(claims[team].0.name.as_bytes());
             let cost = |member: usize| {
                 let Member { node, hash, domain, .. } = &members[member];
-                (node.pods, company.get(domain).copied().unwrap_or(0), mix(*hash, seed), member)
+                (node.fullness(), company.get(domain).copied().unwrap_or(0), mix(*hash, seed), member)
             };
             let mut given = std::mem::take(&mut owned[team]);
             given.sort_unstable_by_key(|member| cost(*member));
@@ -203,7 +203,13 @@ fn within<'a>(claims: &[(&'a Team, &Claim)], nodes: &[&'a Node]) -> Vec<(&'a str
                 let Member { node, hash, domain, .. } = &members[*member];
                 // What a team had that claims nothing any more changes hands anyway, like what was just given up.
                 let is_common = !node.annotations.contains_key(ASSIGNED);
-                (is_common, Reverse((company.get(domain).copied().unwrap_or(0), *domain)), node.pods, Reverse(mix(*hash, seed)), *member)
+                (
+                    is_common,
+                    Reverse((company.get(domain).copied().unwrap_or(0), *domain)),
+                    node.fullness(),
+                    Reverse(mix(*hash, seed)),
+                    *member,
+                )
             };
             if deficit < free.len() {
                 free.select_nth_unstable_by(deficit, |a, b| cost(a).cmp(&cost(b)));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_plans::health::{self, About, Report, Verdict};
-use fleet_plans::preflight::{self, KEY, Said, State};
+use fleet_plans::preflight::{self, KEY, Run, Said, State};
 use fleet_plans::teams::{ASSIGNED, TEAM, Teams};
 use serde_json::{Value, json};
 use server::Server;
@@ -40,16 +40,23 @@ struct Replica {
 
 impl Replica {
     fn start(server: &Arc<Server>, teams: TeamsFile, mode: Mode) -> Self {
+        Self::start_with(server, teams, mode, |_| {})
+    }
+
+    fn start_with(server: &Arc<Server>, teams: TeamsFile, mode: Mode, change: impl FnOnce(&mut Settings)) -> Self {
         let health = health::Settings { dry_run: mode != Mode::Apply, ..health::Settings::default() };
-        let preflight = preflight::Settings { dry_run: mode != Mode::Apply, ..preflight::Settings::default() };
-        let settings = Settings {
+        let every = Some(7 * 86_400_000);
+        let preflight = preflight::Settings { dry_run: mode != Mode::Apply, every, ..preflight::Settings::default() };
+        let mut settings = Settings {
             teams: mode,
             health,
+            hook: None,
             preflight: Some(preflight),
             per_second: 5,
             identity: "r".to_owned(),
             lease: ("kube-system".to_owned(), "l".to_owned()),
         };
+        change(&mut settings);
         let ((leads, led), (teams, file)) = (watch::channel(true), watch::channel(teams));
         let ((reports, heard), (_streams, streams)) = (mpsc::channel(100), watch::channel(0));
         let (mut nodes, counters) = (Arc::new(Nodes::default()), Arc::new(Counters::default()));
@@ -87,7 +94,10 @@ fn is_whole(node: &Value) -> bool {
 async fn nodes_are_given_at_a_rate_and_what_is_altered_is_put_right() {
     let server = Server::start(40);
     let mut replica = Replica::start(&server, teams(30), Mode::Apply);
-    sleep(Duration::from_secs(2)).await;
+    // For so long a new leader hears how many pods nodes have.
+    sleep(Duration::from_millis(1_900)).await;
+    assert_eq!(given(&server), 0);
+    sleep(Duration::from_millis(2_100)).await;
     assert!((8..=16).contains(&given(&server)), "{} at five a second", given(&server));
     sleep(Duration::from_secs(8)).await;
     assert_eq!((given(&server), server.events("TeamAssigned"), replica.metric("teams_moves")), (30, 30, 0));
@@ -111,6 +121,27 @@ async fn nodes_are_given_at_a_rate_and_what_is_altered_is_put_right() {
     replica.teams.send_replace(teams(28));
     sleep(Duration::from_secs(5)).await;
     assert_eq!((given(&server), server.events("TeamReleased")), (28, 2));
+    replica.task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_emptiest_are_given_up_by_what_nodes_say_of_themselves() {
+    let server = Server::start(10);
+    let replica = Replica::start(&server, teams(10), Mode::Apply);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(given(&server), 10);
+    for (number, pods) in [(0, 9), (1, 8), (2, 0), (3, 7), (4, 30), (5, 2), (6, 40), (7, 50)] {
+        replica.reports.send((format!("n{number}"), Heard::Pods(pods))).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let written = server.written();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(server.written(), written, "pods come and go, and no node for that");
+    replica.teams.send_replace(teams(7));
+    sleep(Duration::from_secs(10)).await;
+    let left: Vec<_> =
+        server.nodes().into_iter().filter(|(_, node)| node["metadata"]["annotations"][ASSIGNED] != "ml").map(|(name, _)| name).collect();
+    assert_eq!(left, ["n2", "n3", "n5"]);
     replica.task.abort();
 }
 
@@ -158,6 +189,8 @@ async fn the_api_server_says_when_and_a_node_that_has_changed_is_read_again() {
     let replica = Replica::start(&server, TeamsFile::default(), Mode::Apply);
     server.alter("n0", |node| node["metadata"]["labels"]["else"] = json!("x"));
     server.refuse(429, Some(7), 2);
+    // After the time in which a new leader makes no plan.
+    sleep(Duration::from_secs(2)).await;
     replica.teams.send_replace(teams(1));
     sleep(Duration::from_secs(1)).await;
     assert_eq!(server.asked(), 1);
@@ -197,6 +230,29 @@ async fn complain(replica: &Replica, node: &str, seconds: u64) {
         let report = Report { node: "n5".to_owned(), about: About::Own, check: "uplink".to_owned(), verdict };
         replica.reports.send((node.to_owned(), Heard::Verdict(report))).await.unwrap();
         sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_nobody_mends_is_handed_over_again_each_hour_and_only_where_there_is_a_hook() {
+    for hook in [None, Some("/nowhere/hook".into())] {
+        let server = Server::start(60);
+        let is_there = hook.is_some();
+        let replica = Replica::start_with(&server, TeamsFile::default(), Mode::Apply, |settings| {
+            (settings.health.overdue_after, settings.health.force, settings.hook) = (60_000, hook.is_some(), hook);
+        });
+        // Quiet, tainted, drained, overdue.
+        complain(&replica, "n3", 605 + 330 + 90).await;
+        let told = || (server.events("NodeOverdue"), server.events("NodeForced"), server.events("NodeHookFailed"));
+        assert_eq!(told(), if is_there { (1, 1, 1) } else { (1, 0, 0) });
+        complain(&replica, "n3", 3_700).await;
+        assert_eq!(told(), if is_there { (1, 1, 2) } else { (1, 0, 0) });
+        // Mended in the end.
+        let well = Report { node: String::new(), about: About::Own, check: "uplink".to_owned(), verdict: Verdict::Good };
+        replica.reports.send(("n3".to_owned(), Heard::Verdict(well))).await.unwrap();
+        sleep(Duration::from_secs(7_200)).await;
+        assert_eq!((server.events("NodeReleased"), told().2), (1, if is_there { 2 } else { 0 }));
+        replica.task.abort();
     }
 }
 
@@ -275,7 +331,8 @@ async fn a_new_node_is_let_in_when_it_has_passed_and_kept_out_with_an_event_when
         let tainted = || server.nodes().values().filter(|node| node["spec"]["taints"][0]["key"] == KEY).count();
         let replica = Replica::start(&server, TeamsFile::default(), mode);
         let say = async |node: &str, state, boot: &str| {
-            let said = Said { state, boot: boot.to_owned(), evidence: vec!["disk: slow".to_owned()] };
+            let evidence = vec!["disk: slow".to_owned()];
+            let said = Said { state, boot: boot.to_owned(), evidence, run: 0, hears: false };
             replica.reports.send((node.to_owned(), Heard::Preflight(said))).await.unwrap();
             sleep(Duration::from_secs(2)).await;
         };
@@ -294,4 +351,34 @@ async fn a_new_node_is_let_in_when_it_has_passed_and_kept_out_with_an_event_when
         }
         replica.task.abort();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_pods_is_checked_again_and_one_with_pods_is_left_alone() {
+    let server = Server::start(2);
+    server.pods("n0", 1);
+    for name in ["n0", "n1"] {
+        server.alter(name, |node| node["status"]["nodeInfo"] = json!({ "bootID": "b" }));
+    }
+    let mut replica = Replica::start(&server, TeamsFile::default(), Mode::Apply);
+    let run = |name: &str| -> Option<Run> {
+        serde_json::from_str(server.nodes()[name]["metadata"]["annotations"][preflight::RUN].as_str()?).unwrap()
+    };
+    let taints = |name: &str| server.nodes()[name]["spec"]["taints"].as_array().map_or(0, Vec::len);
+    let say = |run| Said { state: State::Passed, boot: "b".to_owned(), evidence: Vec::new(), run, hears: true };
+    for (name, pods) in [("n0", 1), ("n1", 0)] {
+        replica.reports.send((name.to_owned(), Heard::Preflight(say(0)))).await.unwrap();
+        replica.reports.send((name.to_owned(), Heard::Pods(pods))).await.unwrap();
+    }
+    sleep(Duration::from_secs(60)).await;
+    let told = run("n1").unwrap();
+    assert_eq!((told.by.as_str(), taints("n1"), run("n0"), taints("n0")), ("schedule", 1, None, 0));
+    replica.hears(&server, "n1");
+    replica.reports.send(("n1".to_owned(), Heard::Preflight(say(told.at)))).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert!(run("n1").unwrap().has_passed() && taints("n1") == 0, "{:?}", server.nodes()["n1"]);
+    let written = server.written();
+    sleep(Duration::from_secs(24 * 3_600)).await;
+    assert_eq!(server.written(), written, "once in a while");
+    replica.task.abort();
 }

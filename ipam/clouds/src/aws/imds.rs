@@ -7,9 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
 use ipnetwork::IpNetwork;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::super::http::Client;
+use super::super::maintenance::{self, Maintenance};
 use super::super::metadata::{MetadataError, block, fetch, get, mac, refused, text};
 
 const TOKEN: &str = "/latest/api/token";
@@ -66,6 +69,22 @@ pub(super) struct MetadataInterface {
     pub(super) vpc_cidrs: Vec<IpNetwork>,
 }
 
+/// A scheduled event. `State` is `active`, `completed` or `canceled`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Event {
+    code: String,
+    state: String,
+    not_before: String,
+}
+
+/// What becomes of a spot instance, and when.
+#[derive(Deserialize)]
+struct SpotAction {
+    action: String,
+    time: String,
+}
+
 /// The text of a key, and where it was read.
 struct Value {
     url: String,
@@ -83,6 +102,10 @@ impl Value {
 
     fn number(&self) -> Result<u32, MetadataError> {
         self.text.trim().parse().map_err(|_| MetadataError::malformed(&self.url, &self.text, "a number"))
+    }
+
+    fn json<T: DeserializeOwned>(&self, wanted: &'static str) -> Result<T, MetadataError> {
+        serde_json::from_str(&self.text).map_err(|_| MetadataError::malformed(&self.url, &self.text, wanted))
     }
 
     /// A word of letters, digits, dashes and dots, that begins so.
@@ -112,6 +135,22 @@ impl Imds {
                 None => "amazonaws.com".to_owned(),
             },
         })
+    }
+
+    /// Scheduled events that are not over, and that a spot instance is taken back.
+    pub(super) async fn maintenance(&self) -> Result<Vec<Maintenance>, MetadataError> {
+        let mut all = Vec::new();
+        if let Some(told) = self.optional("events/maintenance/scheduled").await? {
+            let events: Vec<Event> = told.json("a list of scheduled events")?;
+            for Event { code, not_before, .. } in events.into_iter().filter(|event| event.state == "active") {
+                all.push(Maintenance { what: code, begins: Some(maintenance::time(&told.url, &not_before)?) });
+            }
+        }
+        if let Some(told) = self.optional("spot/instance-action").await? {
+            let SpotAction { action, time } = told.json("a spot instance's action")?;
+            all.push(Maintenance { what: format!("spot {action}"), begins: Some(maintenance::time(&told.url, &time)?) });
+        }
+        Ok(all)
     }
 
     /// The interfaces of the first network card, in the order of their attachment.

@@ -37,7 +37,8 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::http::{Client, InProcess};
-use super::metadata::block;
+use super::maintenance::Maintenance;
+use super::metadata::{MetadataError, block};
 use super::{Failure, first_address, outcome_of_change, outcome_of_read};
 use ec2::{Ec2, Parameters};
 use imds::{Identity, Imds};
@@ -176,6 +177,11 @@ impl Aws {
     #[must_use]
     pub fn native_cidrs(&self) -> Vec<IpNetwork> {
         self.memory().vpc_cidrs.iter().copied().collect()
+    }
+
+    /// What EC2 has announced for this instance.
+    pub(super) async fn maintenance(&self) -> Result<Vec<Maintenance>, MetadataError> {
+        self.imds.maintenance().await
     }
 
     /// Unknown limits and fragmented subnets.

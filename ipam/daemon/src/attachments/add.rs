@@ -24,6 +24,13 @@ pub struct Attached<'a, K: Kernel> {
 }
 
 impl<K: Kernel> Attached<'_, K> {
+    /// Says in the log what was made. Whoever asked has its answer by then: a line takes longer than some of the ADD's netlink requests.
+    pub fn log(&self) {
+        if let Some(Record { key, addresses, allowed, pod, .. }) = &self.made {
+            tracing::info!(attachment = %key, ?addresses, ?allowed, namespace = pod.namespace, pod = pod.name, "attached");
+        }
+    }
+
     /// Undoes the ADD, whose answer has reached nobody. What an earlier ADD was answered for stays.
     pub fn undo(self, now: BootMillis) {
         if let Some(record) = &self.made {
@@ -99,7 +106,7 @@ impl<K: Kernel> Attachments<K> {
         reservation.keep();
         self.state().records.insert(record.key.clone(), record.clone());
         self.kernel.open_account(&record);
-        tracing::info!(attachment = %record.key, addresses = ?record.addresses, namespace = record.pod.namespace, pod = record.pod.name, "attached");
+        self.announce(&record);
         Ok(Attached { result: result(&record, &request.netns_path), attachments: self, _lock: lock, made: Some(record) })
     }
 

@@ -65,6 +65,7 @@ impl<K: Kernel> Attachments<K> {
 
     /// Ends an attachment. Under its lock.
     pub(super) fn release(&self, record: &Record, now: BootMillis) {
+        self.give_back_beside(record, now);
         self.end(&record.key, &record.addresses, now);
         let link = Ifindex(record.host_ifindex);
         if self.numbers.let_go(link, &record.key) {

@@ -1,10 +1,11 @@
 //! A record and its link in the kernel.
 
+use datapath::fast_path::Limits;
 use datapath::{FoundLink, Ifindex, NetnsId, PodLink};
 use ipam_state::record::{AttachmentKey, Record};
 use ipam_state::recovery::KernelLink;
 
-use crate::limits;
+use crate::limits::{self, Asked};
 
 /// The link to make or repair; `None` where the record does not say which MAC address the pod has.
 #[must_use]
@@ -19,6 +20,7 @@ pub fn pod_link(record: &Record) -> Option<PodLink> {
         addresses: record.addresses.clone(),
         namespace: record.pod.namespace.clone(),
         limits: limits::of(record),
+        allowed: record.allowed.clone(),
     })
 }
 
@@ -35,9 +37,10 @@ pub fn is_in(record: &Record, netns: NetnsId) -> bool {
     record.is_in(netns.device, netns.inode)
 }
 
-/// A link as recovery looks at it.
+/// A link as recovery looks at it, with what the programs hold its pod to.
 #[must_use]
-pub fn for_recovery(found: FoundLink) -> KernelLink {
-    let FoundLink { ifindex, ifname, mtu, owner, addresses } = found;
-    KernelLink { ifindex: ifindex.0, ifname, mtu, owner, addresses }
+pub fn for_recovery(found: FoundLink, held_to: Limits) -> KernelLink {
+    let FoundLink { ifindex, ifname, mtu, owner, addresses, allowed } = found;
+    let Asked { bandwidth, internet_egress } = limits::asked(held_to);
+    KernelLink { ifindex: ifindex.0, ifname, mtu, owner, addresses, allowed, bandwidth, internet_egress }
 }

@@ -12,6 +12,7 @@
 mod add;
 mod adoption;
 pub(crate) mod aftercare;
+mod beside;
 mod check;
 mod del;
 mod demand;
@@ -46,6 +47,7 @@ use self::del::Ended;
 pub use self::demand::Demand;
 use self::link::pod_link;
 use self::sweep::Dead;
+use crate::allowed::Ranges;
 use crate::kernel::Kernel;
 use crate::kernel::link_numbers::LinkNumbers;
 use crate::latencies::Metrics;
@@ -103,6 +105,8 @@ struct State {
     /// Why the kernel forwards no packets of pods.
     not_forwarding: Option<String>,
     status_policy: StatusPolicy,
+    /// What pods may ask to use beside their own addresses.
+    allowed: Ranges,
     draining: bool,
 }
 
@@ -159,6 +163,7 @@ impl<K: Kernel> Attachments<K> {
             no_uplink: None,
             not_forwarding: None,
             status_policy: StatusPolicy::default(),
+            allowed: Ranges::new(),
             draining: false,
         };
         Self {

@@ -14,6 +14,7 @@ use node_api::{AddRequest, BootMillis};
 
 use super::demand::pod_of;
 use super::{Attachments, State};
+use crate::allowed;
 use crate::cni_errors;
 use crate::kernel::Kernel;
 use crate::limits::{self, Asked};
@@ -44,6 +45,8 @@ pub(super) struct Reservation<'a, K: Kernel> {
     attachments: &'a Attachments<K>,
     key: AttachmentKey,
     addresses: Vec<IpAddr>,
+    /// What it may use beside these.
+    allowed: Vec<IpAddr>,
     mtu: u32,
     mac: [u8; 6],
     /// The pod's namespace in Kubernetes.
@@ -61,11 +64,17 @@ impl<K: Kernel> Attachments<K> {
     pub(super) fn reserve(&self, request: &AddRequest, key: AttachmentKey, now: BootMillis) -> Result<Reservation<'_, K>, Error> {
         // Before an address is taken that would have to be given back.
         let asked = limits::judge(request.bandwidth, request.internet_egress.as_deref())?;
+        let beside = allowed::read(request.allowed_addresses.as_deref())?;
         let (at, taken) = self.take_addresses(&key, request, now);
         let (addresses, mtu) = taken?;
         let mac = request.mac.unwrap_or_else(|| mac_for(&key));
         let namespace = request.pod.namespace.clone();
-        Ok(Reservation { attachments: self, key, addresses, mtu, mac, namespace, asked, at, stage: Stage::Addressed })
+        let allowed = Vec::new();
+        let mut reservation =
+            Reservation { attachments: self, key, addresses, allowed, mtu, mac, namespace, asked, at, stage: Stage::Addressed };
+        let Reservation { key, namespace, allowed, .. } = &mut reservation;
+        self.state().take_beside(key, namespace, &beside, allowed)?;
+        Ok(reservation)
     }
 
     /// Addresses and MTU, and what time it is then.
@@ -167,6 +176,7 @@ impl<K: Kernel> Reservation<'_, K> {
             addresses: self.addresses.clone(),
             namespace: self.namespace.clone(),
             limits: limits::limits(self.asked.bandwidth, self.asked.internet_egress),
+            allowed: self.allowed.clone(),
         }
     }
 
@@ -188,6 +198,7 @@ impl<K: Kernel> Reservation<'_, K> {
             attached_at: self.at,
             bandwidth: self.asked.bandwidth,
             internet_egress: self.asked.internet_egress,
+            allowed: self.allowed.clone(),
         })
     }
 
@@ -199,7 +210,8 @@ impl<K: Kernel> Reservation<'_, K> {
 
 impl<K: Kernel> Drop for Reservation<'_, K> {
     fn drop(&mut self) {
-        let Self { attachments, key, addresses, at, stage, .. } = self;
+        let Self { attachments, key, addresses, allowed, at, stage, .. } = self;
+        let addresses = [&addresses[..], allowed].concat();
         match *stage {
             Stage::Kept => return,
             Stage::Addressed => {
@@ -207,12 +219,12 @@ impl<K: Kernel> Drop for Reservation<'_, K> {
                 let mut state = attachments.state();
                 addresses.iter().for_each(|address| state.pool.untake(*address, key));
             }
-            Stage::Tried => attachments.cool_down(addresses, key, *at),
+            Stage::Tried => attachments.cool_down(&addresses, key, *at),
             Stage::Linked(number) => {
                 if attachments.numbers.let_go(number, key) {
                     attachments.kernel.remove_soon(number);
                 }
-                attachments.cool_down(addresses, key, *at);
+                attachments.cool_down(&addresses, key, *at);
             }
         }
         attachments.pool_changed.notify_all();

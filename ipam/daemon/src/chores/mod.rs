@@ -20,6 +20,7 @@ use crate::cni_errors;
 use crate::conditions::{Finding, Kind, NodeConditions};
 use crate::config::Config;
 use crate::conflist::publisher::Publisher;
+use crate::health::Board;
 use crate::kernel::{Kernel, Linux};
 use crate::readiness;
 use crate::reconcile::EVERY;
@@ -44,6 +45,7 @@ pub(crate) fn start(
     conditions: Arc<NodeConditions>,
     driver: Option<Arc<Driver<Linux>>>,
     files: Files,
+    board: Arc<Board>,
 ) -> std::io::Result<Clockwork> {
     let queue = queue_directory(config);
     let is_watched = sd_notify::watchdog_enabled().is_some();
@@ -55,6 +57,7 @@ pub(crate) fn start(
         apply_queue(&queue, &boot_id, &attachments);
         attachments.settle();
         files.look();
+        board.has_pods(u32::try_from(attachments.summary(BootMillis::now()).attachments).unwrap_or(u32::MAX));
         keep_accounts(&attachments);
         attachments.look_after_fresh(BootMillis::now());
         if tick.is_multiple_of(PROBE_EVERY_TICKS) || attachments.store_fails() {

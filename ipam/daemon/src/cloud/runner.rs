@@ -30,7 +30,7 @@ use crate::conditions::Finding;
 use crate::config::{Cloud, CloudSource};
 use crate::kernel::Kernel;
 
-/// How often the supply is asked what to do, where nobody begins to wait.
+/// How often the supply is asked what to do at least, where nobody begins to wait.
 const TICK: Duration = Duration::from_secs(1);
 /// ADDs that begin to wait one after the other within this are one demand, for so long at most: a burst of pods is one call, not one of
 /// one block and then others. Beside the 300 ms that a call takes it is little.
@@ -137,7 +137,7 @@ impl<K: Kernel> Driver<K> {
             }
             let idle = async {
                 self.sweep().await;
-                tokio::time::sleep(TICK).await;
+                tokio::time::sleep(self.rest()).await;
             };
             tokio::select! {
                 () = self.attachments.shortage() => self.gather(GATHER).await,
@@ -145,6 +145,13 @@ impl<K: Kernel> Driver<K> {
                 () = idle => {}
             }
         }
+    }
+
+    /// How long nothing is due, a tick at most.
+    fn rest(&self) -> Duration {
+        let now = (self.clock)();
+        let due = self.with_pool(|state, pool, waiting| state.supply.next_deadline(pool, waiting, now));
+        due.filter(|due| *due > now).map_or(TICK, |due| TICK.min(Duration::from_millis(due.since(now))))
     }
 
     /// Waits for as long as further ADDs begin to wait. Ends at once where none does within `first`.

@@ -101,6 +101,7 @@ kinds! {
     KubeProxyBeside, GOES, "kube-proxy's rules are there beside ours, or alone", "", "";
     HealthChecksNotServed, GOES, "a port on which load balancers ask is taken or cannot be listened on", "", "";
     UplinkSlow, GOES, "an uplink has a lower speed than it has had since barewired's start", "have less bandwidth", "";
+    LimitAboveLink, GOES, "a limit of bandwidth is above the speed of every uplink; the message says whose", "", "";
     UplinkFlapping, GOES, "an uplink has lost its carrier three times within ten minutes", "lose packets", "";
     UplinkErrors, GOES, "of an uplink's packets of half a minute one of a hundred had an error, and a hundred at least", "lose packets", "";
     GatewaySilent, GOES, "the neighbour entry of the default gateway has not been resolved for three seconds", "reach nobody beyond it", "";

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::Reader;
 
 /// With the daemon's own checks and those of peers they fit into a report.
-const PLUGINS_MAX: usize = 24;
+const PLUGINS_MAX: usize = 20;
 /// `plugin/NAME` is a check's name in a report.
 const NAME_MAX: usize = 40;
 

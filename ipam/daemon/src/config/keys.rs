@@ -7,8 +7,9 @@ const AZURE: &str = "azure";
 pub(super) const CLOUDS: &[&str] = &[AWS, AZURE, "gcp"];
 const ANY: &[&str] = &[AWS, AZURE, "gcp", FIXED];
 
-/// Each namespace has it.
+/// Each namespace has these.
 const IN_NAMESPACES: &str = "network.namespaces.NAME.pod_internet_egress";
+const ALLOWED: &str = "network.namespaces.NAME.allowed_addresses";
 
 /// A key.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +41,7 @@ const fn key(name: &'static str, kinds: &'static [&'static str], form: &'static 
 
 /// All of them, by section.
 #[rustfmt::skip]
-pub(crate) const KEYS: [Key; 66] = [
+pub(crate) const KEYS: [Key; 72] = [
     key("node.name", ANY, "string", Said("the hostname"),
         "this node, in logs and metrics"),
     key("node.scheduling", ANY, "`\"realtime\"`, `\"nice\"` or `\"inherit\"`", Is("\"realtime\""),
@@ -82,9 +83,15 @@ pub(crate) const KEYS: [Key; 66] = [
         "what each pod may send to the internet, dropped beyond ([shaping.md](shaping.md)). A whole number with `k`, `M`, `G`, `Ki`, \
          `Mi`, `Gi` or nothing behind it, from `1k` to `1000000G`. Needs the kernel programs: with `network.fast_path = \"off\"` it \
          is refused"),
+    key("network.node_internet_egress", ANY, "rate in bits a second", Said("none: no limit"),
+        "what all pods of the node together may send to the internet, in fair shares ([shaping.md](shaping.md)). Needs the kernel programs, \
+         like `network.pod_internet_egress`"),
     key(IN_NAMESPACES, ANY, "rate in bits a second", Said("none: what the node has"),
         "`network.pod_internet_egress` for each pod of that namespace. A pod's annotation `barewire.io/internet-egress` goes before both \
          ([shaping.md](shaping.md))"),
+    key(ALLOWED, ANY, "list of CIDRs", Said("none: a pod uses its own addresses alone"),
+        "addresses that pods of that namespace may use beside their own, each those that its annotation `barewire.io/allowed-addresses` \
+         names ([allowed-addresses.md](allowed-addresses.md)). They overlap neither `source.ranges` nor `network.service_cidrs`"),
     key("network.packet_mark_mask", ANY, "integer", Is("0x1f"),
         "five neighbouring bits of a packet's mark that are Barewire's: four name the uplink that a pod's packet must leave by (0: \
          the node's own), the highest has a packet pass conntrack by and is taken off at once. Choose others where something on the \
@@ -185,10 +192,19 @@ pub(crate) const KEYS: [Key; 66] = [
         "time between two looks of a check, 1 to 3600, as `{ clock = 60 }`"),
     key("health.kubelet", ANY, "address and port", Is("\"127.0.0.1:10248\""),
         "where kubelet serves `/healthz` (its `healthzBindAddress`, `healthzPort`)"),
+    key("health.api_server", ANY, "list of addresses and ports", Said("none: the check `api_server` is `unknown`"),
+        "where kubelet reaches the API server, as `[\"10.0.0.10:6443\"]`; barewired looks how kubelet's connection does, and makes none"),
     key("health.runtime_sockets", ANY, "list of absolute paths", Said("containerd's, CRI-O's, k3s'"),
         "the first that is there is the container runtime's"),
+    key("health.peer_port", ANY, "1 to 65535", Is("7445"),
+        "the port at which nodes look at each other (UDP) and measure with each other (TCP), the same on all of them; open between nodes \
+         ([health.md](health.md#peers))"),
+    key("health.preflight_least_mbit", ANY, "1 to 10000000", Said("nothing is expected"),
+        "Mbit/s over one connection of TCP, each way, to one at least of the nodes that a preflight measures with ([health.md](health.md#measured-with-others))"),
+    key("health.preflight_round_trip_micros", ANY, "1 to 10000000", Said("nothing is expected"),
+        "likewise, microseconds there and back at most"),
     key("health.plugins.NAME.command", ANY, "list of a program's absolute path and its arguments", Said("needed"),
-        "a program that says how the node is ([health.md](health.md#checks-of-your-own)). At most 24; a name has letters, digits, `-` and `_`"),
+        "a program that says how the node is ([health.md](health.md#checks-of-your-own)). At most 20; a name has letters, digits, `-` and `_`"),
     key("health.plugins.NAME.kind", ANY, "`passive` or `preflight`", Said("`passive`"),
         "again and again, or once in a boot, before the first pod"),
     key("health.plugins.NAME.interval_seconds", ANY, "1 to 86400", Said("60"),

@@ -31,10 +31,11 @@ pub use cni::CniConfig;
 pub(crate) use cni::{BANDWIDTH, BANDWIDTH_WHY, OWN_PLUGIN};
 pub use fixed::UplinkRange;
 pub use fleet::FleetConfig;
-pub use health::HealthConfig;
+pub use health::{Expected, HealthConfig};
 pub use health_plugins::{PluginConfig, PluginKind};
 use ipam_pool::range::AddressRange;
 use layers::Layers;
+use namespaces::Namespaces;
 use reader::Reader;
 pub use services::ServicesConfig;
 
@@ -71,8 +72,12 @@ pub struct Config {
     pub fast_path: bool,
     /// `network.pod_internet_egress`: what each pod may send to the internet; `None` for no limit.
     pub pod_internet_egress: Option<BitRate>,
+    /// `network.node_internet_egress`: what all pods together may send to the internet; `None` for no limit.
+    pub node_internet_egress: Option<BitRate>,
     /// `network.namespaces`: the same for pods of a namespace, in place of that.
     pub namespaces: BTreeMap<String, BitRate>,
+    /// `network.namespaces`: addresses that pods of a namespace may ask to use beside their own.
+    pub allowed_addresses: BTreeMap<String, Vec<IpNetwork>>,
     /// `paths.kernel_programs`: the object file; found beside the daemon or in `/usr/lib/barewire` where it is not set.
     pub kernel_programs: Option<PathBuf>,
     /// `source`: where addresses come from.
@@ -237,12 +242,16 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
             true
         }
     };
-    let pod_internet_egress = reader.parsed::<BitRate>("network.pod_internet_egress");
-    if pod_internet_egress.is_some() && !fast_path {
-        let why = "needs the kernel programs, which network.fast_path = \"off\" keeps away; set that to \"auto\", or leave this key out";
-        reader.fault("network.pod_internet_egress", why);
-    }
-    let namespaces = namespaces::read(reader, fast_path);
+    let [pod_internet_egress, node_internet_egress] = ["network.pod_internet_egress", "network.node_internet_egress"].map(|key| {
+        let rate = reader.parsed::<BitRate>(key);
+        if rate.is_some() && !fast_path {
+            let why =
+                "needs the kernel programs, which network.fast_path = \"off\" keeps away; set that to \"auto\", or leave this key out";
+            reader.fault(key, why);
+        }
+        rate
+    });
+    let Namespaces { internet_egress: namespaces, allowed_addresses } = namespaces::read(reader, fast_path);
     let kernel_programs = reader.string("paths.kernel_programs").map(PathBuf::from);
     let masquerade = reader.boolean("network.masquerade").unwrap_or(true);
     let forward_accept = reader.boolean("network.forward_accept").unwrap_or(true);
@@ -255,6 +264,8 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         }
     };
     let (uplinks, source, on_link_by_gateway) = source(reader);
+    let pods = source.as_ref().map_or_else(Vec::new, Source::ranges);
+    namespaces::refuse_what_is_taken(reader, &allowed_addresses, &pods, &service_cidrs);
     let cooldown = reader.integer("pool.cooldown_seconds", 0..=COOLDOWN_SECONDS_MAX).unwrap_or(DEFAULT_COOLDOWN_SECONDS);
     let cni = cni::read(reader);
     let fleet = fleet::read(reader);
@@ -291,7 +302,9 @@ fn read(reader: &mut Reader, hostname: &str) -> Option<Config> {
         on_link_by_gateway,
         fast_path,
         pod_internet_egress,
+        node_internet_egress,
         namespaces,
+        allowed_addresses,
         kernel_programs,
         source: source?,
         cooldown_millis: cooldown * 1000,

@@ -270,16 +270,46 @@ fn a_namespace_may_have_a_limit_of_its_own() {
 }
 
 #[test]
+fn a_namespace_may_have_addresses_that_nobody_else_has() {
+    let network = |set: &str| {
+        let source = "[source]\nkind = \"fixed\"\nranges = [\"10.0.1.16/28\", \"fd00:1::/80\"]\n";
+        format!(
+            "{source}[network]\nmasquerade = false\nservice_cidrs = [\"10.96.0.0/12\"]\n[network.namespaces.edge]\nallowed_addresses = {set}\n"
+        )
+    };
+    let config = Config::from_toml(&network("[\"10.0.50.0/24\", \"fd00:50::/64\"]"), "host").unwrap();
+    assert_eq!(config.allowed_addresses["edge"], ["10.0.50.0/24", "fd00:50::/64"].map(|text| text.parse::<IpNetwork>().unwrap()));
+    assert_eq!(Config::from_toml(&network("[]"), "host").unwrap().allowed_addresses.len(), 0);
+    for (set, said) in [
+        ("[\"10.0.50.1/24\"]", "network.namespaces.edge.allowed_addresses[0]"),
+        ("[\"10.0.1.0/24\"]", "network.namespaces.edge.allowed_addresses: 10.0.1.0/24 overlaps 10.0.1.16"),
+        ("[\"fd00:1::/64\"]", "of source.ranges; name addresses that nobody else has"),
+        ("[\"10.96.1.0/24\"]", "of network.service_cidrs"),
+        ("[\"0.0.0.0/0\"]", "0.0.0.0/0 overlaps 0.0.0.0/8, which no pod may send from"),
+        ("[\"169.254.1.0/24\"]", "169.254.0.0/16"),
+        ("[\"fe80::/64\"]", "fe80::/10"),
+        ("[\"ff02::/16\"]", "ff00::/8"),
+        ("\"10.0.50.0/24\"", "is not an array"),
+    ] {
+        let all = faults(&network(set));
+        assert!(all.iter().any(|fault| fault.contains(said)), "{set}: {all:?}");
+    }
+}
+
+#[test]
 fn a_limit_on_internet_egress_is_a_rate_and_needs_the_programs() {
     let network = |set: &str| LEAST.replacen("[network]", &format!("[network]\n{set}"), 1);
-    let read = |set: &str| Config::from_toml(&network(set), "host").unwrap().pod_internet_egress.map(BitRate::bytes);
-    assert_eq!([read(""), read("pod_internet_egress = \"10M\"")], [None, Some(1_250_000)]);
-    for (value, part) in [("\"0\"", "\"0\" would stop"), ("\"10x\"", "\"10x\" is not a rate")] {
-        let all = faults(&network(&format!("pod_internet_egress = {value}")));
-        assert!(all.len() == 1 && all[0].contains("network.pod_internet_egress") && all[0].contains(part), "{all:?}");
+    let limit = |config: &Config, key| if key == "pod_internet_egress" { config.pod_internet_egress } else { config.node_internet_egress };
+    for key in ["pod_internet_egress", "node_internet_egress"] {
+        let read = |set: &str| limit(&Config::from_toml(&network(set), "host").unwrap(), key).map(BitRate::bytes);
+        assert_eq!([read(""), read(&format!("{key} = \"10M\""))], [None, Some(1_250_000)]);
+        for (value, part) in [("\"0\"", "\"0\" would stop"), ("\"10x\"", "\"10x\" is not a rate")] {
+            let all = faults(&network(&format!("{key} = {value}")));
+            assert!(all.len() == 1 && all[0].contains(&format!("network.{key}")) && all[0].contains(part), "{all:?}");
+        }
+        let all = faults(&network(&format!("fast_path = \"off\"\n{key} = \"10M\"")));
+        assert!(all.len() == 1 && all[0].contains(&format!("network.{key}: needs the kernel programs")), "{all:?}");
     }
-    let all = faults(&network("fast_path = \"off\"\npod_internet_egress = \"10M\""));
-    assert!(all.len() == 1 && all[0].contains("network.pod_internet_egress: needs the kernel programs"), "{all:?}");
 }
 
 #[test]
@@ -355,9 +385,9 @@ fn plug_ins_are_programs_with_bounds() {
     assert_eq!((burn_in.kind, burn_in.memory, burn_in.cpu_seconds), (PluginKind::Preflight, 4 << 30, 600));
     assert_eq!((xid.kind, xid.failures, &*xid.arguments), (PluginKind::Passive, 2, &["-v".to_owned()][..]));
     assert_eq!((xid.interval.as_secs(), xid.timeout.as_secs(), xid.memory), (60, 10, 256 << 20));
-    let many: String = (0..25).map(|number| format!("[health.plugins.p{number}]\ncommand = [\"/x\"]\n")).collect();
+    let many: String = (0..21).map(|number| format!("[health.plugins.p{number}]\ncommand = [\"/x\"]\n")).collect();
     let faults = Config::from_toml(&format!("{LEAST}\n{many}"), "host").unwrap_err().to_string();
-    assert!(faults.contains("health.plugins: there are 25; at most 24"), "{faults}");
+    assert!(faults.contains("health.plugins: there are 21; at most 20"), "{faults}");
 }
 
 #[test]
@@ -374,7 +404,11 @@ fn checks_of_the_nodes_health_are_named_and_bounded() {
         ("interval_seconds = { clock = 0 }", "health.interval_seconds.clock: 0 is not a whole number from 1 to 3600"),
         ("interval_seconds = { nothing = 5 }", "health.interval_seconds.nothing: there is no check"),
         ("kubelet = \"localhost\"", "health.kubelet: \"localhost\" is not an address and port"),
+        ("api_server = [\"10.0.0.10:6443\", \"api.internal\"]", "health.api_server[1]: \"api.internal\" is not an address and port like"),
         ("runtime_sockets = [\"a.sock\"]", "health.runtime_sockets[0]: \"a.sock\" is not an absolute path"),
+        ("preflight_least_mbit = 0", "health.preflight_least_mbit: 0 is not a whole number from 1 to 10000000"),
+        ("preflight_round_trip_micros = 0", "health.preflight_round_trip_micros: 0 is not a whole number from 1 to 10000000"),
+        ("peer_port = 0", "health.peer_port: 0 is not a whole number from 1 to 65535"),
         ("[health.plugins.\"a/b\"]\ncommand = [\"/x\"]", "health.plugins.a/b: \"a/b\" is no name"),
         ("[health.plugins.a]\ncommand = [\"x\"]", "health.plugins.a.command: is missing or does not begin with an absolute path"),
         ("[health.plugins.a]\nkind = \"active\"", "health.plugins.a.kind: \"active\" is unknown; use \"passive\" or \"preflight\""),

@@ -12,6 +12,9 @@ use super::standing::{PreflightLine, Standing, State};
 use crate::conditions::timestamp;
 use crate::health_check::{Basis, Verdict};
 
+/// The check of a finding about another node.
+const PEER: &str = "peer";
+
 /// A check on the page.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Line {
@@ -34,11 +37,20 @@ pub(crate) enum PageLine {
     Preflight(PreflightLine),
 }
 
+/// Who is told of an entry beside the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Fleet,
+    /// Its verdict has what is found: a node without pods is not sick by it.
+    Preflight,
+    /// What it finds has entries of its own.
+    Nobody,
+}
+
 #[derive(Debug)]
 struct Entry {
     basis: Basis,
-    /// Of the preflight, whose verdict has what it finds: a node without pods is not sick by it.
-    is_for_preflight: bool,
+    told: Told,
     limit: Duration,
     verdict: Verdict,
     since: SystemTime,
@@ -54,6 +66,22 @@ impl Entry {
         match self.started.map(|started| now.saturating_duration_since(started)) {
             Some(waits) if waits > self.limit => Verdict::Unknown(format!("has not come back within {} s", self.limit.as_secs())),
             _ => self.verdict.clone(),
+        }
+    }
+
+    fn new(basis: Basis, told: Told, limit: Duration) -> Self {
+        let verdict = Verdict::Unknown("has not run yet".to_owned());
+        Self { basis, told, limit, verdict, since: SystemTime::now(), runs: 0, took: Duration::ZERO, started: None }
+    }
+
+    fn line(&self, check: &str, now: Instant) -> Line {
+        Line {
+            check: check.to_owned(),
+            basis: self.basis,
+            verdict: self.verdict(now),
+            since: timestamp(self.since),
+            runs: self.runs,
+            took_seconds: self.took.as_secs_f64(),
         }
     }
 
@@ -78,7 +106,11 @@ struct Standings {
     generation: Option<u64>,
     last: u64,
     entries: BTreeMap<String, Entry>,
+    /// By the name of the other node.
+    peers: BTreeMap<String, Entry>,
     preflight: Option<Standing>,
+    /// Pods of the node.
+    pods: Option<u32>,
 }
 
 /// Written by the checks' threads, read by whoever asks. Nobody waits in it.
@@ -114,23 +146,32 @@ impl Board {
     pub(super) fn renew(self: &Arc<Self>) -> Writer {
         let mut state = self.lock();
         let generation = state.last + 1;
-        *state = Standings { generation: Some(generation), last: generation, ..Standings::default() };
+        *state = Standings { generation: Some(generation), last: generation, pods: state.pods, ..Standings::default() };
         Writer { board: Arc::clone(self), generation }
     }
 
     /// Nobody looks any more.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        *state = Standings { last: state.last, ..Standings::default() };
+        *state = Standings { last: state.last, pods: state.pods, ..Standings::default() };
         drop(state);
         self.tell();
+    }
+
+    /// The node has so many pods. That is no news: the next report has it, whatever that is made for.
+    pub(crate) fn has_pods(&self, pods: u32) {
+        self.lock().pods = Some(pods);
+        self.told.send_if_modified(|told| {
+            told.pods = Some(pods);
+            false
+        });
     }
 
     /// What is bad is said with every run, what is not when it has changed.
     fn tell(&self) {
         let report = self.report(Instant::now());
         let without_runs = |report: &Report| {
-            let mut report = report.clone();
+            let mut report = Report { pods: None, ..report.clone() };
             report.findings.iter_mut().for_each(|finding| finding.run = 0);
             report
         };
@@ -143,22 +184,25 @@ impl Board {
 
     fn report(&self, now: Instant) -> Report {
         let state = self.lock();
-        let finding = |(check, entry): (&String, &Entry)| {
+        let finding = |check: &str, peer: &str, entry: &Entry| {
             let verdict = entry.verdict(now);
             let about = match entry.basis {
                 Basis::Own => About::Own,
                 Basis::Probe => About::Probe,
+                Basis::Peer => About::Peer,
             };
             let outcome = match verdict {
                 Verdict::Ok => Outcome::Ok,
                 Verdict::Failed(_) => Outcome::Failed,
                 Verdict::Unknown(_) => Outcome::Unknown,
             };
-            let (check, seen) = (check.clone(), verdict.message().to_owned());
-            Finding { check, about: about.into(), peer: String::new(), outcome: outcome.into(), seen, run: entry.runs }
+            let (check, peer, seen) = (check.to_owned(), peer.to_owned(), verdict.message().to_owned());
+            Finding { check, about: about.into(), peer, outcome: outcome.into(), seen, run: entry.runs }
         };
-        let findings = state.entries.iter().filter(|(_, entry)| !entry.is_for_preflight).map(finding).collect();
-        Report { findings, preflight: state.preflight.as_ref().map(Standing::told) }.bounded()
+        let own = state.entries.iter().filter(|(_, entry)| entry.told == Told::Fleet);
+        let of_peers = state.peers.iter().map(|(peer, entry)| finding(PEER, peer, entry));
+        let findings = own.map(|(check, entry)| finding(check, "", entry)).chain(of_peers).collect();
+        Report { findings, preflight: state.preflight.as_ref().map(Standing::told), pods: state.pods }.bounded()
     }
 
     /// The newest report, at once and with each that is news.
@@ -171,8 +215,16 @@ impl Board {
         let state = self.lock();
         state.generation?;
         let preflight = state.preflight.as_ref().map(Standing::line);
+        let now = Instant::now();
+        let peers: Vec<_> = state.peers.iter().map(|(peer, entry)| entry.line(&format!("{PEER}/{peer}"), now)).collect();
         drop(state);
-        Some(preflight.map(PageLine::Preflight).into_iter().chain(self.lines().into_iter().map(PageLine::Check)).collect())
+        let checks = self.lines().into_iter().chain(peers).map(PageLine::Check);
+        Some(preflight.map(PageLine::Preflight).into_iter().chain(checks).collect())
+    }
+
+    /// How many peers were found so, by the verdict's [`Verdict::result`].
+    pub(crate) fn peers(&self, result: &str) -> usize {
+        self.lock().peers.values().filter(|entry| entry.verdict.result() == result).count()
     }
 
     /// How the preflight stands.
@@ -180,18 +232,10 @@ impl Board {
         self.lock().preflight.as_ref().map(|standing| standing.state)
     }
 
-    /// For the page and the metrics.
+    /// For the page and the metrics, without peers: whom a node looks at changes, and metrics have as many series as there are checks.
     pub(crate) fn lines(&self) -> Vec<Line> {
         let now = Instant::now();
-        let line = |(check, entry): (&String, &Entry)| Line {
-            check: check.clone(),
-            basis: entry.basis,
-            verdict: entry.verdict(now),
-            since: timestamp(entry.since),
-            runs: entry.runs,
-            took_seconds: entry.took.as_secs_f64(),
-        };
-        self.lock().entries.iter().map(line).collect()
+        self.lock().entries.iter().map(|(check, entry)| entry.line(check, now)).collect()
     }
 }
 
@@ -209,19 +253,33 @@ impl Writer {
 
     /// A check is there, and has not run.
     pub(super) fn add(&self, check: &str, basis: Basis, limit: Duration) {
-        self.add_entry(check, basis, limit, false);
+        self.add_entry(check, Entry::new(basis, Told::Fleet, limit));
     }
 
     /// Likewise one whose finding is the preflight's.
     pub(super) fn add_for_preflight(&self, check: &str, limit: Duration) {
-        self.add_entry(check, Basis::Own, limit, true);
+        self.add_entry(check, Entry::new(Basis::Own, Told::Preflight, limit));
     }
 
-    fn add_entry(&self, check: &str, basis: Basis, limit: Duration, is_for_preflight: bool) {
-        let verdict = Verdict::Unknown("has not run yet".to_owned());
-        let (since, took, started) = (SystemTime::now(), Duration::ZERO, None);
-        let entry = Entry { basis, is_for_preflight, limit, verdict, since, runs: 0, took, started };
+    /// Likewise one that looks at peers.
+    pub(super) fn add_for_peers(&self, check: &str, limit: Duration) {
+        self.add_entry(check, Entry::new(Basis::Probe, Told::Nobody, limit));
+    }
+
+    fn add_entry(&self, check: &str, entry: Entry) {
         self.with(|state| drop(state.entries.insert(check.to_owned(), entry)));
+    }
+
+    /// All that was found of peers, by name; others are peers no more. The fleet is told with the end of the check that has found it.
+    pub(super) fn peers(&self, found: Vec<(String, Verdict)>) {
+        self.with(|state| {
+            let mut before = std::mem::take(&mut state.peers);
+            for (peer, verdict) in found {
+                let mut entry = before.remove(&peer).unwrap_or_else(|| Entry::new(Basis::Peer, Told::Fleet, Duration::MAX));
+                entry.end(&format!("{PEER}/{peer}"), verdict);
+                state.peers.insert(peer, entry);
+            }
+        });
     }
 
     pub(super) fn begin(&self, check: &str) {
@@ -242,10 +300,11 @@ impl Writer {
     }
 
     /// The preflight stands so.
-    pub(super) fn stand(&self, mut standing: Standing) {
+    pub(super) fn stand(&self, standing: Standing) {
         self.with(|state| {
             match (standing.state, state.preflight.as_ref()) {
-                (now, Some(before)) if now == before.state => standing.since = before.since,
+                (now, Some(before)) if (now, standing.run) == (before.state, before.run) => {}
+                (State::Waiting, _) => tracing::info!("preflight waits for the fleet's word"),
                 (State::Running, _) => tracing::info!("preflight runs"),
                 (State::Passed, _) => tracing::info!("preflight has passed"),
                 (State::Failed, _) => tracing::warn!(evidence = standing.evidence.join("; "), "preflight failed"),
@@ -266,7 +325,7 @@ impl Writer {
             }
             Verdict::Ok | Verdict::Unknown(_) => None,
         };
-        self.board.lock().entries.iter().filter(|(_, entry)| !entry.is_for_preflight).filter_map(open).collect()
+        self.board.lock().entries.iter().filter(|(_, entry)| entry.told != Told::Preflight).filter_map(open).collect()
     }
 }
 
@@ -292,6 +351,14 @@ mod tests {
         assert_eq!(runs.map(&mut run), [true, false, true, true, true, false]);
         let report = board.reports().borrow().clone();
         assert_eq!((report.findings[0].run, report.findings[0].outcome()), (6, Outcome::Ok));
+        // How many pods there are is said by the way.
+        board.has_pods(7);
+        assert!(!reports.has_changed().unwrap());
+        assert_eq!(reports.borrow().pods, Some(7));
+        writer.end("disk", failed());
+        assert_eq!((reports.has_changed().unwrap(), reports.borrow().pods), (true, Some(7)));
+        board.close();
+        assert_eq!(board.reports().borrow().pods, Some(7));
     }
 
     #[test]

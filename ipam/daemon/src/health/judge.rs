@@ -2,7 +2,10 @@
 //! leader's to decide (ADR 31); what is remembered here is what a fact alone does not say, as whether there was ever another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use datapath::clock::Clock;
 
 use crate::health_check::Verdict;
 
@@ -195,6 +198,29 @@ impl Answering {
         }
         let lasts = now.saturating_sub(*self.bad_since.get_or_insert(now));
         if lasts >= self.patience { Verdict::Failed(why) } else { Verdict::Unknown(format!("{why}; it may be restarting")) }
+    }
+}
+
+/// What is kept, and is wrong by less than certificates and leases of some seconds mind.
+pub(super) fn clock(Clock { is_synchronised, error }: Clock) -> Result<(), String> {
+    const ERROR_MAX: Duration = Duration::from_millis(500);
+    match is_synchronised {
+        false => Err("nothing keeps the clock (adjtimex: STA_UNSYNC)".to_owned()),
+        true if error > ERROR_MAX => Err(format!("the clock is wrong by {:.1} s, as who keeps it says (adjtimex)", error.as_secs_f64())),
+        true => Ok(()),
+    }
+}
+
+/// How the node's connections to the API server do: each by how often it has sent the same again. Kubelet has one all the time, and says
+/// something every ten seconds; to ask by a connection of our own would be a line in the API server's log for each node and look.
+pub(super) fn api_server(addresses: &[SocketAddr], connections: &[u32]) -> Result<(), String> {
+    /// A second and a half without a word.
+    const SILENT: u32 = 3;
+    let names = || addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match connections {
+        [] => Err(format!("the node has no connection to {}", names())),
+        _ if connections.iter().all(|sent_again| *sent_again >= SILENT) => Err(format!("{} acknowledges nothing", names())),
+        _ => Ok(()),
     }
 }
 

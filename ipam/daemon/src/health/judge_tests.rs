@@ -120,3 +120,19 @@ fn a_gateway_without_an_entry_says_nothing() {
     let said = gateway(&[("10.0.0.1".to_owned(), true), ("10.0.1.1".to_owned(), false)]);
     assert_eq!(said, Some(Err("gateway 10.0.1.1 does not answer".to_owned())));
 }
+
+#[test]
+fn a_clock_that_is_kept_badly_is_as_bad_as_one_that_is_not_kept() {
+    let judged = |is_synchronised, millis| clock(Clock { is_synchronised, error: Duration::from_millis(millis) });
+    assert_eq!((judged(true, 0), judged(true, 500)), (Ok(()), Ok(())));
+    assert_eq!(judged(true, 2_300).unwrap_err(), "the clock is wrong by 2.3 s, as who keeps it says (adjtimex)");
+    assert!(judged(false, 0).is_err());
+}
+
+#[test]
+fn one_connection_that_is_answered_is_enough() {
+    let to = ["10.0.0.10:6443".parse().unwrap(), "10.0.0.11:6443".parse().unwrap()];
+    assert_eq!((api_server(&to, &[0]), api_server(&to, &[9, 2])), (Ok(()), Ok(())));
+    assert_eq!(api_server(&to[..1], &[3, 9]).unwrap_err(), "10.0.0.10:6443 acknowledges nothing");
+    assert_eq!(api_server(&to, &[]).unwrap_err(), "the node has no connection to 10.0.0.10:6443, 10.0.0.11:6443");
+}

@@ -6,6 +6,11 @@
 mod board;
 mod judge;
 mod kernel_log;
+mod maintenance;
+mod measure;
+mod name_servers;
+mod orders;
+mod peers;
 mod plugin;
 mod preflight;
 mod read;
@@ -20,15 +25,16 @@ use fleet_api::message::Report;
 
 use crate::clockwork::Clockwork;
 use crate::conditions::{Finding, Kind, NodeConditions};
-use crate::config::{HealthConfig, PluginConfig, PluginKind};
+use crate::config::{Cloud, HealthConfig, PluginConfig, PluginKind};
 use crate::fleet::Hearing;
 use crate::health_check::{Basis, Check, Verdict};
 use board::Writer;
-pub(crate) use board::{Board, Line, PageLine};
+pub(crate) use board::{Board, PageLine};
 use judge::Answering;
+use orders::Orders;
 use plugin::Places;
 pub(crate) use preflight::Boot;
-use preflight::Preflight;
+use preflight::{Plan, Preflight};
 pub(crate) use standing::State as PreflightState;
 
 /// A check that fails is run again so soon: the fleet's leader believes what is said several times within a short time.
@@ -48,7 +54,13 @@ pub(crate) struct Sources {
     pub(crate) conditions: Arc<NodeConditions>,
     /// What is wrong with the programs on uplinks; nothing where there are none.
     pub(crate) programs: Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync>,
+    /// Whom to ask what is announced for the machine.
+    pub(crate) cloud: Option<Cloud>,
     pub(crate) fleet: Option<Arc<Hearing>>,
+    /// Whom to look at.
+    pub(crate) peers: peers::Told,
+    /// When the preflight is to run.
+    pub(crate) orders: Orders,
     pub(crate) boot: Boot,
 }
 
@@ -68,6 +80,10 @@ pub(crate) struct Health {
 /// Threads.
 struct Running {
     checks: Vec<Clockwork>,
+    /// Answers those who look at this node.
+    answers: Option<Clockwork>,
+    /// Lets others measure with this node.
+    measured: Clockwork,
     preflight: Preflight,
     places: Arc<Places>,
 }
@@ -117,7 +133,7 @@ impl Health {
     pub(crate) fn stop(&mut self) {
         if let Some(running) = &mut self.running {
             running.places.stop();
-            running.checks.iter_mut().for_each(Clockwork::stop);
+            running.checks.iter_mut().chain(&mut running.answers).chain([&mut running.measured]).for_each(Clockwork::stop);
             running.preflight.stop();
         }
     }
@@ -125,20 +141,28 @@ impl Health {
 
 impl Running {
     fn start(config: &HealthConfig, board: &Arc<Board>, sources: &Sources) -> io::Result<Self> {
-        let Sources { conditions, programs, fleet, boot } = sources;
+        let Sources { conditions, programs, cloud, fleet, peers, orders, boot } = sources;
         let (writer, places) = (board.renew(), Arc::<Places>::default());
         let mut checks = Vec::new();
-        for (check, interval) in &config.checks {
+        for (check, interval) in config.checks.iter().filter(|(check, _)| **check != Check::Peers) {
             let look: Look = match check {
                 Check::Programs => look_at_programs(Arc::clone(programs)),
                 Check::Network => look_at_network(Arc::clone(conditions)),
                 Check::Fleet => look_at_fleet(fleet.clone()),
+                Check::Maintenance => maintenance::look(cloud.clone()),
                 other => look(*other, config, PathBuf::from("/")),
             };
             let look = telling(*check, look, Arc::clone(conditions), writer.clone());
             let name = Check::ALL.iter().find(|(known, _)| known == check).map_or("", |(_, name)| name);
             writer.add(name, check.basis(), check.limit());
             checks.push((name.to_owned(), paced(look, *interval)));
+        }
+        let mut answers = None;
+        if let Some(interval) = config.checks.get(&Check::Peers) {
+            let name = "peers".to_owned();
+            writer.add_for_peers(&name, Check::Peers.limit());
+            checks.push((name, peers::look(Arc::clone(peers), config.peer_port, *interval, writer.clone())));
+            answers = Some(peers::keep_answering(Arc::clone(peers), config.peer_port)?);
         }
         let (passive, before_pods): (Vec<_>, Vec<_>) =
             config.plugins.iter().cloned().partition(|plugin| plugin.kind == PluginKind::Passive);
@@ -148,10 +172,13 @@ impl Running {
             writer.add(&name, Basis::Own, plugin.timeout.saturating_mul(2));
             checks.push((name, look_by_plugin(plugin, Arc::clone(&places))));
         }
+        let measured = measure::keep_being_measured(Arc::clone(orders), config.peer_port)?;
         // After all are on the board: it waits for each of them.
-        let preflight = Preflight::start(before_pods, boot.clone(), writer.clone(), Arc::clone(&places))?;
+        let (boot, orders, port, expected) = (boot.clone(), Arc::clone(orders), config.peer_port, config.expected);
+        let plan = Plan { plugins: before_pods, boot, orders, port, expected };
+        let preflight = Preflight::start(plan, writer.clone(), Arc::clone(&places))?;
         let checks = checks.into_iter().map(|(name, look)| keep_looking(name, look, writer.clone())).collect::<io::Result<_>>()?;
-        Ok(Self { checks, preflight, places })
+        Ok(Self { checks, answers, measured, preflight, places })
     }
 }
 
@@ -232,10 +259,22 @@ fn look(check: Check, config: &HealthConfig, root: PathBuf) -> Look {
         Check::Neighbours => Box::new(move |_| or_unknown(read::neighbours(&root).map(|tables| judge::fullness(&tables)))),
         Check::Clock => {
             let mut answering = Answering::within(2 * RESTART);
-            Box::new(move |now| {
-                let is_kept =
-                    |is_kept: bool| if is_kept { Ok(()) } else { Err("nothing keeps the clock (adjtimex: STA_UNSYNC)".to_owned()) };
-                or_unknown(datapath::clock::is_synchronised().map(|kept| answering.judge(now, is_kept(kept))))
+            Box::new(move |now| or_unknown(datapath::clock::read().map(|clock| answering.judge(now, judge::clock(clock)))))
+        }
+        Check::ApiServer if config.api_server.is_empty() => Box::new(|_| Verdict::Unknown("health.api_server names no address".to_owned())),
+        Check::ApiServer => {
+            let (addresses, mut answering) = (config.api_server.clone(), Answering::within(RESTART));
+            Box::new(move |now| match read::connections(&root, &addresses) {
+                Ok(connections) => answering.judge(now, judge::api_server(&addresses, &connections)),
+                Err(error) => Verdict::Unknown(error.to_string()),
+            })
+        }
+        Check::Dns => {
+            let mut answering = Answering::within(RESTART);
+            Box::new(move |now| match name_servers::of(&root) {
+                Ok(servers) if servers.is_empty() => Verdict::Unknown("/etc/resolv.conf names no server".to_owned()),
+                Ok(servers) => answering.judge(now, name_servers::ask(&servers)),
+                Err(error) => Verdict::Unknown(error.to_string()),
             })
         }
         Check::DiskRoot => look_at_disk("/", judge::Writable::default(), &root),
@@ -252,7 +291,9 @@ fn look(check: Check, config: &HealthConfig, root: PathBuf) -> Look {
             let mut log = kernel_log::KernelLog::default();
             Box::new(move |_| or_unknown(read::uptime(&root).map(|now| log.look(&root.join("dev/kmsg"), now))))
         }
-        Check::Programs | Check::Network | Check::Fleet => Box::new(|_| Verdict::Unknown("the daemon does not say".to_owned())),
+        Check::Programs | Check::Network | Check::Fleet | Check::Maintenance | Check::Peers => {
+            Box::new(|_| Verdict::Unknown("the daemon does not say".to_owned()))
+        }
     }
 }
 
@@ -329,11 +370,15 @@ const fn condition_of(check: Check) -> Option<(Kind, &'static str, &'static str)
         | Check::Network
         | Check::Fleet
         | Check::Clock
+        | Check::ApiServer
+        | Check::Dns
+        | Check::Maintenance
         | Check::DiskRoot
         | Check::DiskVar
         | Check::Kubelet
         | Check::Runtime
-        | Check::KernelLog => None,
+        | Check::KernelLog
+        | Check::Peers => None,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, BufRead, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -181,6 +181,40 @@ pub(super) fn healthz(address: SocketAddr) -> Result<(), String> {
     let answer = ask().map_err(|error| format!("{address}/healthz: {error}"))?;
     let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
     if line.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("{address}/healthz says {line:?}")) }
+}
+
+/// TCP connections that are established with one of `peers`: how often each has sent the same bytes again, with no answer so far.
+pub(super) fn connections(root: &Path, peers: &[SocketAddr]) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        // Line by line: a node may have a hundred thousand of them.
+        let path = root.join("proc/net").join(table);
+        let Some(file) = if_there(fs::File::open(&path))? else { continue };
+        for line in io::BufReader::new(file).lines().skip(1) {
+            found.extend(connection(&line?).filter(|(peer, _)| peers.contains(peer)).map(|(_, sent_again)| sent_again));
+        }
+    }
+    Ok(found)
+}
+
+/// The other end and the retransmissions of an established connection, from a line of proc_net_tcp(5).
+fn connection(line: &str) -> Option<(SocketAddr, u32)> {
+    const ESTABLISHED: &str = "01";
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let [_, _, peer, ESTABLISHED, _, _, sent_again, ..] = fields[..] else { return None };
+    let (address, port) = peer.split_once(':')?;
+    // Words of 32 bits in the host's byte order, which is little-endian on all machines that are supported.
+    let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_le_bytes);
+    let address = match address.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let words: Option<Vec<_>> = (0..4).map(word).collect();
+            let bytes: [u8; 16] = words?.concat().try_into().ok()?;
+            IpAddr::from(bytes).to_canonical()
+        }
+        _ => return None,
+    };
+    Some((SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?), u32::from_str_radix(sent_again, 16).ok()?))
 }
 
 /// Whether the first of `sockets` that is there takes connections.

@@ -151,3 +151,44 @@ fn a_runtime_is_the_first_socket_that_is_there() {
     drop(listener);
     assert!(accepts(&sockets).unwrap_err().contains("refused"));
 }
+
+#[test]
+fn connections_to_an_address_are_found_in_both_tables_and_others_are_not() {
+    const TITLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+    let row = |peer: &str, state: &str, sent_again: &str| {
+        format!(
+            "   0: 0B00000A:C3F2 {peer} {state} 00000000:00000000 02:0000031F {sent_again}     0        0 24212 2 0000000000000000 20 4 30 10 -1\n"
+        )
+    };
+    let node = FakeNode::new();
+    let api = ["10.0.0.10:6443", "[fd00:10::10]:6443"].map(|address| address.parse().unwrap());
+    assert_eq!(connections(node.0.path(), &api).unwrap(), [0_u32; 0], "a kernel without TCP has none");
+    let v4 = [
+        row("0A00000A:192B", "01", "00000000"),
+        row("0A00000A:192B", "01", "00000005"),
+        // Waits for what is late; somebody else; another port; half of a line.
+        row("0A00000A:192B", "06", "00000000"),
+        row("0B00000A:192B", "01", "00000000"),
+        row("0A00000A:192C", "01", "00000000"),
+        "   5: 0B00000A:C3F2 0A00000A\n".to_owned(),
+    ];
+    node.write("proc/net/tcp", &format!("{TITLE}{}", v4.concat()));
+    // The other table; an IPv4 peer of a socket for both families; no address.
+    let v6 = [
+        row("100000FD000000000000000010000000:192B", "01", "00000001"),
+        row("0000000000000000FFFF00000A00000A:192B", "01", "00000002"),
+        row("000000FD:192B", "01", "00000000"),
+    ];
+    node.write("proc/net/tcp6", &format!("{TITLE}{}", v6.concat()));
+    assert_eq!(connections(node.0.path(), &api).unwrap(), [0, 5, 1, 2]);
+    assert_eq!(connections(node.0.path(), &api[1..]).unwrap(), [1]);
+}
+
+#[test]
+fn this_machines_own_connections_are_found() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    assert_eq!(connections(Path::new("/"), &[address]).unwrap(), [0_u32; 0]);
+    let _connection = TcpStream::connect(address).unwrap();
+    assert_eq!(connections(Path::new("/"), &[address]).unwrap(), [0]);
+}

@@ -12,12 +12,30 @@ const SOON: Duration = Duration::from_secs(20);
 fn config(checks: &[Check]) -> HealthConfig {
     let checks: BTreeMap<_, _> = checks.iter().map(|check| (*check, Duration::from_millis(5))).collect();
     let runtime_sockets = vec![PathBuf::from("/nowhere.sock")];
-    HealthConfig { checks, kubelet: "127.0.0.1:1".parse().unwrap(), runtime_sockets, plugins: Vec::new() }
+    let kubelet = "127.0.0.1:1".parse().unwrap();
+    HealthConfig {
+        checks,
+        kubelet,
+        api_server: Vec::new(),
+        runtime_sockets,
+        peer_port: 7445,
+        expected: crate::config::Expected::default(),
+        plugins: Vec::new(),
+    }
 }
 
 fn sources(conditions: &Arc<NodeConditions>, run_dir: &Path) -> Sources {
     let boot = Boot { id: "boot".to_owned(), run_dir: run_dir.to_owned() };
-    Sources { conditions: Arc::clone(conditions), programs: Arc::new(|| None), fleet: None, boot }
+    let orders = Arc::new(|| fleet_api::Preflight::Untold);
+    Sources {
+        conditions: Arc::clone(conditions),
+        programs: Arc::new(|| None),
+        cloud: None,
+        fleet: None,
+        peers: Arc::new(|| None),
+        orders,
+        boot,
+    }
 }
 
 fn sh(name: &str, kind: PluginKind, script: &str) -> PluginConfig {
@@ -53,7 +71,8 @@ fn every_check_runs_and_says_something() {
     let run_dir = tempfile::tempdir().unwrap();
     let _health = Health::start(Some(&config(&all)), &board, sources(&Arc::default(), run_dir.path())).unwrap();
     let report = until(&mut reports, "all have run", |_| board.lines().iter().all(|line| line.runs > 0));
-    assert_eq!(report.findings.len(), Check::ALL.len());
+    // What is found of peers is told, and not that there is a check of them.
+    assert_eq!(report.findings.len(), Check::ALL.len() - 1);
     assert_eq!(report.judge(), Ok(()));
     for (name, outcome_expected) in [("kubelet", Outcome::Unknown), ("runtime", Outcome::Unknown), ("network", Outcome::Ok)] {
         assert_eq!(outcome(&report, name), Some(outcome_expected), "{name}: {report:?}");
@@ -105,7 +124,10 @@ fn a_look_that_hangs_holds_up_no_other_and_not_the_end() {
         keep_looking("works".to_owned(), works, writer.clone()).unwrap(),
     ];
     let sources = sources(&Arc::default(), run_dir.path());
-    let preflight = Preflight::start(Vec::new(), sources.boot.clone(), writer, Arc::default()).unwrap();
+    let (boot, orders) = (sources.boot.clone(), Arc::clone(&sources.orders));
+    let measured = measure::keep_being_measured(Arc::clone(&orders), 7_445).unwrap();
+    let plan = Plan { plugins: Vec::new(), boot, orders, port: 7_445, expected: crate::config::Expected::default() };
+    let preflight = Preflight::start(plan, writer, Arc::default()).unwrap();
     let mut reports = board.reports();
     let is_told = |report: &Report| {
         let seen = |check: &str| report.findings.iter().find(|finding| finding.check == check).map(|finding| finding.seen.clone());
@@ -113,7 +135,7 @@ fn a_look_that_hangs_holds_up_no_other_and_not_the_end() {
     };
     until(&mut reports, "the one is unknown, the other is told", is_told);
     let begun = Instant::now();
-    let running = Some(Running { checks, preflight, places: Arc::default() });
+    let running = Some(Running { checks, answers: None, measured, preflight, places: Arc::default() });
     let mut health = Health { board, sources, config: None, running };
     health.stop();
     drop(health);

@@ -10,6 +10,7 @@ use node_api::BootMillis;
 use serde::Serialize;
 
 use super::Watched;
+use crate::attachments::link::pod_link;
 
 /// An attachment.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -20,6 +21,9 @@ pub(super) struct Pod {
     /// In the pod.
     interface: String,
     addresses: Vec<IpAddr>,
+    /// What it may use beside these, now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_addresses: Vec<IpAddr>,
     mac: Option<String>,
     /// The number of its network namespace, as `lsns` and `/proc/PID/ns/net` tell it.
     netns: Option<u64>,
@@ -74,7 +78,7 @@ struct Range {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Address {
     address: IpAddr,
-    /// `in_use`, `cooldown`, `quarantined` or `of_host`
+    /// `in_use`, `allowed` (used beside a pod's own), `cooldown`, `quarantined` or `of_host`
     state: &'static str,
     /// Whose it is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +113,12 @@ pub(super) fn pods(watched: &Watched) -> Vec<Pod> {
     let now = BootMillis::now();
     let network = watched.attachments.kernel().network();
     let limits = |record: &Record| if slow.is_some() { limits(record, &network) } else { None };
-    records.iter().map(|record| Pod { limits: limits(record), ..pod(record, slow.as_ref(), now) }).collect()
+    let allowed = |record: &Record| {
+        let link = pod_link(record).filter(|link| !link.allowed.is_empty());
+        link.map_or_else(Vec::new, |link| network.granted(link).allowed)
+    };
+    let told = |record: &Record| Pod { limits: limits(record), allowed_addresses: allowed(record), ..pod(record, slow.as_ref(), now) };
+    records.iter().map(told).collect()
 }
 
 /// `slow` are the links whose packets are not carried; nothing where no programs are in use.
@@ -124,6 +133,7 @@ fn pod(record: &Record, slow: Option<&HashMap<Ifindex, &'static str>>, now: Boot
         container_id: record.key.container_id.to_string(),
         interface: record.key.ifname.to_string(),
         addresses: record.addresses.clone(),
+        allowed_addresses: Vec::new(),
         mac: record.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")),
         netns: record.netns.map(|(_, inode)| inode),
         mtu: record.mtu,
@@ -188,6 +198,9 @@ fn states(records: &[Record], pool: &Pool, now: BootMillis) -> Vec<Address> {
         for address in &record.addresses {
             known.insert(*address, Address { owner: Some(owner()), ..plain(*address, "in_use") });
         }
+        for address in &record.allowed {
+            known.insert(*address, Address { owner: Some(owner()), ..plain(*address, "allowed") });
+        }
     }
     for (address, left) in pool.cooling(now) {
         known.insert(address, Address { free_in_seconds: Some(left.div_ceil(1000)), ..plain(address, "cooldown") });
@@ -221,6 +234,7 @@ mod tests {
             attached_at: BootMillis(1_000),
             bandwidth: None,
             internet_egress: None,
+            allowed: Vec::new(),
         }
     }
 
@@ -234,9 +248,19 @@ mod tests {
         let of_host: IpAddr = "10.0.0.5".parse().unwrap();
         pool.set_host_addresses(&[of_host, "192.0.2.1".parse().unwrap()], BootMillis(0));
         let now = BootMillis(10_500);
-        let told = states(&[record(held)], &pool, now);
+        let beside: IpAddr = "10.0.50.7".parse().unwrap();
+        let told = states(&[Record { allowed: vec![beside], ..record(held) }], &pool, now);
         let told: Vec<_> = told.iter().map(|entry| (entry.address, entry.state, entry.free_in_seconds)).collect();
-        assert_eq!(told, [(held, "in_use", None), (freed, "cooldown", Some(30)), (bad, "quarantined", None), (of_host, "of_host", None)]);
+        assert_eq!(
+            told,
+            [
+                (held, "in_use", None),
+                (freed, "cooldown", Some(30)),
+                (bad, "quarantined", None),
+                (of_host, "of_host", None),
+                (beside, "allowed", None)
+            ]
+        );
         // The record of one that was freed a moment ago.
         assert_eq!(states(&[record(freed)], &pool, now).iter().filter(|entry| entry.address == freed).count(), 1);
         let [range] = &ranges(&pool, now)[..] else { panic!("one range") };

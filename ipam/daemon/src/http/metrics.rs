@@ -162,6 +162,7 @@ metrics! {
         SERVICES_APPLIED: Gauge, "services_applied" [], "1 where all that the fleet has told of Services is in force";
         SERVICES: Gauge, "services" [], "Services that are served";
         SERVICE_ENDPOINTS: Gauge, "service_endpoints" [], "Endpoints of services that are used, those of several ports several times";
+        SERVICE_TRANSLATED_PORTS: Gauge, "service_translated_ports" [], "Ports of services' cluster addresses that the kernel programs translate";
         SERVICE_PROBLEMS: Gauge, "service_problems" [], "What the services contradict each other or themselves in; /status tells some";
         SERVICE_CHANGES_APPLIED: Counter, "service_changes_applied" [], "Transactions of rules of services since start";
         SERVICE_UDP_FLOWS_FORGOTTEN: Counter, "service_udp_flows_forgotten" [],
@@ -172,8 +173,9 @@ metrics! {
         HEALTH_CHECK: Gauge, "health_check" ["check", "result"],
             "1 for what a check of the node's health has found last: ok, failed or unknown";
         HEALTH_CHECK_RUNS: Counter, "health_check_runs" ["check"], "Runs of a check of the node's health since start";
+        HEALTH_PEERS: Gauge, "health_peers" ["result"], "Other nodes that this one looks at, by what was found last: ok, failed or unknown";
         HEALTH_PREFLIGHT: Gauge, "health_preflight" ["state"],
-            "1 for how the preflight of this boot stands: running, passed or failed";
+            "1 for how the preflight of this boot stands: waiting, running, passed or failed";
     }
 }
 

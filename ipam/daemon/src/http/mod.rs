@@ -1,8 +1,11 @@
 //! Metrics and health over HTTP: `/metrics` (Prometheus text), `/healthz` (the process serves), `/readyz` (an ADD would
 //! succeed), `/status` (all conditions), `/health` (what the node's checks
-//! of itself have found), `/pods`, `/addresses` (what there is), `/traffic` (counters), `/trace` (what would become of a packet), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has
-//! assigned), as JSON. For loopback: it has no authentication. Nothing that is asked here changes or commits anything.
+//! of itself have found), `/pods`, `/addresses` (what there is), `/traffic` (counters), `/drops` (packets that the programs
+//! drop, one by one), `/trace` (what would become of a packet), `/debug/latency` (quantiles), `/debug/fast_path` and `/debug/supply` (what the cloud has
+//! assigned), as JSON. For loopback: it has no authentication. Nothing that is asked here
+//! changes or commits anything, but that the programs tell of single drops for some seconds after `/drops` was asked.
 
+mod drops;
 mod fleet;
 mod health;
 mod inventory;
@@ -14,7 +17,7 @@ mod traffic;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -103,6 +106,8 @@ pub(crate) async fn serve(listen: SocketAddr, watched: Watched) -> Infallible {
         let scrape = Arc::clone(&scrape);
         move |state: State<Watched>| counted(state, Arc::clone(&scrape))
     };
+    let recent = Arc::new(Mutex::new(drops::Recent::default()));
+    let dropped = move |state: State<Watched>, uri: Uri| dropped(state, uri, Arc::clone(&recent));
     let exposition = move |state: State<Watched>| exposition(state, Arc::clone(&scrape));
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -112,6 +117,7 @@ pub(crate) async fn serve(listen: SocketAddr, watched: Watched) -> Infallible {
         .route("/pods", get(pods))
         .route("/addresses", get(|State(watched): State<Watched>| async move { Json(inventory::addresses(&watched)) }))
         .route("/traffic", get(counted))
+        .route("/drops", get(dropped))
         .route("/trace", get(traced))
         .route("/metrics", get(exposition))
         .route("/debug/latency", get(latency))
@@ -168,6 +174,17 @@ async fn traced(State(watched): State<Watched>, uri: Uri) -> Result<Json<trace::
     let asked = tokio::task::spawn_blocking(move || trace::of(&watched, question)).await;
     let asked = asked.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     asked.map(Json).map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}\n")))
+}
+
+async fn dropped(
+    State(watched): State<Watched>,
+    uri: Uri,
+    recent: Arc<Mutex<drops::Recent>>,
+) -> Result<Json<drops::Page>, (StatusCode, String)> {
+    let after = drops::after(uri.query().unwrap_or_default()).map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}\n")))?;
+    let internal = |why: String| (StatusCode::INTERNAL_SERVER_ERROR, why);
+    let read = tokio::task::spawn_blocking(move || drops::page(&watched, &recent, after)).await;
+    read.map_err(|error| internal(error.to_string()))?.map(Json).map_err(|error| internal(format!("{error}\n")))
 }
 
 /// What [`encode`] writes. A scraper that is told of plain text takes counters for metrics without a type.
@@ -235,7 +252,7 @@ fn registry(watched: &Watched) -> Registry {
         services::register(&mut registry, &report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    health::register(&mut registry, &watched.health.lines(), watched.health.preflight());
+    health::register(&mut registry, &watched.health);
 
     match Counted::read(watched) {
         Ok(Counted { statement, host, reasons }) => {

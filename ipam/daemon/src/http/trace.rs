@@ -1,10 +1,10 @@
 //! `/trace?link=N&from=ADDRESS&to=ADDRESS[&protocol=tcp|udp|icmp][&from_port=N][&to_port=N][&size=N]`: what would become of a packet that the pod behind a
 //! link sends, and of the answer. The programs' own decision is asked with their tables as they are; nothing is sent, counted or noted.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use datapath::Ifindex;
-use datapath::fast_path::{FastPath, FastPathError, Scope, Traced, TracedWay};
+use datapath::fast_path::{FastPath, FastPathError, Scope, Traced, TracedWay, apart};
 use ipam_state::record::Record;
 use serde::Serialize;
 
@@ -67,6 +67,11 @@ impl Question {
             to_port: number("to_port", value("to_port"), 0)?,
             size: number("size", value("size"), SIZE)?.max(SIZE),
         })
+    }
+
+    /// As it is once the programs have translated it.
+    const fn to_endpoint(self, endpoint: SocketAddr) -> Self {
+        Self { to: endpoint.ip(), to_port: endpoint.port(), from_port: apart(self.from_port), ..self }
     }
 
     /// The answer to it.
@@ -157,6 +162,9 @@ struct Step {
     /// Where the other end is.
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'static str>,
+    /// The endpoint that the programs send it to in place of the service; for a flow that begins, one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<SocketAddr>,
     /// The interface that it leaves by, and the next hop there, where the programs send it.
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<String>,
@@ -167,7 +175,7 @@ struct Step {
 impl Step {
     fn of(Traced { way, scope }: Traced, name_of: impl Fn(Ifindex) -> Option<String>) -> Self {
         let scope = scope.map(name_of_scope);
-        let plain = Self { path: "fast", reason: None, untracked: false, scope, interface: None, next_hop: None };
+        let plain = Self { path: "fast", reason: None, untracked: false, scope, endpoint: None, interface: None, next_hop: None };
         match way {
             TracedWay::Dropped(reason) => Self { path: "dropped", reason: Some(reason), ..plain },
             TracedWay::Stack { reason, untracked } => Self { path: "slow", reason: Some(reason), untracked, ..plain },
@@ -188,7 +196,7 @@ pub(super) fn of(watched: &Watched, question: Question) -> Result<Trace, String>
     let sender = records.iter().find(|record| record.host_ifindex == question.link);
     let sender =
         sender.ok_or_else(|| format!("link={} is no pod's; /pods tells the numbers of their links (host_ifindex)", question.link))?;
-    let receiver = records.iter().find(|record| record.addresses.contains(&question.to));
+    let receiver = |to: IpAddr| records.iter().find(|record| record.addresses.contains(&to));
     let kernel = watched.attachments.kernel();
     let network = kernel.network();
     let name_of = |link: Ifindex| {
@@ -197,37 +205,43 @@ pub(super) fn of(watched: &Watched, question: Question) -> Result<Trace, String>
     };
     let (programs, request, reply) = match kernel.fast_path() {
         None => {
-            let scope = if receiver.is_some() { Some(Scope::SameNode) } else { network.scope_of(question.to) };
+            let scope = if receiver(question.to).is_some() { Some(Scope::SameNode) } else { network.scope_of(question.to) };
             let way = TracedWay::Stack { reason: "no_programs", untracked: false };
             (false, Step::of(Traced { way, scope }, name_of), None)
         }
         Some(programs) => {
-            let (request, reply) = ask(programs, question, sender, receiver).map_err(|error| error.to_string())?;
-            (true, Step::of(request, name_of), reply.map(|reply| Step::of(reply, name_of)))
+            let (endpoint, request, reply) = ask(programs, question, sender, &records).map_err(|error| error.to_string())?;
+            (true, Step { endpoint, ..Step::of(request, name_of) }, reply.map(|reply| Step::of(reply, name_of)))
         }
     };
     let masquerade = request.path == "slow" && network.masquerades(question.to);
     // What is masqueraded is answered to the node: the packet that comes is another one.
     let reply = reply.filter(|_| !masquerade && request.path != "dropped");
     let mark = network.mark_of(question.from, question.to);
-    Ok(Trace { programs, request, reply, masquerade, mark, to_host_interface: receiver.map(|record| record.host_ifname.clone()) })
+    let to = request.endpoint.map_or(question.to, |endpoint| endpoint.ip());
+    let to_host_interface = receiver(to).map(|record| record.host_ifname.clone());
+    Ok(Trace { programs, request, reply, masquerade, mark, to_host_interface })
 }
 
 fn ask(
     programs: &FastPath,
     question: Question,
     sender: &Record,
-    receiver: Option<&Record>,
-) -> Result<(Traced, Option<Traced>), FastPathError> {
+    records: &[Record],
+) -> Result<(Option<SocketAddr>, Traced, Option<Traced>), FastPathError> {
     let mac = |record: &Record| record.mac.unwrap_or_default();
-    let ends = [question.from, question.to];
-    let request = programs.trace_from_pod(Ifindex(sender.host_ifindex), &question.frame(mac(sender), false), ends)?;
-    let turned = question.turned();
+    let link = Ifindex(sender.host_ifindex);
+    // Once it is translated it is judged as a packet to the endpoint, and that is who answers.
+    let endpoint = programs.trace_endpoint(link, &question.frame(mac(sender), false), [question.from, question.to])?;
+    let question = endpoint.map_or(question, |endpoint| question.to_endpoint(endpoint));
+    let receiver = records.iter().find(|record| record.addresses.contains(&question.to));
+    let (ends, turned) = ([question.from, question.to], question.turned());
+    let request = programs.trace_from_pod(link, &question.frame(mac(sender), false), ends)?;
     let reply = match receiver {
         Some(receiver) => programs.trace_from_pod(Ifindex(receiver.host_ifindex), &turned.frame(mac(receiver), true), ends)?,
         None => programs.trace_from_uplink(&turned.frame([0; 6], true), ends)?,
     };
-    Ok((request, Some(reply)))
+    Ok((endpoint, request, Some(reply)))
 }
 
 #[cfg(test)]

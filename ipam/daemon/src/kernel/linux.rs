@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use datapath::announcement::{self, AnnounceError};
 use datapath::fast_path::{FastPath, FastPathError, Limits, Traffic, TrafficOf};
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::repairs::Uncounted;
 use datapath::{
     ApplyError, Difference, FoundLink, HostEnd, HostNetns, Ifindex, Kept, LinkRemover, Netns, NetnsError, NetnsId, NodeNetwork, PodLink,
-    PodState, WiringError, calls, stack,
+    PodState, Uplink, WiringError, calls, stack,
 };
 use ipam_state::record::Record;
 
@@ -71,6 +72,12 @@ impl Linux {
         self.fast_path.as_deref()
     }
 
+    /// Likewise, for a thread of its own.
+    #[must_use]
+    pub fn shared_fast_path(&self) -> Option<Arc<FastPath>> {
+        self.fast_path.clone()
+    }
+
     /// Compares what all pods of the node share with the description, and sets what differs; what the kernel refused of it. New pods go by
     /// the description all the same.
     #[must_use]
@@ -119,22 +126,56 @@ impl Linux {
         Ok(fast_path.knows_otherwise(link, &self.network())?)
     }
 
-    /// Whether the programs, where they are used, hold a pod to other limits than they should.
+    /// Whether the programs, where they are used, grant a pod other limits or addresses than they should.
     ///
     /// # Errors
     /// Where the maps cannot be read.
-    pub fn limits_differ(&self, link: &PodLink) -> Result<bool, WiringError> {
+    pub fn is_granted_otherwise(&self, link: &PodLink) -> Result<bool, WiringError> {
         let Some(fast_path) = self.fast_path() else { return Ok(false) };
-        Ok(fast_path.limits_differ(link, &self.network())?)
+        Ok(fast_path.is_granted_otherwise(link, &self.network())?)
     }
 
-    /// Has the programs hold a pod to its limits as they are now.
+    /// What the programs hold the pod behind a link to; nothing where they do not know it. What they do not tell is not known to anybody.
+    #[must_use]
+    pub fn limits_known(&self, link: Ifindex) -> Limits {
+        let Some(fast_path) = self.fast_path() else { return Limits::default() };
+        fast_path.limits_known(link).unwrap_or_else(|error| {
+            tracing::warn!(%link, %error, "limits of a pod not read");
+            Limits::default()
+        })
+    }
+
+    /// Has the programs grant a pod its limits and addresses as they are now.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn set_limits(&self, link: &PodLink) -> Result<(), WiringError> {
+    pub fn grant(&self, link: &PodLink) -> Result<(), WiringError> {
         let Some(fast_path) = self.fast_path() else { return Ok(()) };
-        Ok(fast_path.set_limits(link, &self.network())?)
+        Ok(fast_path.grant(link, &self.network())?)
+    }
+
+    /// A pod's link with the addresses that it may use beside its own as things are now.
+    pub(crate) fn granted(&self, link: PodLink) -> PodLink {
+        self.network().granted(link)
+    }
+
+    /// Has neighbours on the first uplink's link answered for these addresses of pods and no others, where they look for them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub(crate) fn answer_neighbours_for(&self, addresses: &[IpAddr]) -> Result<(), AnnounceError> {
+        let network = self.network();
+        let uplink = network.uplinks.first().filter(|_| network.answers_neighbours);
+        self.with_socket(|socket| announcement::keep(socket, uplink, addresses))
+    }
+
+    /// Does something about addresses of pods on the link of the first uplink, where neighbours look for them there.
+    fn on_uplinks_link(&self, what: &str, addresses: &[IpAddr], work: impl FnOnce(&mut Socket, &Uplink) -> Result<(), AnnounceError>) {
+        let network = self.network();
+        let Some(uplink) = network.uplinks.first().filter(|_| network.answers_neighbours && !addresses.is_empty()) else { return };
+        if let Err(error) = self.with_socket(|socket| work(socket, uplink)) {
+            tracing::warn!(?addresses, uplink = uplink.ifname, %error, "{what}; tried again in a few seconds");
+        }
     }
 
     /// Tells the programs of a pod again.
@@ -205,7 +246,10 @@ impl Kernel for Linux {
         calls::wait_for_others().map_err(NetlinkError::from)?;
         let fast_path = self.fast_path();
         if let Some(fast_path) = fast_path {
-            fast_path.add_endpoint(link, &self.network())?;
+            if let Err(error) = fast_path.add_endpoint(link, &self.network()) {
+                self.stop_packets(link.host_ifindex);
+                return Err(error.into());
+            }
         } else if link.limits != Limits::default() {
             tracing::warn!(container = link.container_id, limits = ?link.limits, "limits of a pod not kept: no kernel programs are in use");
         }
@@ -217,7 +261,8 @@ impl Kernel for Linux {
     }
 
     fn repair(&self, link: &PodLink) -> Result<(), WiringError> {
-        self.with_socket(|socket| datapath::refresh_host_end(socket, link))
+        let link = self.granted(link.clone());
+        self.with_socket(|socket| datapath::refresh_host_end(socket, &link))
     }
 
     fn pod_mac(&self, link: Ifindex, ifname: &str) -> Result<Option<[u8; 6]>, NetlinkError> {
@@ -242,7 +287,8 @@ impl Kernel for Linux {
     fn adopt(&self, links: &[PodLink]) {
         let Some(fast_path) = self.fast_path() else { return };
         for link in links {
-            if let Err(error) = self.with_socket(|socket| fast_path.adopt_endpoint(socket, link, &self.network())) {
+            let granted = self.granted(link.clone());
+            if let Err(error) = self.with_socket(|socket| fast_path.adopt_endpoint(socket, &granted, &self.network())) {
                 tracing::error!(link = link.host_ifname, %error, "pod kept on the slow path");
             }
         }
@@ -258,6 +304,17 @@ impl Kernel for Linux {
     fn remove_soon(&self, link: Ifindex) {
         self.stop_packets(link);
         self.remover.remove(link);
+    }
+
+    fn announce(&self, link: &PodLink) {
+        let addresses = self.granted(link.clone()).allowed;
+        let work = |socket: &mut Socket, uplink: &Uplink| announcement::begin(socket, uplink, &addresses);
+        self.on_uplinks_link("addresses of a pod not announced", &addresses, work);
+    }
+
+    fn withdraw(&self, addresses: &[IpAddr]) {
+        let work = |socket: &mut Socket, uplink: &Uplink| announcement::end(socket, uplink, addresses);
+        self.on_uplinks_link("neighbours are still answered for addresses of a pod that is gone", addresses, work);
     }
 
     fn held_up(&self) -> Vec<(ThreadId, Duration)> {
@@ -291,6 +348,7 @@ impl Kernel for Linux {
 
     fn programs_lack(&self, link: &PodLink) -> Result<Vec<&'static str>, WiringError> {
         let Some(fast_path) = self.fast_path() else { return Ok(Vec::new()) };
-        self.with_socket(|socket| Ok(fast_path.lacks(socket, link, &self.network())?))
+        let link = self.granted(link.clone());
+        self.with_socket(|socket| Ok(fast_path.lacks(socket, &link, &self.network())?))
     }
 }

@@ -61,6 +61,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// Has what is counted for an attachment's link belong to its pod, now that it is durable or was taken up again.
     fn open_account(&self, record: &Record);
 
+    /// Tells neighbours of the addresses that a new pod uses beside its own, where neighbours look for them.
+    fn announce(&self, _link: &PodLink) {}
+
+    /// Tells neighbours of these no more.
+    fn withdraw(&self, _addresses: &[IpAddr]) {}
+
     /// Stops a pod's packets, has its link removed soon, and its number given back when it is gone.
     fn remove_soon(&self, link: Ifindex);
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use datapath::calls::{self, HeldUp};
 use datapath::netlink::Socket;
 use datapath::{
-    ApplyError, Families, FoundUplinks, NodeNetwork, PodRange, RulesError, Uplink, UplinkChoice, UplinkError, UplinkName, find_uplinks,
-    set_up_uplink,
+    ApplyError, Families, FoundUplinks, NodeNetwork, PodRange, Queueing, RulesError, Uplink, UplinkChoice, UplinkError, UplinkName,
+    find_uplinks, set_up_uplink,
 };
 use ipam_pool::{Closed, RangeState};
 use ipam_state::store::Change;
@@ -21,13 +21,13 @@ use crate::attachments::Attachments;
 use crate::cloud::Driver;
 use crate::cloud::uplinks::{self, UplinkNumbers};
 use crate::conditions::{Finding, Kind, NodeConditions};
-use crate::config::{BitRate, Config, ConfigFile};
+use crate::config::{BitRate, Config, ConfigFile, Source};
 use crate::kernel::Linux;
 use crate::logs;
-use crate::reconcile::leftover;
-use crate::reconcile::pods::hold_to_limits;
+use crate::reconcile::pods;
 use crate::reconcile::slow_path::{HostView, SlowPath};
 use crate::reconcile::tried_again;
+use crate::reconcile::{leftover, link_speed};
 
 /// What the configuration says, before any interface was looked at.
 pub(crate) fn describe(config: &Config) -> NodeNetwork {
@@ -49,6 +49,10 @@ pub(crate) fn describe(config: &Config) -> NodeNetwork {
         were_carried: !config.fast_path && leftover::may_live(&config.run_dir),
         internet_egress: config.pod_internet_egress.map_or(0, BitRate::bytes),
         internet_egress_of: config.namespaces.iter().map(|(name, rate)| (name.clone(), rate.bytes())).collect(),
+        allowed_of: config.allowed_addresses.clone(),
+        answers_neighbours: matches!(config.source, Source::Fixed(_)) && !config.on_link_by_gateway,
+        node_internet_egress: config.node_internet_egress.map_or(0, BitRate::bytes),
+        queueing: Vec::new(),
     }
 }
 
@@ -114,6 +118,7 @@ impl Reconciler {
             let numbers = UplinkNumbers(stored.uplinks.clone());
             CloudNetwork { driver, numbers, stored, has_adopted: false, not_native: None }
         });
+        attachments.set_allowed(config.allowed_addresses.clone());
         let host = HostView::new(Arc::clone(&conditions), slow_path);
         Self { file, config, attachments, cloud, conditions, pods: None, host, down: BTreeSet::new() }
     }
@@ -161,14 +166,17 @@ impl Reconciler {
         let told = self.cloud.as_ref().zip(known.as_ref());
         let told = told.map(|(cloud, known)| (cloud.numbers.present(&uplinks), cloud.numbers.carried(known)));
         let node_addresses = own_addresses(node_addresses, &uplinks, &network.service);
-        let mut network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, ..network };
-        self.host.look(&mut network, &service_addresses, &self.config, self.attachments.kernel().fast_path().is_some());
+        let has_programs = self.attachments.kernel().fast_path().is_some();
+        let queueing = if has_programs { queues(&uplinks) } else { Vec::new() };
+        let mut network = NodeNetwork { uplinks: lasting(uplinks), node_addresses, queueing, ..network };
+        self.host.look(&mut network, &service_addresses, &self.config, has_programs);
         // On record before a pod can have an address of it.
         if let Some((cloud, known)) = self.cloud.as_mut().zip(known) {
             cloud.remember(known, &self.attachments);
         }
         let moved = self.pods.as_ref().map_or_else(Vec::new, |before| uplinks::moved(before, &network.pods));
         self.apply(&network);
+        self.conditions.report(Kind::LimitAboveLink, link_speed::judge(&network, &self.attachments.records()));
         self.pods = Some(network.pods);
         if let Some((cloud, (present, carried))) = self.cloud.as_mut().zip(told) {
             if !cloud.has_adopted {
@@ -311,7 +319,9 @@ impl Reconciler {
             masquerade: new.masquerade,
             forward_accept: new.forward_accept,
             pod_internet_egress: new.pod_internet_egress,
+            node_internet_egress: new.node_internet_egress,
             namespaces: new.namespaces.clone(),
+            allowed_addresses: new.allowed_addresses.clone(),
             // Not the reconciler's; it is taken all the same.
             health: new.health.clone(),
             warnings: new.warnings.clone(),
@@ -319,14 +329,15 @@ impl Reconciler {
         };
         if now != new {
             tracing::warn!(
-                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress, namespaces, log.level and health take effect, the rest when barewired restarts"
+                "reloaded; network.native_cidrs, service_cidrs, internal_cidrs, masquerade, forward_accept, pod_internet_egress, node_internet_egress, namespaces, log.level and health take effect, the rest when barewired restarts"
             );
         }
         self.config = now;
+        self.attachments.set_allowed(self.config.allowed_addresses.clone());
         self.look();
         for record in self.attachments.records() {
-            if let Err(error) = hold_to_limits(&self.attachments, &record) {
-                tracing::warn!(attachment = %record.key, %error, "limits of a pod not set; tried again in a few seconds");
+            if let Err(error) = pods::grant(&self.attachments, &record) {
+                tracing::warn!(attachment = %record.key, %error, "limits and further addresses of a pod not set; tried again in a few seconds");
             }
         }
         tracing::info!("configuration reloaded");
@@ -385,6 +396,12 @@ fn name_of(choice: &UplinkChoice) -> String {
         UplinkName::DefaultRoute => "the interface of the default route".to_owned(),
         UplinkName::Mac(mac) => mac.map(|byte| format!("{byte:02x}")).join(":"),
     }
+}
+
+/// How uplinks queue what leaves; nothing where no socket is to be had.
+fn queues(uplinks: &[Uplink]) -> Vec<Queueing> {
+    let named = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.ifname.as_str()));
+    Socket::open().map_or_else(|_| Vec::new(), |mut socket| datapath::queueing(&mut socket, named))
 }
 
 /// Whether an interface runs is for STATUS; nothing that is applied depends on it.

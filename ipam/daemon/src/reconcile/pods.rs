@@ -62,6 +62,7 @@ impl PodLinks {
             }
         }
         self.conditions.report(Kind::PodLinkNotRestored, not_restored(&refused));
+        answer_neighbours(attachments, &records);
         self.tell_of_gone(&records, &ends);
         self.heed_others(attachments, &records, &ends);
     }
@@ -108,6 +109,16 @@ impl PodLinks {
     }
 }
 
+/// Has neighbours answered for what pods use beside their own addresses.
+fn answer_neighbours(attachments: &Attachments<Linux>, records: &[Record]) {
+    let kernel = attachments.kernel();
+    let links = records.iter().filter(|record| !record.allowed.is_empty()).filter_map(pod_link);
+    let addresses: Vec<_> = links.flat_map(|link| kernel.granted(link).allowed).collect();
+    if let Err(error) = kernel.answer_neighbours_for(&addresses) {
+        tracing::warn!(%error, "neighbours not answered for addresses that pods use; tried again in a few seconds");
+    }
+}
+
 /// Whether it is the turn of the link at a place among so many, where the turn begins at `next`. Pure.
 fn is_in_turn(at: usize, next: usize, of: usize) -> bool {
     let begin = next.min(of);
@@ -118,6 +129,7 @@ fn repair(attachments: &Attachments<Linux>, ends: &HostEnds, record: &Record) ->
     let kernel = attachments.kernel();
     let plan = |record: &Record| {
         let Some(link) = pod_link(record).filter(|link| ends.has(link.host_ifindex)) else { return Ok(None) };
+        let link = kernel.granted(link);
         let mut differences = ends.differences(&link);
         if is_fresh(record, BootMillis::now()) {
             // What an ADD leaves for a moment later.
@@ -127,17 +139,22 @@ fn repair(attachments: &Attachments<Linux>, ends: &HostEnds, record: &Record) ->
         let is_needed = !repair.differences.is_empty() || repair.programs_know_otherwise;
         Ok::<_, datapath::WiringError>(is_needed.then_some((link, repair)))
     };
-    hold_to_limits(attachments, record)?;
+    grant(attachments, record)?;
     if plan(record)?.is_none() {
         return Ok(());
     }
     // In its turn, of what it is then: a DEL may have ended it since, or its MAC address been followed.
     let outcome = attachments.while_it_lives(record, |record| {
         let Some((link, repair)) = plan(record)? else { return Ok(()) };
-        tracing::warn!(attachment = %record.key, link = link.host_ifname, ?repair, "host-side veth altered by others, restored");
+        let is_taken_back = is_taken_back(&repair, record);
+        if is_taken_back {
+            tracing::info!(attachment = %record.key, link = link.host_ifname, ?repair, "addresses that a pod may use no more lead nowhere");
+        } else {
+            tracing::warn!(attachment = %record.key, link = link.host_ifname, ?repair, "host-side veth altered by others, restored");
+        }
         let restored = if repair.differences.is_empty() { Ok(()) } else { kernel.restore(&link, &repair.differences) };
         let told = if repair.programs_know_otherwise { kernel.tell_programs(&link) } else { Ok(()) };
-        if restored.is_ok() && !repair.differences.is_empty() {
+        if restored.is_ok() && !repair.differences.is_empty() && !is_taken_back {
             repairs::note(repairs::Kind::PodLink, &link.host_ifname);
         }
         if told.is_ok() && repair.programs_know_otherwise {
@@ -148,21 +165,27 @@ fn repair(attachments: &Attachments<Linux>, ends: &HostEnds, record: &Record) ->
     outcome.unwrap_or(Ok(()))
 }
 
-/// After a reload a pod's limits may be others. That is no repair, and its connections live on. A pod that the programs do not know is
-/// left as it is.
-pub(super) fn hold_to_limits(attachments: &Attachments<Linux>, record: &Record) -> Result<(), datapath::WiringError> {
+/// Whether all that is to be done is to take back what the pod was granted once: the configuration has changed, and nobody has altered anything.
+fn is_taken_back(repair: &Repair, record: &Record) -> bool {
+    let was_granted = |difference: &Difference| matches!(difference, Difference::Surplus(address) if record.allowed.contains(address));
+    !repair.programs_know_otherwise && repair.differences.iter().all(was_granted)
+}
+
+/// After a reload a pod's limits may be others, and the addresses that it may use beside its own. That is no repair, and its connections live
+/// on. A pod that the programs do not know is left as it is.
+pub(super) fn grant(attachments: &Attachments<Linux>, record: &Record) -> Result<(), datapath::WiringError> {
     let kernel = attachments.kernel();
     let differing = |record: &Record| {
-        let Some(link) = pod_link(record) else { return Ok(None) };
-        Ok::<_, datapath::WiringError>(kernel.limits_differ(&link)?.then_some(link))
+        let Some(link) = pod_link(record).map(|link| kernel.granted(link)) else { return Ok(None) };
+        Ok::<_, datapath::WiringError>(kernel.is_granted_otherwise(&link)?.then_some(link))
     };
     if differing(record)?.is_none() {
         return Ok(());
     }
     let outcome = attachments.while_it_lives(record, |record| {
         let Some(link) = differing(record)? else { return Ok(()) };
-        tracing::info!(attachment = %record.key, "limits of a pod set anew");
-        kernel.set_limits(&link)
+        tracing::info!(attachment = %record.key, allowed = ?link.allowed, "limits and further addresses of a pod set anew");
+        kernel.grant(&link)
     });
     outcome.unwrap_or(Ok(()))
 }

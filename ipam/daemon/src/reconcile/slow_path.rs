@@ -146,12 +146,7 @@ const fn family(ipv4: bool) -> &'static str {
 fn report(conditions: &NodeConditions, seen: &Seen, services: &[IpNetwork], has_programs: bool, forward_accept: bool) {
     let joined = |of: Vec<(bool, &str)>| of.iter().map(|(ipv4, why)| format!("{}: {why}", family(*ipv4))).collect::<Vec<_>>().join("; ");
     let dropped = joined(seen.judgement.dropped.iter().map(|(ipv4, why)| (*ipv4, why.as_str())).collect());
-    let remedy = match forward_accept {
-        true => {
-            "accept the pods' ranges there, as source and as destination (with firewalld: firewall-cmd --permanent --zone=trusted --add-source=RANGE)"
-        }
-        false => "accept the pods' ranges there, as source and as destination, or set network.forward_accept = true",
-    };
+    let remedy = drop_remedy(&dropped, forward_accept);
     let finding = (!dropped.is_empty()).then(|| Finding::new("ForwardDrop", format!("packets of pods are dropped: {dropped}"), remedy));
     conditions.report(Kind::PodsNotForwarded, finding);
 
@@ -166,6 +161,18 @@ fn report(conditions: &NodeConditions, seen: &Seen, services: &[IpNetwork], has_
     let finding = (!families.is_empty()).then(|| Finding::new("ForwardRules", format!("nothing is carried: {families}"), remedy));
     conditions.report(Kind::FamilyNotCarried, finding);
     conditions.report(Kind::ServicesNative, services_finding(services));
+}
+
+/// What to do where packets of pods are dropped. Pure.
+fn drop_remedy(dropped: &str, forward_accept: bool) -> &'static str {
+    match forward_accept {
+        // No rule of anybody else can let pass what firewalld's table refuses.
+        _ if dropped.contains("of inet firewalld") => {
+            "have firewalld accept what comes from and goes to interfaces bw*: docs/kept.md#firewalld has the commands"
+        }
+        true => "accept the pods' ranges there, as source and as destination",
+        false => "accept the pods' ranges there, as source and as destination, or set network.forward_accept = true",
+    }
 }
 
 /// That services lie in native networks. Few are named, as there may be thousands.
@@ -233,6 +240,15 @@ mod tests {
                 "10.0.99.1/32 takes the slow path: it is the address of a service",
             ]
         );
+    }
+
+    #[test]
+    fn what_our_rules_cannot_let_pass_is_not_said_to_be_let_pass_by_them() {
+        let of_firewalld = "IPv4: rule 8 of chain filter_FWD_public of inet firewalld may drop it";
+        assert!([true, false].iter().all(|accept| drop_remedy(of_firewalld, *accept).contains("docs/kept.md")));
+        let of_iptables = "IPv4: chain FORWARD of ip filter drops by its policy";
+        assert!(drop_remedy(of_iptables, false).contains("network.forward_accept = true"));
+        assert!(!drop_remedy(of_iptables, true).contains("network.forward_accept"));
     }
 
     #[test]

@@ -227,10 +227,11 @@ fn serve<K: Kernel>(mut stream: UnixStream, exchanges: &Exchanges, attachments: 
             .inspect_err(|error| tracing::warn!(%error, "an answer could not be delivered"))
             .is_ok();
     drop(exchange);
-    if let Some(attached) = attached
-        && !(is_sent && is_received(&mut stream))
-    {
-        attached.undo(BootMillis::now());
+    if let Some(attached) = attached {
+        attached.log();
+        if !(is_sent && is_received(&mut stream)) {
+            attached.undo(BootMillis::now());
+        }
     }
     let _ = stream.shutdown(Shutdown::Both);
 }

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use ::services::{Container, Ruleset, TABLE};
+use ::services::{Container, Fronts, Ruleset, TABLE};
+use datapath::fast_path::{FastPath, FastPathError};
 use datapath::netlink::NetlinkError;
 use datapath::{RulesError, service_tables, udp_flows};
 
@@ -20,13 +22,15 @@ pub(crate) trait Edge {
     /// What it has of our tables; clients that stay with an endpoint of `wanted` where they are asked for.
     fn read(&mut self, wanted: Option<&Ruleset>) -> Result<Seen, NetlinkError>;
 
-    /// Forgets at most so many flows of UDP; how many it were.
+    /// Forgets at most so many flows of UDP of each kind, the stack's and the programs'; how many it were of the one with more.
     fn forget(&mut self, most: usize, is_stale: &dyn Fn(SocketAddr, SocketAddr) -> bool) -> io::Result<usize>;
+
+    /// Has the kernel programs translate to these; to how many they do.
+    fn translate(&mut self, fronts: &Fronts) -> Result<usize, FastPathError>;
 }
 
-/// The running kernel.
-#[derive(Debug)]
-pub(crate) struct Kernel;
+/// The running kernel, with the programs where they are in use.
+pub(crate) struct Kernel(pub(crate) Option<Arc<FastPath>>);
 
 impl Edge for Kernel {
     fn run(&mut self, script: &str) -> Result<(), RulesError> {
@@ -52,6 +56,12 @@ impl Edge for Kernel {
     }
 
     fn forget(&mut self, most: usize, is_stale: &dyn Fn(SocketAddr, SocketAddr) -> bool) -> io::Result<usize> {
-        udp_flows::forget(most, is_stale)
+        let of_programs = self.0.as_ref().map(|programs| programs.forget_translations(most, is_stale)).transpose();
+        let of_programs = of_programs.map_err(io::Error::other)?.unwrap_or_default();
+        Ok(of_programs.max(udp_flows::forget(most, is_stale)?))
+    }
+
+    fn translate(&mut self, fronts: &Fronts) -> Result<usize, FastPathError> {
+        self.0.as_ref().map_or(Ok(0), |programs| programs.serve(fronts))
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::io;
 use std::time::{Duration, Instant};
 
-use ::services::{Edit, Frontends, HealthCheck, Node, Ruleset, Script, Services, TABLE};
+use ::services::{Edit, Frontends, Fronts, HealthCheck, Node, Ruleset, Script, Services, TABLE};
 use datapath::netlink::NetlinkError;
 use datapath::{RulesError, repairs};
 use fleet_api::{Kind, NodeState, Table};
@@ -87,6 +87,12 @@ pub(crate) struct Keeper<E> {
     /// When the tables may be read again.
     rest_until_ms: u64,
     frontends: Frontends,
+    /// What the programs may translate, and whether they have been told.
+    fronts: Fronts,
+    is_told_of: bool,
+    /// To how many they do; why not to all, where the kernel refuses.
+    translated: usize,
+    refusal: Option<String>,
     passes: u8,
     done: Done,
     /// Why it does not stand, or could not be looked at: a reason in one word, and the rest.
@@ -106,6 +112,10 @@ impl<E: Edge> Keeper<E> {
             again: None,
             rest_until_ms: 0,
             frontends: Frontends::default(),
+            fronts: Fronts::new(),
+            is_told_of: false,
+            translated: 0,
+            refusal: None,
             passes: 0,
             done: Done::default(),
             fault: None,
@@ -270,7 +280,34 @@ impl<E: Edge> Keeper<E> {
         Ok(())
     }
 
+    /// Has the programs translate to what stands as rules: what they leave to the stack must find the same there. `looks` is now and then, without
+    /// a change: which endpoints are reached as they are, the node's network decides.
+    pub(crate) fn translate(&mut self, looks: bool) {
+        if self.standing.is_none() || (self.is_told_of && !looks) {
+            return;
+        }
+        self.is_told_of = true;
+        let outcome = self.edge.translate(&self.fronts).map_err(|error| error.to_string());
+        let refusal = match outcome {
+            Ok(translated) => {
+                self.translated = translated;
+                None
+            }
+            Err(refusal) => Some(refusal),
+        };
+        if let Some(refusal) = refusal.as_ref().filter(|_| refusal != self.refusal) {
+            tracing::warn!(refusal, "the kernel programs do not translate to all services; the rules have them all");
+        }
+        self.refusal = refusal;
+    }
+
+    /// To how many ports of services the programs translate.
+    pub(crate) const fn translated(&self) -> usize {
+        self.translated
+    }
+
     fn note_frontends(&mut self) {
+        (self.fronts, self.is_told_of) = (self.services.fronts(), false);
         let frontends = self.services.frontends();
         if frontends != self.frontends {
             self.frontends = frontends;

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::services::{Script, TABLE};
+use datapath::fast_path::{FastPath, Fronts};
 use datapath::service_tables;
 use fleet_api::NodeState;
 use serde::Serialize;
@@ -48,6 +49,8 @@ pub(crate) struct ServicesReport {
     pub(crate) applied: bool,
     pub(crate) services: usize,
     pub(crate) endpoints: usize,
+    /// Ports of services that the kernel programs translate packet by packet, of each family; what is left takes the rules.
+    pub(crate) translated_ports: usize,
     /// This node, as endpoints have it.
     node: String,
     node_port_addresses: Vec<IpAddr>,
@@ -83,6 +86,7 @@ impl Serving {
         services: &ServicesConfig,
         tables: watch::Receiver<Arc<NodeState>>,
         conditions: Arc<NodeConditions>,
+        programs: Option<Arc<FastPath>>,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let (answer, answers) = watch::channel(Arc::new(Answers::default()));
@@ -94,7 +98,7 @@ impl Serving {
         let run = {
             let (stopped, conditions, report) = (stopped.clone(), Arc::clone(&conditions), Arc::clone(&report));
             move || {
-                let keeper = Keeper::new(Kernel, surroundings.node());
+                let keeper = Keeper::new(Kernel(programs), surroundings.node());
                 let mut running = Running { keeper, surroundings, conditions, report, answer, begun: Instant::now(), waits_since: None };
                 running.follow(&waits, tables, stopped);
                 drop(ends);
@@ -146,7 +150,11 @@ pub(crate) fn remove() -> Result<bool, String> {
 }
 
 /// Services are off: what an earlier daemon has set is no longer kept, so it goes.
-pub(crate) fn end(conditions: &NodeConditions) {
+pub(crate) fn end(conditions: &NodeConditions, programs: Option<&FastPath>) {
+    // What is translated goes on: nobody else knows of it.
+    if let Some(Err(error)) = programs.map(|programs| programs.serve(&Fronts::new())) {
+        tracing::warn!(%error, "the kernel programs may still translate to services of an earlier daemon");
+    }
     match remove() {
         Ok(false) => {}
         Ok(true) => tracing::info!("services.mode is off; the rules of services of an earlier daemon were removed"),
@@ -191,6 +199,7 @@ impl<E: Edge> Running<E> {
             let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.keeper.apply(now);
             self.keeper.look(now);
+            self.keeper.translate(looks);
             if let Err(error) = self.keeper.forget_flows() {
                 tracing::warn!(%error, "flows of UDP to endpoints that are gone stay");
             }
@@ -230,6 +239,7 @@ impl<E: Edge> Running<E> {
             applied,
             services: counts.services,
             endpoints: counts.endpoints,
+            translated_ports: keeper.translated(),
             node: services.node().name.clone(),
             node_port_addresses: services.node().addresses.clone(),
             health_checks: checks.len(),

@@ -12,6 +12,7 @@ use barewired::kernel::Kernel;
 use barewired::kernel::link_numbers::LinkNumbers;
 use barewired::latencies::Metrics;
 use cni_spec::{Attachment, Code, Error, PodIdentity};
+use datapath::fast_path::Limits;
 use datapath::{Ifindex, PodRange, Uplink};
 use ipam_pool::range::AddressRange;
 use ipam_pool::{Closed, Pool, RangeState};
@@ -85,6 +86,7 @@ impl World {
             mac: None,
             bandwidth: None,
             internet_egress: None,
+            allowed_addresses: None,
         };
         let is_awaited = id == STALE || thread_rng().gen_ratio(7, 8);
         let awaited = || if is_awaited { Ok(()) } else { Err(Error::new(Code::TryAgainLater, "nobody waits")) };
@@ -262,7 +264,7 @@ fn daemon(home: &tempfile::TempDir, machine: &Arc<Mutex<Machine>>) -> Attachment
     let (store, found) = Store::open(home.path(), "boot").unwrap();
     let numbers = Arc::new(LinkNumbers::default());
     let kernel = ModelKernel::new(Arc::clone(machine), Arc::clone(&numbers));
-    let links = kernel.links().unwrap().into_iter().map(for_recovery).collect();
+    let links = kernel.links().unwrap().into_iter().map(|link| for_recovery(link, Limits::default())).collect();
     let plan = recovery::plan(found.into_contents(), links, &"pods".parse().unwrap(), BootMillis(1));
     let pool = Pool::new(&[RANGE.parse().unwrap()], 0);
     Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan)

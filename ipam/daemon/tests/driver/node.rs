@@ -20,6 +20,7 @@ use cloudsim::faults::Faults;
 use cloudsim::http::{Asker, Role, Server};
 use cloudsim::metadata::Service;
 use cni_spec::{Error, PodIdentity};
+use datapath::fast_path::Limits;
 use datapath::{Ifindex, Uplink};
 use ipam_clouds::Source;
 use ipam_pool::Pool;
@@ -231,7 +232,8 @@ impl Node {
         let (store, found) = Store::open(home.path(), boot).unwrap();
         let numbers = Arc::new(LinkNumbers::default());
         let kernel = ModelKernel::new(Arc::clone(&machine), Arc::clone(&numbers));
-        let links = barewired::kernel::Kernel::links(&kernel).unwrap().into_iter().map(for_recovery).collect();
+        let links =
+            barewired::kernel::Kernel::links(&kernel).unwrap().into_iter().map(|link| for_recovery(link, Limits::default())).collect();
         let mut plan = recovery::plan(found.into_contents(), links, &"pods".parse().unwrap(), now());
         let memory = std::mem::take(&mut plan.cloud);
         let mut pool = Pool::new(&[], COOLDOWN);
@@ -347,6 +349,7 @@ pub(crate) fn add(attachments: &Attachments<ModelKernel>, pod: u64, now: BootMil
         mac: None,
         bandwidth: None,
         internet_egress: None,
+        allowed_addresses: None,
         pod: PodIdentity::default(),
     };
     let attached = attachments.add(&request, &(NAMESPACE + pod), &|| Ok(()), now)?;

@@ -109,15 +109,21 @@ impl Kernel for ModelKernel {
                 return Err(WiringError::NameTaken(link.pod_ifname.clone()));
             }
             assert!(!machine.links.contains_key(&link.host_ifindex.0), "the number of a link that exists was chosen");
-            let bare =
-                FoundLink { ifindex: link.host_ifindex, ifname: link.host_ifname.clone(), mtu: link.mtu, owner: None, addresses: vec![] };
+            let bare = FoundLink {
+                ifindex: link.host_ifindex,
+                ifname: link.host_ifname.clone(),
+                mtu: link.mtu,
+                owner: None,
+                addresses: vec![],
+                allowed: vec![],
+            };
             machine.links.insert(link.host_ifindex.0, (bare, *netns, link.pod_ifname.clone()));
         }
         self.maybe_crash(CrashPoint::BareLink);
         passes();
         if let Some((made, _, _)) = self.machine().links.get_mut(&link.host_ifindex.0) {
             made.owner = Some((link.container_id.clone(), link.pod_ifname.clone()));
-            made.addresses = link.addresses.clone();
+            (made.addresses, made.allowed) = (link.addresses.clone(), link.allowed.clone());
         }
         self.maybe_crash(CrashPoint::BeforeCommit);
         Ok(())
@@ -130,7 +136,7 @@ impl Kernel for ModelKernel {
     fn repair(&self, link: &PodLink) -> Result<(), WiringError> {
         passes();
         if let Some((made, _, _)) = self.machine().links.get_mut(&link.host_ifindex.0) {
-            made.addresses = link.addresses.clone();
+            (made.addresses, made.allowed) = (link.addresses.clone(), link.allowed.clone());
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use barewired::attachments::link::for_recovery;
 use barewired::kernel::link_numbers::LinkNumbers;
 use barewired::latencies::Metrics;
 use cni_spec::{Attachment, Code, Error, PodIdentity};
+use datapath::fast_path::Limits;
 use datapath::{Ifindex, Uplink};
 use ipam_pool::Pool;
 use ipam_state::record::{AttachmentKey, Record};
@@ -29,6 +30,10 @@ use proptest::prelude::*;
 
 const COOLDOWN: u64 = 30_000;
 const CONTAINERS: u8 = 6;
+/// Containers from here on ask for [`BESIDE`].
+const FIRST_BESIDE: u8 = 3;
+/// An address that a pod may use beside its own.
+const BESIDE: &str = "10.9.0.1";
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -148,13 +153,15 @@ impl World {
         let (store, found) = Store::open(self.home.path(), "boot").unwrap();
         let numbers = Arc::new(LinkNumbers::default());
         let kernel = ModelKernel::new(Arc::clone(&self.machine), Arc::clone(&numbers));
-        let links = barewired::kernel::Kernel::links(&kernel).unwrap().into_iter().map(for_recovery).collect();
+        let links =
+            barewired::kernel::Kernel::links(&kernel).unwrap().into_iter().map(|link| for_recovery(link, Limits::default())).collect();
         let plan = recovery::plan(found.into_contents(), links, &"pods".parse().unwrap(), self.now);
         let pool = Pool::new(&["10.0.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()], COOLDOWN);
         let daemon = Attachments::recover(kernel, store, pool, numbers, Arc::new(Metrics::default()), plan);
         let uplink =
             Uplink { index: 0, ifindex: Ifindex(2), ifname: "eth1".into(), mtu: 9001, running: true, gateways: vec![], addresses: vec![] };
         daemon.set_uplinks(&[uplink]);
+        daemon.set_allowed([("edge".to_owned(), vec!["10.9.0.0/24".parse().unwrap()])].into());
         self.daemon = Some(daemon);
     }
 
@@ -178,11 +185,12 @@ impl World {
             container_id: name(id).parse().unwrap(),
             ifname: "eth0".parse().unwrap(),
             netns_path: format!("/run/netns/{id}"),
-            pod: PodIdentity::default(),
+            pod: PodIdentity { namespace: "edge".to_owned(), ..PodIdentity::default() },
             ips: vec![],
             mac: None,
             bandwidth: None,
             internet_egress: None,
+            allowed_addresses: (id >= FIRST_BESIDE).then(|| BESIDE.to_owned()),
         }
     }
 
@@ -276,7 +284,10 @@ impl World {
 
     fn assert_reasonable(&self, error: &Error, namespace: u64) {
         match error.code {
-            Code::TryAgainLater => assert!(error.msg.contains("no free IPv4 address"), "{error}"),
+            Code::TryAgainLater => {
+                let is_taken = error.msg.contains(&format!("{BESIDE} is in use by"));
+                assert!(error.msg.contains("no free IPv4 address") || is_taken, "{error}");
+            }
             Code::InvalidEnvironment => {
                 assert!(!self.machine().namespaces.contains(&namespace), "{error}");
             }
@@ -425,6 +436,9 @@ impl World {
                 assert_eq!(owners.insert(*address, id), None, "I1: {address} has two owners");
             }
         }
+        let records = self.daemon().records();
+        let beside = records.iter().filter(|record| !record.key.container_id.as_str().starts_with("c2") && !record.allowed.is_empty());
+        assert!(beside.count() <= 1, "I1: {BESIDE} has two owners");
         for (id, belief) in &self.beliefs {
             if let Belief::Attached(addresses) = belief {
                 let known = recorded.get(id).map(|(addresses, _)| addresses);
@@ -451,6 +465,8 @@ impl World {
         assert!(self.recorded().is_empty() && self.machine().links.is_empty(), "I4: after every DEL nothing is left");
         let held: usize = self.daemon().summary(self.now).pool.iter().map(|(_, counts)| counts.held).sum();
         assert_eq!(held, 0, "no address leaks");
+        let owner = self.daemon().look_at_pool(|pool| pool.owner_of(BESIDE.parse().unwrap()).cloned());
+        assert_eq!(owner, None, "nobody has {BESIDE} any more");
     }
 }
 

@@ -12,6 +12,7 @@ const OWNERS: u8 = 4;
 enum Step {
     Take(u8),
     TakeThis(u8, u8),
+    TakeBeside(u8, u8),
     Release(u8, u8),
     Untake(u8, u8),
     /// A record that says that this owner has this address, whoever has it.
@@ -27,6 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => owner.prop_map(Step::Take),
         2 => pair.clone().prop_map(|(address, owner)| Step::TakeThis(address, owner)),
+        2 => pair.clone().prop_map(|(address, owner)| Step::TakeBeside(address, owner)),
         6 => pair.clone().prop_map(|(address, owner)| Step::Release(address, owner)),
         1 => pair.clone().prop_map(|(address, owner)| Step::Untake(address, owner)),
         2 => pair.prop_map(|(address, owner)| Step::Restore(address, owner)),
@@ -95,6 +97,15 @@ impl Model {
                 }
                 if taken.is_ok() {
                     self.held.insert(address(last), owner(who));
+                }
+            }
+            Step::TakeBeside(last, who) => {
+                let address = address(last);
+                let taken = pool.take_beside(address, &owner(who));
+                let is_others = self.held.contains_key(&address) || self.of_host.contains(&address) || self.quarantined.contains(&address);
+                prop_assert_eq!(taken.is_ok(), !is_others && !Self::is_of_node(address), "{:?}", taken);
+                if taken.is_ok() {
+                    self.held.insert(address, owner(who));
                 }
             }
             Step::Release(last, who) => {

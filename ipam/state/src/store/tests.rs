@@ -20,6 +20,7 @@ fn record(container: &str, address: &str) -> Record {
         attached_at: BootMillis(5),
         bandwidth: None,
         internet_egress: None,
+        allowed: Vec::new(),
     }
 }
 
@@ -58,6 +59,22 @@ fn limits_are_there_after_a_restart_and_older_records_have_none() {
     let older = serde_json::to_value(record("b", "10.0.0.2")).unwrap();
     assert!(older.get("bandwidth").is_none() && older.get("internet_egress").is_none(), "{older}");
     assert_eq!(serde_json::from_value::<Record>(older).unwrap(), record("b", "10.0.0.2"));
+}
+
+#[test]
+fn further_addresses_are_there_after_a_restart_and_records_without_them_are_understood() {
+    let home = tempfile::tempdir().unwrap();
+    let older = include_str!("../../tests/fixtures/record-before-allowed.json").trim();
+    let rows = Rows { attachments: [("b/eth0".to_owned(), older.as_bytes().to_vec())].into(), ..Rows::default() };
+    let store = Store::write(home.path().join(FILE), "boot-1", &rows).unwrap();
+    let allowed = Record { allowed: vec!["10.0.50.7".parse().unwrap(), "fd00:50::7".parse().unwrap()], ..record("a", "10.0.0.1") };
+    store.commit(&Change::Attach(&allowed)).unwrap();
+    drop(store);
+    let contents = reopen(home.path());
+    assert!(contents.later.is_empty(), "{:?}", contents.later);
+    let [read_a, read_b] = &contents.records[..] else { panic!("{:?}", contents.records) };
+    assert_eq!((read_a, read_b.allowed.len(), read_b.internet_egress), (&allowed, 0, Some(1_000)));
+    assert_eq!(serde_json::to_string(read_b).unwrap(), older, "what has none is written as before");
 }
 
 #[test]

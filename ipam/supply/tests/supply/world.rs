@@ -216,10 +216,16 @@ impl World {
 
     /// Every daemon does its work, until the time or something else says stop.
     fn drive(&mut self, seconds: u64, stop: impl Fn(&Self) -> bool) -> Holds {
+        // Nobody tells a node anything while no call of its is out.
+        let mut due = [None; NODES];
         for _ in 0..seconds / TURN {
-            for node in 0..NODES {
+            for (node, due) in due.iter_mut().enumerate() {
                 self.take(Step::Answer(node, Fate::Done))?;
                 self.take(Step::Ask(node))?;
+                let asked = &self.nodes[node];
+                let is_early = due.is_some_and(|due| due > self.now) && asked.out.is_some();
+                must(!is_early, "nothing is due before it is said to be", || format!("node {node}: {:?} before {due:?}", asked.out))?;
+                *due = asked.supply.next_deadline(&asked.pool, asked.waiting.len() as u64, self.now);
             }
             if stop(self) {
                 break;

@@ -17,7 +17,7 @@ fn reachable(kept: &Kept<'_>) -> Result<String> {
 fn a_list_that_was_removed() -> Result<()> {
     kept(|kept| {
         let list = kept.host.conflist();
-        kept.comes_back("the list", Cuts::Nothing, || Ok(fs::remove_file(&list)?), || Ok(fs::read_to_string(&list)?))
+        kept.comes_back("the list", Cuts::Nothing, &["network_list"], || Ok(fs::remove_file(&list)?), || Ok(fs::read_to_string(&list)?))
     })
 }
 
@@ -25,7 +25,7 @@ fn a_list_that_was_removed() -> Result<()> {
 fn a_socket_that_was_removed() -> Result<()> {
     kept(|kept| {
         let alter = || Ok(fs::remove_file(kept.host.socket())?);
-        kept.comes_back("the socket", Cuts::Nothing, alter, || reachable(kept))
+        kept.comes_back("the socket", Cuts::Nothing, &["socket"], alter, || reachable(kept))
     })
 }
 
@@ -36,16 +36,16 @@ fn a_socket_that_was_replaced_by_a_file() -> Result<()> {
             fs::remove_file(kept.host.socket())?;
             Ok(fs::write(kept.host.socket(), "a file")?)
         };
-        kept.comes_back("the socket", Cuts::Nothing, alter, || reachable(kept))
+        kept.comes_back("the socket", Cuts::Nothing, &["socket"], alter, || reachable(kept))
     })
 }
 
 #[test]
 fn modes_that_were_changed() -> Result<()> {
     kept(|kept| {
-        for path in [kept.host.run_dir(), kept.host.socket()] {
+        for (path, kind) in [(kept.host.run_dir(), "run_directory"), (kept.host.socket(), "socket")] {
             let alter = || kept.run(&format!("chmod 777 {}", path.display())).map(drop);
-            kept.comes_back("the mode", Cuts::Nothing, alter, || reachable(kept))?;
+            kept.comes_back("the mode", Cuts::Nothing, &[kind], alter, || reachable(kept))?;
         }
         Ok(())
     })

@@ -22,7 +22,7 @@ fn pins_that_were_removed() -> Result<()> {
         let page = kept.daemon.get("/debug/fast_path")?;
         ensure!(serde_json::from_str::<serde_json::Value>(&page)?["uplinks"][0]["open"] == true, "{page}");
         let alter = || kept.run(&format!("rm -r {}", kept.host.path("bpf/barewire").display())).map(drop);
-        kept.comes_back("the pins", Cuts::Nothing, alter, || pins_and_hooks(kept))
+        kept.comes_back("the pins", Cuts::Nothing, &["uplink_hook", "pin"], alter, || pins_and_hooks(kept))
     })
 }
 
@@ -35,7 +35,7 @@ fn a_pin_of_an_uplink_that_was_removed() -> Result<()> {
             Some(pin) => Ok(std::fs::remove_file(pin)?),
             None => kept.run("tc filter del dev eth1 ingress").map(drop),
         };
-        kept.comes_back("the pin", Cuts::Nothing, alter, || pins_and_hooks(kept))
+        kept.comes_back("the pin", Cuts::Nothing, &["uplink_hook"], alter, || pins_and_hooks(kept))
     })
 }
 

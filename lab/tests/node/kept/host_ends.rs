@@ -26,7 +26,7 @@ fn alter(what: &str, cuts: Cuts, commands: &[&str], state: fn(&Kept<'_>) -> Resu
         let [v4, v6] = &kept.addresses[..] else { anyhow::bail!("not two addresses: {:?}", kept.addresses) };
         let line = |command: &&str| command.replace("END", &kept.host_end).replace("V4", v4).replace("V6", v6);
         let alter = || commands.iter().map(line).try_for_each(|line| kept.run(&line).map(drop));
-        kept.comes_back(what, cuts, alter, || state(kept))
+        kept.comes_back(what, cuts, &["pod_link"], alter, || state(kept))
     })
 }
 
@@ -121,7 +121,7 @@ fn a_filter_that_was_removed() -> Result<()> {
         kept.daemon.wait_for_condition("FilterOnPodLink", "SlowPath", &["priority 7"])?;
         for hook in ["ingress", "egress"] {
             let alter = || kept.run(&format!("tc filter del dev {} {hook} prio 45824", kept.host_end)).map(drop);
-            kept.comes_back("the filter", Cuts::Nothing, alter, || filters(kept))?;
+            kept.comes_back("the filter", Cuts::Nothing, &["pod_hook"], alter, || filters(kept))?;
         }
         ensure!(filters(kept)?.contains("pref 7"), "another's filter is gone");
         kept.run(&format!("tc filter del dev {} egress prio 7", kept.host_end))?;
@@ -133,7 +133,7 @@ fn a_filter_that_was_removed() -> Result<()> {
 fn a_qdisc_that_was_removed() -> Result<()> {
     with_programs(|kept| {
         let alter = || kept.run(&format!("tc qdisc del dev {} clsact", kept.host_end)).map(drop);
-        kept.comes_back("the qdisc", Cuts::AndAgain, alter, || filters(kept))
+        kept.comes_back("the qdisc", Cuts::AndAgain, &["pod_hook"], alter, || filters(kept))
     })
 }
 
@@ -152,7 +152,7 @@ fn a_map_entry_that_was_removed() -> Result<()> {
         let address: std::net::Ipv4Addr = kept.addresses[0].parse()?;
         let slots = || Ok::<HashMap<_, [u8; 4], u32>, anyhow::Error>(HashMap::try_from(Map::HashMap(map(kept, "SLOTS4")?))?);
         let alter = || Ok(slots()?.remove(&address.octets())?);
-        kept.comes_back("the entry", Cuts::Nothing, alter, || Ok(format!("{:?}", slots()?.get(&address.octets(), 0).ok())))
+        kept.comes_back("the entry", Cuts::Nothing, &["endpoint"], alter, || Ok(format!("{:?}", slots()?.get(&address.octets(), 0).ok())))
     })
 }
 
@@ -164,6 +164,6 @@ fn an_endpoint_that_was_overwritten() -> Result<()> {
         let endpoints = || Ok::<Array<_, Endpoint>, anyhow::Error>(Array::try_from(Map::Array(map(kept, "ENDPOINTS")?))?);
         let alter = || Ok(endpoints()?.set(0, [0; 40], 0)?);
         // Carried again once what the stack has had of it meanwhile is noted.
-        kept.comes_back("the endpoint", Cuts::Pods, alter, || Ok(format!("{:?}", &endpoints()?.get(&0, 0)?[..4])))
+        kept.comes_back("the endpoint", Cuts::Pods, &["endpoint"], alter, || Ok(format!("{:?}", &endpoints()?.get(&0, 0)?[..4])))
     })
 }

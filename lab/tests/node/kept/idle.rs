@@ -14,8 +14,9 @@ const PODS: usize = 1000;
 const INTERFACES_EACH: usize = 50;
 /// Several looks of each kind.
 const WATCHED: Duration = Duration::from_secs(42);
-/// Of one core. What the daemon promises is 0.2; here other tests share its caches.
-const PERCENT_MAX: f64 = 0.3;
+/// Of one core. What the daemon promises is 0.2, which `cargo xtask bench add` measures (`idle_cpu_percent`); here other tests share its caches and cost it half
+/// as much again, and what is found is a look that is made too often, or costs too much: several times as much.
+const PERCENT_MAX: f64 = 0.6;
 
 /// Processor time of all threads so far.
 fn used(daemon: &Daemon<'_>) -> Result<Duration> {
@@ -25,6 +26,14 @@ fn used(daemon: &Daemon<'_>) -> Result<Duration> {
         nanoseconds += text.split_whitespace().next().unwrap_or_default().parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// That nothing is counted as repaired.
+fn nothing_was_repaired(daemon: &Daemon<'_>) -> Result<()> {
+    let page = daemon.get("/metrics")?;
+    let told: Vec<_> = page.lines().filter(|line| line.starts_with("barewire_repairs_total{")).collect();
+    ensure!(!told.is_empty() && told.iter().all(|line| line.ends_with(" 0")), "nothing was altered: {told:?}; {}", daemon.end_of_log());
+    Ok(())
 }
 
 #[test]
@@ -44,7 +53,7 @@ fn a_full_node_is_kept_for_little() -> Result<()> {
         thread::sleep(WATCHED);
         let percent = (used(&daemon)? - before).as_secs_f64() * 100.0 / begun.elapsed().as_secs_f64();
         println!("{percent:.3} % of a core for {PODS} pods");
-        ensure!(!daemon.log().contains("repaired"), "{}", daemon.end_of_log());
+        nothing_was_repaired(&daemon)?;
         ensure!(percent <= PERCENT_MAX, "{percent} % of a core");
         daemon.stop()
     })

@@ -2,16 +2,20 @@
 //! touched, and what pods send meanwhile is lost by the alteration alone, where at all: never by the repair.
 
 mod crash_points;
+mod docker;
 mod files;
+mod firewalld;
 mod hooks;
 mod host_ends;
 mod idle;
+mod room;
 mod routes;
 mod rules;
 mod services;
 mod sysctls;
 mod uplinks;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -63,24 +67,29 @@ struct Kept<'a> {
 fn on_kept_node(settings: Settings, keys: &str, prepare: &str, test: impl FnOnce(&Kept<'_>) -> Result<()>) -> Result<()> {
     on_host(settings, |host| {
         host.ip(prepare)?;
-        for line in FOREIGN {
-            host.run(&line.split(' ').collect::<Vec<_>>())?;
-        }
-        let daemon = host.spawn_with(Start { keys, ..Start::default() })?;
-        daemon.wait_until_ready()?;
-        let ((first, result), (second, _)) = (host.attached()?, host.attached()?);
-        let host_end = result["interfaces"][0]["name"].as_str().context("a host end")?.to_owned();
-        // The pods' IPv6 gateway comes a moment after the ADD.
-        daemon.wait_until("the pods' gateways", || {
-            let told = host.run(&["ip", "-6", "-o", "address", "show", "to", "fe80::1"])?;
-            ensure!(result["ips"].as_array().is_none_or(|ips| ips.len() == 1) || told.lines().count() == 2, "{told}");
-            Ok(())
-        })?;
-        let kept = Kept { host, daemon: &daemon, pods: [first, second], addresses: addresses(&result), host_end };
-        test(&kept).with_context(|| daemon.end_of_log())?;
-        ensure!(daemon.conditions()?.is_empty(), "{:?}", daemon.conditions()?);
-        daemon.stop()
+        keep(host, keys, test)
     })
+}
+
+/// Runs a test on a node that is prepared.
+fn keep(host: &Host, keys: &str, test: impl FnOnce(&Kept<'_>) -> Result<()>) -> Result<()> {
+    for line in FOREIGN {
+        host.run(&line.split(' ').collect::<Vec<_>>())?;
+    }
+    let daemon = host.spawn_with(Start { keys, ..Start::default() })?;
+    daemon.wait_until_ready()?;
+    let ((first, result), (second, _)) = (host.attached()?, host.attached()?);
+    let host_end = result["interfaces"][0]["name"].as_str().context("a host end")?.to_owned();
+    // The pods' IPv6 gateway comes a moment after the ADD.
+    daemon.wait_until("the pods' gateways", || {
+        let told = host.run(&["ip", "-6", "-o", "address", "show", "to", "fe80::1"])?;
+        ensure!(result["ips"].as_array().is_none_or(|ips| ips.len() == 1) || told.lines().count() == 2, "{told}");
+        Ok(())
+    })?;
+    let kept = Kept { host, daemon: &daemon, pods: [first, second], addresses: addresses(&result), host_end };
+    test(&kept).with_context(|| daemon.end_of_log())?;
+    ensure!(daemon.conditions()?.is_empty(), "{:?}", daemon.conditions()?);
+    daemon.stop()
 }
 
 /// The same, plainly.
@@ -108,30 +117,72 @@ impl Kept<'_> {
         Ok([table, rules.join("\n"), self.run("ip route show table 100")?, self.run("ip route show 203.0.113.0/24")?].join("\n"))
     }
 
-    /// Alters something and waits until it is as it was: `state` tells how that is, and must tell the same again in time.
-    fn comes_back(&self, what: &str, cuts: Cuts, alter: impl FnOnce() -> Result<()>, state: impl Fn() -> Result<String>) -> Result<()> {
-        let before = state()?;
-        ensure!(!before.trim().is_empty(), "{what}: there is nothing to alter");
-        self.is_followed(what, cuts, alter, || {
-            let now = state()?;
-            ensure!(now == before, "{now}\nis not\n{before}");
-            Ok(())
-        })
+    /// How often each kind of thing was repaired.
+    fn repairs(&self) -> Result<BTreeMap<String, u64>> {
+        let page = self.daemon.get("/metrics")?;
+        let of = |line: &str| {
+            let (kind, count) = line.strip_prefix("barewire_repairs_total{kind=\"")?.split_once("\"} ")?;
+            Some((kind.to_owned(), count.parse().ok()?))
+        };
+        let repairs: BTreeMap<_, _> = page.lines().filter_map(of).collect();
+        ensure!(!repairs.is_empty(), "no repairs are counted: {page}");
+        Ok(repairs)
     }
 
-    /// Alters something and waits until `holds`, in time.
-    fn is_followed(&self, what: &str, cuts: Cuts, alter: impl FnOnce() -> Result<()>, holds: impl Fn() -> Result<()>) -> Result<()> {
+    /// A pod speaks to the node, and another to it, by each of its addresses.
+    fn conversations(&self) -> Result<Vec<Stream>> {
         let mut streams = Vec::new();
         for (own, node) in self.addresses.iter().zip(NODE) {
             streams.push(Stream::start(self.host, &self.pods[0], node)?);
             streams.push(Stream::start(self.host, &self.pods[1], own)?);
         }
         streams.iter().try_for_each(Stream::runs)?;
+        Ok(streams)
+    }
+
+    /// Alters something and waits until it is as it was: `state` tells how that is, and must tell the same again in time.
+    fn comes_back(
+        &self,
+        what: &str,
+        cuts: Cuts,
+        repaired: &[&str],
+        alter: impl FnOnce() -> Result<()>,
+        state: impl Fn() -> Result<String>,
+    ) -> Result<()> {
+        let before = state()?;
+        ensure!(!before.trim().is_empty(), "{what}: there is nothing to alter");
+        self.is_followed(what, cuts, repaired, alter, || {
+            let now = state()?;
+            ensure!(now == before, "{now}\nis not\n{before}");
+            Ok(())
+        })
+    }
+
+    /// Alters something and waits until `holds`, in time. Repairs of the kinds `repaired` are counted, each once at least, and no others.
+    fn is_followed(
+        &self,
+        what: &str,
+        cuts: Cuts,
+        repaired: &[&str],
+        alter: impl FnOnce() -> Result<()>,
+        holds: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let counted = self.repairs()?;
+        let streams = self.conversations()?;
         alter().context("alter")?;
         let altered = streams.iter().map(Stream::last).collect::<Result<Vec<_>>>()?;
         let (begun, foreign) = (Instant::now(), self.foreign()?);
         wait_until(what, BACK, || holds().map_err(|error| format!("{error:#}"))).with_context(|| self.daemon.end_of_log())?;
         println!("{what}: after {:?}", begun.elapsed());
+        let repaired: BTreeSet<_> = repaired.iter().map(|kind| (*kind).to_owned()).collect();
+        self.daemon.wait_until("the repairs to be counted", || {
+            let mut now = self.repairs()?;
+            now.retain(|kind, count| counted.get(kind).is_none_or(|before| before < count));
+            // Pods' links forward with the host, and whoever looks first has it so again.
+            let told: BTreeSet<_> = now.into_keys().filter(|kind| kind != "pod_link" || !repaired.contains("sysctl")).collect();
+            ensure!(told == repaired, "{what}: repairs of {repaired:?} were to be counted, and {told:?} were");
+            Ok(())
+        })?;
         for (stream, altered) in streams.into_iter().zip(altered) {
             stream.end(cuts, altered).with_context(|| what.to_owned())?;
         }

@@ -21,7 +21,7 @@ pub(super) fn with_further(test: impl FnOnce(&Kept<'_>) -> Result<()>) -> Result
 fn a_routing_rule_that_was_deleted() -> Result<()> {
     with_further(|kept| {
         let alter = || kept.run("ip rule del pref 179 fwmark 0x1/0xf").map(drop);
-        kept.comes_back("the rule", Cuts::Nothing, alter, || kept.run("ip rule show fwmark 0x1/0xf"))
+        kept.comes_back("the rule", Cuts::Nothing, &["route"], alter, || kept.run("ip rule show fwmark 0x1/0xf"))
     })
 }
 
@@ -32,7 +32,7 @@ fn a_routing_rule_that_was_given_another_place() -> Result<()> {
             kept.run("ip rule add pref 40000 fwmark 0x1/0xf lookup 45825 protocol 179")?;
             kept.run("ip rule del pref 179 fwmark 0x1/0xf").map(drop)
         };
-        kept.comes_back("the rule", Cuts::Nothing, alter, || kept.run("ip rule show fwmark 0x1/0xf"))
+        kept.comes_back("the rule", Cuts::Nothing, &["route"], alter, || kept.run("ip rule show fwmark 0x1/0xf"))
     })
 }
 
@@ -40,7 +40,7 @@ fn a_routing_rule_that_was_given_another_place() -> Result<()> {
 fn a_policy_route_that_was_deleted() -> Result<()> {
     with_further(|kept| {
         let alter = || kept.run(&format!("ip route flush table {TABLE}")).map(drop);
-        kept.comes_back("the route", Cuts::Nothing, alter, || kept.run(&format!("ip route show table {TABLE}")))
+        kept.comes_back("the route", Cuts::Nothing, &["route"], alter, || kept.run(&format!("ip route show table {TABLE}")))
     })
 }
 
@@ -48,7 +48,7 @@ fn a_policy_route_that_was_deleted() -> Result<()> {
 fn a_policy_route_that_went_with_a_flap_of_its_uplink() -> Result<()> {
     with_further(|kept| {
         let alter = || kept.host.ip("link set eth2 down\nlink set eth2 up\n");
-        kept.comes_back("the route", Cuts::Nothing, alter, || kept.run(&format!("ip route show table {TABLE}")))
+        kept.comes_back("the route", Cuts::Nothing, &["route"], alter, || kept.run(&format!("ip route show table {TABLE}")))
     })
 }
 
@@ -56,7 +56,7 @@ fn a_policy_route_that_went_with_a_flap_of_its_uplink() -> Result<()> {
 fn a_policy_route_that_was_led_elsewhere() -> Result<()> {
     with_further(|kept| {
         let alter = || kept.run(&format!("ip route replace default via 10.0.0.1 dev eth1 table {TABLE} proto 179 onlink")).map(drop);
-        kept.comes_back("the route", Cuts::Nothing, alter, || kept.run(&format!("ip route show table {TABLE}")))
+        kept.comes_back("the route", Cuts::Nothing, &["route"], alter, || kept.run(&format!("ip route show table {TABLE}")))
     })
 }
 
@@ -67,7 +67,7 @@ fn the_unreachable_route_of_a_pod_range_that_was_deleted() -> Result<()> {
             kept.run("ip route del unreachable 10.0.1.0/24")?;
             kept.run("ip -6 route del unreachable fd00:10:0:1::/80").map(drop)
         };
-        kept.comes_back("the routes", Cuts::Nothing, alter, || {
+        kept.comes_back("the routes", Cuts::Nothing, &["route"], alter, || {
             Ok(kept.run("ip route show type unreachable proto 179")? + &kept.run("ip -6 route show type unreachable proto 179")?)
         })
     })
@@ -81,6 +81,6 @@ fn the_answer_to_arp_for_the_gateway_that_was_deleted() -> Result<()> {
             kept.run("ip route del 169.254.1.1").map(drop)
         };
         let state = || Ok(kept.run("ip neigh show proxy")? + &kept.run("ip route show 169.254.1.1")?);
-        kept.comes_back("the proxy's entry", Cuts::Nothing, alter, state)
+        kept.comes_back("the proxy's entry", Cuts::Nothing, &["route"], alter, state)
     })
 }

@@ -16,7 +16,7 @@ fn tables(kept: &Kept<'_>) -> Result<String> {
 }
 
 fn row(what: &str, command: &'static str) -> Result<()> {
-    kept(|kept| kept.comes_back(what, Cuts::Nothing, || kept.run(command).map(drop), || tables(kept)))
+    kept(|kept| kept.comes_back(what, Cuts::Nothing, &["nftables"], || kept.run(command).map(drop), || tables(kept)))
 }
 
 #[test]
@@ -55,6 +55,7 @@ fn with_the_programs_a_ruleset_that_was_flushed() -> Result<()> {
         kept.comes_back(
             "the ruleset",
             Cuts::Nothing,
+            &["nftables"],
             || kept.run("nft flush ruleset").map(drop),
             || kept.run("nft -s list table inet barewire"),
         )

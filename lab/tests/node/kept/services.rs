@@ -23,7 +23,7 @@ fn systemd_networkd_that_removes_foreign_routes_and_rules() -> Result<()> {
             kept.run("ip rule del pref 179 fwmark 0x1/0xf")?;
             kept.run("ip route flush table all proto 179").map(drop)
         };
-        kept.comes_back("routes and rules", Cuts::Pods, alter, || ways(kept))
+        kept.comes_back("routes and rules", Cuts::Pods, &["route", "pod_link"], alter, || ways(kept))
     })
 }
 
@@ -40,7 +40,7 @@ fn network_manager_that_takes_a_pods_link_for_its_own() -> Result<()> {
         let state = || -> Result<String> {
             Ok(ways(kept)? + &kept.run(&format!("ip -o link show dev {end}"))? + &kept.run(&format!("ip -6 -o address show dev {end}"))?)
         };
-        kept.comes_back("the link", Cuts::Pods, alter, state)
+        kept.comes_back("the link", Cuts::Pods, &["pod_link"], alter, state)
     })
 }
 
@@ -56,7 +56,7 @@ fn settings_of_a_hardened_image() -> Result<()> {
             let names = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.eth1.forwarding", &of_pods];
             Ok(names.iter().map(|name| kept.sysctl(name)).collect::<Result<Vec<_>>>()?.join(" "))
         };
-        kept.comes_back("what is needed of them", Cuts::Pods, alter, state)
+        kept.comes_back("what is needed of them", Cuts::Pods, &["sysctl"], alter, state)
     })
 }
 
@@ -70,7 +70,7 @@ fn a_firewalls_reload() -> Result<()> {
             kept.run("nft add chain inet firewalld filter_FORWARD { type filter hook forward priority 10 ; policy accept ; }")?;
             kept.run("nft add rule inet firewalld filter_FORWARD ct state established,related accept").map(drop)
         };
-        kept.comes_back("our tables", Cuts::Nothing, alter, || {
+        kept.comes_back("our tables", Cuts::Nothing, &["nftables"], alter, || {
             Ok(kept.run("nft -s list chain inet barewire postrouting")? + &kept.run("nft -s list chain inet barewire_stack prerouting")?)
         })
     })

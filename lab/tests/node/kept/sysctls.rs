@@ -6,7 +6,7 @@ use super::routes::with_further;
 use super::{Cuts, Kept, kept};
 
 fn row(kept: &Kept<'_>, cuts: Cuts, setting: &str, value: &str) -> Result<()> {
-    kept.comes_back(setting, cuts, || kept.run(&format!("sysctl -q -w {setting}={value}")).map(drop), || kept.sysctl(setting))
+    kept.comes_back(setting, cuts, &["sysctl"], || kept.run(&format!("sysctl -q -w {setting}={value}")).map(drop), || kept.sysctl(setting))
 }
 
 #[test]
@@ -39,6 +39,6 @@ fn router_advertisements_that_forwarding_would_end() -> Result<()> {
             anyhow::ensure!(kept.sysctl("net.ipv6.conf.eth1.accept_ra")? == "2");
             Ok(())
         })?;
-        kept.comes_back("accept_ra", Cuts::Nothing, alter, || kept.sysctl("net.ipv6.conf.eth1.accept_ra"))
+        kept.comes_back("accept_ra", Cuts::Nothing, &["sysctl"], alter, || kept.sysctl("net.ipv6.conf.eth1.accept_ra"))
     })
 }

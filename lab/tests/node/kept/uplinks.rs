@@ -25,7 +25,7 @@ fn an_uplink_with_another_name_is_followed() -> Result<()> {
     kept(|kept| {
         for (from, to) in [("eth1", "wan0"), ("wan0", "eth1")] {
             let alter = || kept.run(&format!("ip link set {from} name {to}")).map(drop);
-            kept.is_followed(to, Cuts::Nothing, alter, || says(kept, &format!("\"{to}\""), &format!("\"{from}\"")))?;
+            kept.is_followed(to, Cuts::Nothing, &[], alter, || says(kept, &format!("\"{to}\""), &format!("\"{from}\"")))?;
         }
         Ok(())
     })
@@ -54,7 +54,7 @@ fn an_uplink_that_went_down_and_came_up() -> Result<()> {
                  route replace ::/0 via fd00:10::1 dev eth1\n")
         };
         // The node's own IPv6 address went with it.
-        kept.comes_back("what hangs on the uplink", Cuts::Pods, alter, state)?;
+        kept.comes_back("what hangs on the uplink", Cuts::Pods, &["route"], alter, state)?;
         kept.daemon.wait_for_end_of("NoUplink")?;
         kept.daemon.wait_until_ready()
     })
@@ -85,7 +85,7 @@ fn another_gateway_is_followed() -> Result<()> {
     with_programs(|kept| {
         let uplinks = || Ok::<Array<_, Uplink>, anyhow::Error>(Array::try_from(Map::Array(map(kept, "UPLINKS")?))?);
         let alter = || kept.run("ip route replace default via 10.0.0.2 dev eth1").map(drop);
-        kept.is_followed("the gateway", Cuts::Nothing, alter, || {
+        kept.is_followed("the gateway", Cuts::Nothing, &[], alter, || {
             let known = uplinks()?.get(&0, 0).context("the uplink")?;
             ensure!(known[8..12] == [10, 0, 0, 2], "{known:?}");
             Ok(())
@@ -102,6 +102,7 @@ fn a_second_default_route_behind_the_first_changes_nothing() -> Result<()> {
         kept.comes_back(
             "the rules",
             Cuts::Nothing,
+            &[],
             || kept.run("ip route add default via 10.0.0.1 dev eth2 metric 500").map(drop),
             || rules(kept),
         )?;

@@ -31,6 +31,8 @@ struct Served<'a> {
     host: &'a Host,
     replica: Running,
     client: Pod,
+    /// The client's addresses.
+    own: Vec<String>,
     backends: [(Pod, Vec<IpAddr>); 2],
     _servers: Vec<Backend>,
 }
@@ -48,7 +50,8 @@ impl<'a> Served<'a> {
         authority.write_node(host, NAME)?;
         let replica = Running::start(host, &authority, "cluster")?;
         let daemon = start(host, "on")?;
-        let (client, _) = host.attached()?;
+        let (client, result) = host.attached()?;
+        let own = addresses(&result);
         let mut servers = Vec::new();
         let mut backend = |name| -> Result<_> {
             let (pod, result) = host.attached()?;
@@ -59,7 +62,7 @@ impl<'a> Served<'a> {
             Ok((pod, own))
         };
         let backends = [backend("first")?, backend("second")?];
-        let served = Self { host, replica, client, backends, _servers: servers };
+        let served = Self { host, replica, client, own, backends, _servers: servers };
         served.tell_service(2);
         served.tell_endpoints(2, &[0]);
         Ok((served, daemon))
@@ -107,6 +110,11 @@ impl<'a> Served<'a> {
         self.replica.tell(version, Kind::Endpoints, changes);
     }
 
+    /// The client's first.
+    fn own_address(&self) -> Result<&str> {
+        Ok(self.own.first().context("the client has no address")?)
+    }
+
     fn vips() -> [SocketAddr; 2] {
         VIPS.map(|vip| SocketAddr::new(vip.parse().expect("an address"), PORT))
     }
@@ -136,18 +144,44 @@ impl<'a> Served<'a> {
     }
 }
 
+/// What translates for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Rules,
+    /// The fast path carries, and knows no service's address.
+    RulesBesideFastPath,
+    Programs,
+}
+
 /// Runs a test on such a node, which is well at its end.
-fn served(fast_path: bool, test: impl for<'a> FnOnce(&Served<'a>, Daemon<'a>) -> Result<()>) -> Result<()> {
-    on_host(Settings::default().with_fast_path(fast_path), |host| {
+fn served(by: By, test: impl for<'a> FnOnce(&Served<'a>, Daemon<'a>) -> Result<()>) -> Result<()> {
+    on_host(Settings::default().with_fast_path(by != By::Rules), |host| {
+        if by == By::Programs {
+            std::fs::create_dir_all(host.path("barewired.toml.d"))?;
+            std::fs::write(host.path("barewired.toml.d/services.toml"), "[network]\nservice_cidrs = [\"10.96.0.0/16\", \"fd96::/64\"]\n")?;
+        }
         let (served, daemon) = Served::new(host)?;
+        if by == By::Programs {
+            // TCP and UDP, of both families.
+            wait_until("the programs translate", BACK, || match translated(&daemon) {
+                Ok(4) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })?;
+        }
         let took = served.leads_to("first").with_context(|| daemon.end_of_log())?;
         println!("from the fleet to the first connection: {took:?}");
         test(&served, daemon)
     })
 }
 
-fn follows_a_change(fast_path: bool) -> Result<()> {
-    served(fast_path, |served, daemon| {
+/// To how many ports the programs translate.
+fn translated(daemon: &Daemon<'_>) -> Result<u64> {
+    let status: serde_json::Value = serde_json::from_str(&daemon.get("/status")?)?;
+    Ok(status["services"]["translated_ports"].as_u64().unwrap_or_default())
+}
+
+fn follows_a_change(by: By) -> Result<()> {
+    served(by, |served, daemon| {
         let mut old = Vec::new();
         for vip in Served::vips() {
             let asker = Asker::new(&served.client.netns, vip)?;
@@ -155,7 +189,7 @@ fn follows_a_change(fast_path: bool) -> Result<()> {
             old.push((Conversation::begin(&served.client.netns, vip)?, asker));
         }
         served.tell_endpoints(3, &[1]);
-        println!("a change, fast path {fast_path}: {:?}", served.leads_to("second")?);
+        println!("a change, by {by:?}: {:?}", served.leads_to("second")?);
         for (mut old, asker) in old {
             old.says("still there").context("a connection keeps its endpoint")?;
             // Its flow led to the first, and each of its packets would renew it.
@@ -193,17 +227,53 @@ fn follows_a_change(fast_path: bool) -> Result<()> {
 
 #[test]
 fn pods_reach_services_and_follow_their_changes() -> Result<()> {
-    follows_a_change(false)
+    follows_a_change(By::Rules)
 }
 
 #[test]
 fn pods_reach_services_and_follow_their_changes_beside_the_fast_path() -> Result<()> {
-    follows_a_change(true)
+    follows_a_change(By::RulesBesideFastPath)
+}
+
+#[test]
+fn pods_reach_services_and_follow_their_changes_by_the_programs() -> Result<()> {
+    follows_a_change(By::Programs)
+}
+
+/// What the client sends to the service is counted where it goes, and `barewire trace` says where that is.
+#[test]
+fn what_the_programs_translate_is_counted_and_traced_as_what_it_becomes() -> Result<()> {
+    served(By::Programs, |served, daemon| {
+        let sent = |scope: &str| -> Result<f64> {
+            let page = daemon.get("/metrics")?;
+            let of_scope = |line: &&str| {
+                line.starts_with("barewire_packets_total{")
+                    && line.contains(&format!("scope=\"{scope}\""))
+                    && line.contains("direction=\"sent\"")
+            };
+            Ok(page.lines().filter(of_scope).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        };
+        let before = (sent("service")?, sent("same-node")?);
+        let mut conversation = Conversation::begin(&served.client.netns, Served::vips()[0])?;
+        for _ in 0..50 {
+            conversation.says("hello")?;
+        }
+        let after = (sent("service")?, sent("same-node")?);
+        ensure!(after.0 - before.0 < 10.0 && after.1 - before.1 >= 100.0, "{before:?}, then {after:?}");
+
+        let pods: serde_json::Value = serde_json::from_str(&daemon.get("/pods")?)?;
+        let text = pods.to_string();
+        let link = pods.as_array().or_else(|| pods["pods"].as_array()).and_then(|pods| pods.first()).map(|pod| pod["host_ifindex"].clone());
+        let (link, from) = (link.context(text)?, served.own_address()?);
+        let trace = daemon.get(&format!("/trace?link={link}&from={from}&to={}&to_port={PORT}", VIPS[0]))?;
+        ensure!(trace.contains(&format!("\"endpoint\":\"{}", served.backends[0].1[0])) && trace.contains("\"path\":\"fast\""), "{trace}");
+        daemon.stop()
+    })
 }
 
 #[test]
 fn whatever_somebody_alters_is_back_within_ten_seconds() -> Result<()> {
-    served(false, |served, daemon| {
+    served(By::Rules, |served, daemon| {
         let before = served.tables()?;
         let steady = Steady::start(&served.client, Served::vips()[0])?;
         for line in [
@@ -235,7 +305,16 @@ fn whatever_somebody_alters_is_back_within_ten_seconds() -> Result<()> {
 
 #[test]
 fn a_restart_interrupts_nothing() -> Result<()> {
-    served(false, |served, mut daemon| {
+    interrupts_nothing(By::Rules)
+}
+
+#[test]
+fn a_restart_interrupts_nothing_of_what_the_programs_translate() -> Result<()> {
+    interrupts_nothing(By::Programs)
+}
+
+fn interrupts_nothing(by: By) -> Result<()> {
+    served(by, |served, mut daemon| {
         let steady = Steady::start(&served.client, Served::vips()[0])?;
         for is_kill in [false, true, false] {
             let before = steady.count();
@@ -252,10 +331,19 @@ fn a_restart_interrupts_nothing() -> Result<()> {
     })
 }
 
-/// From kube-proxy and back, as docs/services.md has it.
 #[test]
 fn the_change_from_kube_proxy_and_back_costs_no_connection() -> Result<()> {
-    served(false, |served, daemon| {
+    changes_over_and_back(By::Rules)
+}
+
+#[test]
+fn the_change_from_the_programs_to_kube_proxy_and_back_costs_no_connection() -> Result<()> {
+    changes_over_and_back(By::Programs)
+}
+
+/// From kube-proxy and back, as docs/services.md has it.
+fn changes_over_and_back(by: By) -> Result<()> {
+    served(by, |served, daemon| {
         let node: Vec<IpAddr> = NODE.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
         let targets = served.backends[0].1.iter().map(|address| SocketAddr::new(*address, BACKEND));
         let services = [kube_proxy::Service {

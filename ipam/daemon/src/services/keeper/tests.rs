@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use ::services::{ChainKey, Container, Family};
+use datapath::fast_path::FastPathError;
 use datapath::service_tables::Chain;
 use fleet_api::message::{Endpoint, FromFleet, FromNode, Protocol, Service, ServicePort, SliceHead, SlicePort};
 use fleet_api::{Change, Decoder, EndpointsKey, Limits, Replica, Session};
@@ -26,6 +27,7 @@ struct Fake {
     /// Scripts are refused.
     refuses: Rc<Cell<bool>>,
     flows: Rc<RefCell<Vec<(SocketAddr, SocketAddr)>>>,
+    fronts: Rc<RefCell<Fronts>>,
     script: Rc<RefCell<String>>,
 }
 
@@ -108,6 +110,11 @@ impl Edge for Fake {
         self.generation.set(self.generation.get() + 1);
         script.clone_into(&mut self.script.borrow_mut());
         Ok(())
+    }
+
+    fn translate(&mut self, fronts: &Fronts) -> Result<usize, FastPathError> {
+        fronts.clone_into(&mut self.fronts.borrow_mut());
+        Ok(fronts.len())
     }
 
     fn generation(&mut self) -> Result<Option<u32>, NetlinkError> {
@@ -410,4 +417,26 @@ fn clients_stay_with_their_endpoints_when_all_is_installed_again() {
     let script = fake.script.borrow();
     let kept: Vec<_> = script.lines().filter(|line| line.contains("expires")).collect();
     assert_eq!(kept, [format!("add element ip {TABLE} {} {{ 10.1.0.7 timeout 10800000ms expires 400ms }}", set.1)]);
+}
+
+#[test]
+fn the_programs_are_told_what_stands_as_rules() {
+    let (fake, mut keeper, mut fleet) = serving();
+    let told = |fake: &Fake| fake.fronts.borrow().iter().map(|((address, ..), ends)| (address.to_string(), ends.len())).collect::<Vec<_>>();
+    keeper.translate(false);
+    assert_eq!((told(&fake), keeper.translated()), (vec![("10.96.0.10".to_owned(), 2)], 1));
+    // One that keeps its clients, and one without endpoints, are for the rules.
+    fleet.service("dns", 10, 60);
+    fleet.service("other", 11, 0);
+    keeper.take(&fleet.state(&KINDS));
+    keeper.apply(1);
+    keeper.translate(false);
+    assert_eq!((told(&fake), keeper.translated()), (Vec::new(), 0));
+    // What is not in force is told to nobody.
+    fleet.service("dns", 10, 0);
+    keeper.take(&fleet.state(&KINDS));
+    fake.refuses.set(true);
+    keeper.apply(2);
+    keeper.translate(true);
+    assert_eq!(told(&fake), Vec::new());
 }

@@ -1,4 +1,4 @@
-//! `barewire drops`: the packets that the programs dropped, or left to the kernel's network stack, by reason.
+//! Packets by reason, from one page of counters or two. Pure.
 
 use std::collections::BTreeMap;
 
