@@ -1,13 +1,18 @@
 //! What a node's `barewired` tells over HTTP.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::io::ErrorKind::ConnectionRefused;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::network::Network;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long a daemon that has begun may take until it serves pages, and how often that is tried.
+const LISTENS: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(20);
 /// By reason, of which none is in both.
 const NOT_CARRIED: [&str; 2] = ["barewire_fast_path_dropped_total", "barewire_fast_path_passed_to_stack_total"];
 /// The default; the namespace is the node's own.
@@ -33,14 +38,21 @@ pub struct Traffic {
     pub scope: String,
 }
 
-/// Reads a page of a node's daemon.
+/// Reads a page of a node's daemon. Pods come first: a daemon that has just begun serves them some milliseconds before it serves pages, and that
+/// is waited for.
 ///
 /// # Errors
-/// When it is not served, or with another status than 200.
+/// When it is not served in time, or with another status than 200.
 pub fn get(node: &Network, page: &str) -> Result<String> {
     node.run(|| {
         let agent = ureq::Agent::config_builder().timeout_global(Some(LIMIT)).build().new_agent();
-        let mut response = agent.get(format!("{ADDRESS}{page}")).call().with_context(|| format!("GET {page} of {}", node.name()))?;
+        let begun = Instant::now();
+        let mut response = loop {
+            match agent.get(format!("{ADDRESS}{page}")).call() {
+                Err(ureq::Error::Io(error)) if error.kind() == ConnectionRefused && begun.elapsed() < LISTENS => thread::sleep(POLL),
+                answer => break answer.with_context(|| format!("GET {page} of {}", node.name()))?,
+            }
+        };
         Ok(response.body_mut().read_to_string()?)
     })
 }

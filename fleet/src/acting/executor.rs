@@ -68,6 +68,8 @@ impl Executor {
     async fn wait(&mut self, leads: &mut watch::Receiver<bool>) -> bool {
         loop {
             tokio::select! {
+                // Once it leads no report is another's.
+                biased;
                 led = leads.wait_for(|leads| *leads) => return led.is_ok(),
                 Some(_) = self.reports.recv() => {}
             }
