@@ -1,5 +1,6 @@
 //! What the test command prints at its end: a table of stages, what failed tests said, and `N passed, N failed` as its very last line.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -39,29 +40,51 @@ fn count(text: &str) -> Option<(&str, u64)> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failures {
     told: Vec<String>,
-    /// How many lines more are taken of the test that is being told of.
+    /// How many lines more are taken as they come, of the test that is being told of.
     more: usize,
+    /// Behind those, the last ones.
+    last: VecDeque<String>,
+    is_told: bool,
 }
 
 impl Failures {
-    /// Of one test. What comes first says what was wrong; a backtrace follows.
-    const LINES: usize = 8;
+    /// Of one test: what comes first says what was wrong, and at the end of an error's causes is the one that began it, often behind the end of
+    /// a log. A backtrace follows.
+    const FIRST: usize = 6;
+    const LAST: usize = 6;
 
     /// Reads one line of a test program's output: Rust's own harness repeats what each failed test has printed beneath `---- NAME stdout ----`,
     /// a harness of its own says `FAIL NAME: why`.
     pub(crate) fn read_line(&mut self, line: &str) {
         let name = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
         if let Some(name) = name {
+            self.end();
             self.told.push(name.to_owned());
-            self.more = Self::LINES;
+            (self.more, self.is_told) = (Self::FIRST, true);
         } else if line.starts_with("FAIL ") {
+            self.end();
             self.told.push(line.to_owned());
         } else if line == "failures:" || line.trim_start() == "Stack backtrace:" || line.trim_start() == "stack backtrace:" {
-            self.more = 0;
-        } else if self.more > 0 && !line.trim().is_empty() {
-            self.told.push(format!("  {line}"));
-            self.more -= 1;
+            self.end();
+        } else if self.is_told && !line.trim().is_empty() {
+            self.take(format!("  {line}"));
         }
+    }
+
+    fn take(&mut self, line: String) {
+        if self.more > 0 {
+            self.more -= 1;
+            return self.told.push(line);
+        }
+        self.last.push_back(line);
+        if self.last.len() > Self::LAST {
+            self.last.pop_front();
+        }
+    }
+
+    fn end(&mut self) {
+        self.told.extend(self.last.drain(..));
+        self.is_told = false;
     }
 }
 
@@ -150,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_test_says_first_is_kept_and_no_more() {
+    fn what_a_failed_test_says_first_and_last_is_kept_and_no_more() {
         let mut failures = Failures::default();
         let long = (0..20).map(|number| format!("line {number}"));
         let output = "test one ... FAILED\n\nfailures:\n\n---- one stdout ----\n0.31 %\nError: too much\n\nStack backtrace:\n   0: anyhow\n\n---- two stdout ----";
@@ -158,10 +181,8 @@ mod tests {
         "failures:\n    one\n    two\nok   three (1 s)\nFAIL four (2 s): no answer".lines().for_each(|line| failures.read_line(line));
         let told: Vec<&str> = failures.told.iter().map(String::as_str).collect();
         assert_eq!(told[..4], ["one", "  0.31 %", "  Error: too much", "two"]);
-        assert_eq!(
-            told[4..],
-            [(0..8).map(|number| format!("  line {number}")).collect(), vec!["FAIL four (2 s): no answer".to_owned()]].concat()
-        );
+        let kept = (0..6).chain(14..20).map(|number| format!("  line {number}"));
+        assert_eq!(told[4..], kept.chain(["FAIL four (2 s): no answer".to_owned()]).collect::<Vec<_>>());
     }
 
     #[test]
