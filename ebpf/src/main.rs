@@ -65,7 +65,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     let decision = verdict::from_pod(&bytes, &Maps, slot);
     if decision.sent == Some(Scope::Service) {
         keep(&ctx, UNASKED);
-        tables::go_on(&ctx, Jump::ToBackend);
+        tables::go_on(&ctx, Jump::Services);
     }
     leave_pod(&ctx, slot, &decision)
 }

@@ -14,21 +14,24 @@ use crate::packet::Transport;
 pub const SERVICES_MAX: u32 = 1 << 16;
 /// The most endpoints, those of several ports several times.
 pub const BACKENDS_MAX: u32 = 1 << 18;
-/// Programs that another goes on with, by their place in the map of them.
+/// Programs that another goes on with, by their place in the map of them. Only a place that packets *enter* by may be emptied while packets
+/// pass: whoever finds a later one empty has a packet in hand that is half translated, and can but lose it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Jump {
     /// `from_pod`, once more, with what is for an endpoint now.
     FromPod = 0,
-    /// `to_backend`; empty where no services are translated.
-    ToBackend = 1,
+    /// `to_backend`, as `from_pod` enters it; empty where no services are translated.
+    Services = 1,
     /// `to_client`
     ToClient = 2,
     /// `choose`
     Choose = 3,
+    /// `to_backend`, as `choose` goes back to it.
+    ToBackend = 4,
 }
 /// How many there are.
-pub const JUMPS: u32 = 4;
+pub const JUMPS: u32 = 5;
 /// The most translations: two for each of the flows that both families' notes have room for.
 pub const TRANSLATIONS_MAX: u32 = 4 * crate::layout::FLOWS_MAX;
 

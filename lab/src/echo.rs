@@ -277,10 +277,26 @@ pub fn connect(from: &Network, port: u16, to: SocketAddr, limit: Duration) -> Re
     }
 }
 
-/// One answer over UDP. The socket is connected: what comes from another address than was spoken to does not arrive here.
+/// One answer over UDP. The socket is connected: what comes from another address than was spoken to does not arrive here. As over TCP, what is
+/// late is told from what is lost.
 fn receive(socket: &UdpSocket) -> Result<(Greeting, Vec<u8>)> {
+    let begun = Instant::now();
     let mut answer = vec![0; ANSWER_BYTES];
-    let length = socket.recv(&mut answer)?;
+    let length = match socket.recv(&mut answer) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            let limit = socket.read_timeout()?;
+            // Nobody waits for more where nobody may answer.
+            let is_lost = limit < Some(FIRST_PACKET) || {
+                socket.set_read_timeout(Some(MISSING))?;
+                let late = socket.recv(&mut answer);
+                socket.set_read_timeout(limit)?;
+                late.is_err()
+            };
+            let became = if is_lost { "it has not come" } else { "it came late" };
+            return Err(error).with_context(|| format!("{became}, after {:?}", begun.elapsed()));
+        }
+        received => received?,
+    };
     let end = answer[..length].iter().position(|byte| *byte == b'\n').context("an answer without a greeting")?;
     Ok((Greeting::parse(std::str::from_utf8(&answer[..end])?)?, answer[end + 1..length].to_vec()))
 }

@@ -186,7 +186,13 @@ impl FastPath {
         ];
         let tables = Tables::take(&mut programs)?;
         // Before anything is attached that goes on with them. Whether services are served is said later; what was translated goes on.
-        let behind = [(Jump::FromPod, &from_pod), (Jump::Choose, &choose), (Jump::ToClient, &to_client), (Jump::ToBackend, &to_backend)];
+        let behind = [
+            (Jump::FromPod, &from_pod),
+            (Jump::Choose, &choose),
+            (Jump::ToClient, &to_client),
+            (Jump::ToBackend, &to_backend),
+            (Jump::Services, &to_backend),
+        ];
         for (jump, program) in behind {
             tables.services.set(jump, program)?;
         }

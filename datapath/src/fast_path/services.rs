@@ -50,9 +50,9 @@ impl FastPath {
         }
         maps.tell(&wanted)?;
         if wanted.is_empty() && maps.is_idle()? {
-            maps.clear(Jump::ToBackend)?;
+            maps.leave_to_stack()?;
         } else {
-            maps.set(Jump::ToBackend, &self.to_backend)?;
+            maps.set(Jump::Services, &self.to_backend)?;
         }
         Ok(wanted.len())
     }
@@ -85,8 +85,9 @@ impl ServiceMaps {
         lock(&self.programs).set(jump as u32, program, 0).map_err(map("PROGRAMS"))
     }
 
-    fn clear(&self, jump: Jump) -> Result<(), FastPathError> {
-        match lock(&self.programs).clear_index(&(jump as u32)) {
+    /// Has no packet enter the programs for services any more. Those that are among them go on.
+    fn leave_to_stack(&self) -> Result<(), FastPathError> {
+        match lock(&self.programs).clear_index(&(Jump::Services as u32)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(map("PROGRAMS")(error)),
         }

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use datapath::fast_path::{Fronts, Scope, Timeouts, apart};
+use datapath::fast_path::{Fronts, Reason, Scope, Timeouts, apart};
 use datapath::netlink::Socket;
 use datapath::{Kept, Netns, NodeNetwork};
 
@@ -192,6 +193,45 @@ fn all_endpoints_are_used_and_nothing_stays_of_a_pod() -> Result<()> {
         ensure!(noted == 0, "{noted} flows of a pod that is gone are noted");
         // All translations went with their notes.
         ensure!(node.fast_path.forget_translations(1000, &|_, _| true)? == 0, "translations of a pod that is gone stay");
+        Ok(())
+    })
+}
+
+/// A packet is on its way from program to program when services are switched off or on, as each start of a daemon does that serves none: it
+/// reaches the endpoint or the stack, whichever, but is not lost.
+#[test]
+fn no_packet_is_lost_while_services_are_switched() -> Result<()> {
+    const SWITCHES: usize = 40;
+    let Some(object) = object() else { return Ok(()) };
+    private::run(|| {
+        let node = Node::build(&object)?;
+        node.fast_path.set_network(&with_services()?)?;
+        let service: IpAddr = SERVICES[0].parse()?;
+        // Of a port that none of the services has: each datagram may begin a flow.
+        let near = client(&node.pods[0], service)?;
+        near.connect((service, PORT + 1))?;
+        let others = fronts(service, &[(UDP, SocketAddr::new(FAMILIES[0][2].parse()?, 7000))]);
+        let is_over = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| -> Result<u64> {
+            let talk = scope.spawn(|| {
+                let mut sent = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    // What the stack does not forward it says so: an error of an earlier datagram.
+                    sent += u64::from(near.send(b"hello").is_ok());
+                }
+                sent
+            });
+            let switched = (0..SWITCHES).try_for_each(|switch| {
+                let wanted = if switch % 2 == 0 { &others } else { &Fronts::new() };
+                node.fast_path.serve(wanted).map(|_served| ())
+            });
+            is_over.store(true, Ordering::Relaxed);
+            let sent = talk.join().map_err(|_panic| anyhow::anyhow!("the client panicked"))?;
+            switched?;
+            Ok(sent)
+        })?;
+        let lost = node.fast_path.reasons()?.into_iter().find(|(reason, _)| *reason == Reason::NoTranslation).map_or(0, |(_, lost)| lost);
+        ensure!(sent > 0 && lost == 0, "{lost} of {sent} packets were lost in {SWITCHES} switches");
         Ok(())
     })
 }
