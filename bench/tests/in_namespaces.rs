@@ -119,7 +119,9 @@ fn built() -> Option<PathBuf> {
 
 /// The program under test, with the built programs.
 fn bench(built: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_barewire-bench"));
+    // What a shell has in the background ignores SIGINT, and so would all that it begins.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_barewire-bench")]);
     command.env("BAREWIRE_BIN_DIR", built).env_remove("LD_LIBRARY_PATH");
     command
 }
@@ -182,9 +184,8 @@ fn a_measurement_that_is_ended_leaves_nothing_behind() {
             thread::sleep(Duration::from_millis(20));
         }
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
-        child.wait().unwrap();
         let ended = Instant::now();
-        while !marked(&variable).unwrap().is_empty() {
+        while child.try_wait().unwrap().is_none() || !marked(&variable).unwrap().is_empty() {
             assert!(ended.elapsed() < Duration::from_secs(10), "after {signal}: {:?}", marked(&variable));
             thread::sleep(Duration::from_millis(20));
         }
