@@ -39,12 +39,17 @@ impl<'a> Pools<'a> {
     pub(super) fn choose(&self, node: &Node, busy: &BTreeSet<String>) -> Choice {
         let others = || self.0.get(pool(node)).into_iter().flatten().filter(|other| other.name != node.name);
         let wanted = others().count().min(PARTNERS);
-        let mut free: Vec<_> = others().filter(|other| !busy.contains(&other.name)).collect();
-        if free.len() < wanted {
+        let mut best = Vec::with_capacity(wanted + 1);
+        for other in others().filter(|other| !busy.contains(&other.name)) {
+            // A herd has thousands of others: none is weighed twice, and two of them need no order of all.
+            best.push((other.fullness(), Reverse(fit(&node.name, &other.name)), &other.name));
+            best.sort_unstable();
+            best.truncate(wanted);
+        }
+        if best.len() < wanted {
             return Choice::Later;
         }
-        free.sort_unstable_by_key(|other| (other.fullness(), Reverse(fit(&node.name, &other.name)), &other.name));
-        Choice::With(free.into_iter().take(wanted).map(|other| other.name.clone()).collect())
+        Choice::With(best.into_iter().map(|(_, _, name)| name.clone()).collect())
     }
 }
 
@@ -76,5 +81,15 @@ mod tests {
         assert_eq!(choose("a", &["c"]), with(&["b", "d"]));
         assert_eq!(choose("a", &["c", "b"]), Choice::Later, "one alone would not do");
         assert_eq!(choose("e", &["a"]), with(&[]), "it is alone in its pool");
+
+        // Of many: the first two of the order of all.
+        let many = (0..300_u32).map(|number| node(&format!("n{number}"), "p", (number % 7 > 0).then_some(number * 31 % 5)));
+        let nodes: BTreeMap<_, _> = many.map(|node| (node.name.clone(), node)).collect();
+        let pools = Pools::of(&nodes, &BTreeSet::new());
+        for who in nodes.values().step_by(17) {
+            let mut order: Vec<_> = nodes.values().filter(|other| other.name != who.name).collect();
+            order.sort_by_key(|other| (other.fullness(), Reverse(fit(&who.name, &other.name)), other.name.clone()));
+            assert_eq!(pools.choose(who, &BTreeSet::new()), with(&[&order[0].name, &order[1].name]));
+        }
     }
 }
