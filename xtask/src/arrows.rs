@@ -36,7 +36,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "fleet-client",
         ],
     ),
-    ("simulation", &["node-api", "ipam-pool", "ipam-supply", "ipam-clouds", "cloudsim"]),
+    ("simulation", &["node-api", "ipam-pool", "ipam-supply", "ipam-clouds", "cloudsim", "fleet-plans", "fleet-simulation"]),
     ("fleet-api", &[]),
     ("fleet-client", &["fleet-api"]),
     ("services", &["fleet-api"]),

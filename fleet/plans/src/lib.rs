@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod bucket;
 pub mod health;
 pub mod node;
 pub mod peers;

@@ -328,6 +328,25 @@ fn storm(nodes: usize, rng: &mut Rng) -> (f64, usize, bool) {
     (world.outcome.most_tainted as f64 * 100.0 / nodes as f64, world.outcome.evictions, world.outcome.has_tripped)
 }
 
+/// Nodes that come at these times, and in their first minutes say once and again what a node says of itself while it starts: a check fails, and is
+/// well in the next round. How many of them are tainted.
+#[must_use]
+pub fn tainted_of_herd(come: &[Millis], rng: &mut Rng) -> usize {
+    let mut world = World::new(come.len(), 1, settings());
+    // Behind the time in which a new leader does nothing.
+    let begin = settings().quiet + MINUTE;
+    for (node, at) in come.iter().enumerate() {
+        let mut when = begin + *at + rng.u64(0..ROUND);
+        for _ in 0..rng.u64(1..4) {
+            world.at(when, Happens::Says { node, about: node, kind: 1, is_bad: true });
+            world.at(when + ROUND, Happens::Says { node, about: node, kind: 1, is_bad: false });
+            when += rng.u64(10 * SECOND..MINUTE);
+        }
+    }
+    world.run(begin + come.iter().max().copied().unwrap_or_default() + 10 * MINUTE);
+    world.outcome.tainted.values().map(Vec::len).sum()
+}
+
 /// What is left on nodes that are well, over every point at which leaders may end, with one and with two of them, and with a taint put back.
 fn orphans(rng: &mut Rng) -> usize {
     let run = |leaders: usize, crash_at: Option<usize>, rng: &mut Rng| {

@@ -13,7 +13,7 @@ use crate::report::Figure;
 
 const SECOND: Millis = 1_000;
 const MINUTE: Millis = 60 * SECOND;
-/// Between two looks of a leader.
+/// Between two looks of a leader, as the executor has it.
 const LOOK: Millis = 100;
 /// From a write to what the watches of the leaders show of it.
 const WATCH: Millis = 50;
@@ -101,6 +101,10 @@ struct World {
     crash_at: Option<usize>,
     lifted: Vec<Millis>,
     begun: Vec<Millis>,
+    /// Nodes are started again in the middle or behind it, and it is looked whether two measure with the same one.
+    is_troubled: bool,
+    /// Between two looks of a leader.
+    look: Millis,
     outcome: Outcome,
 }
 
@@ -128,6 +132,8 @@ impl World {
             crash_at,
             lifted: Vec::new(),
             begun: Vec::new(),
+            is_troubled: true,
+            look: LOOK,
             outcome: Outcome::default(),
         }
     }
@@ -147,7 +153,7 @@ impl World {
 
     fn run(&mut self, until: Millis) {
         while self.now < until {
-            self.now += LOOK;
+            self.now += self.look;
             while let Some(Reverse((at, _, _))) = self.queue.peek()
                 && *at <= self.now
                 && let Some(Reverse((at, node, happens))) = self.queue.pop()
@@ -198,7 +204,7 @@ impl World {
                 self.say(number, said(State::Running, of, run));
                 let lasts = self.machines[number].lasts;
                 self.at(at + lasts, number, Happens::Ends { boot: of, run });
-                if number % 11 == 5 && of == 1 {
+                if self.is_troubled && number % 11 == 5 && of == 1 {
                     // Once before its end, once behind it.
                     let after = if number.is_multiple_of(2) { lasts / 2 } else { lasts + MINUTE };
                     self.at(at + after, number, Happens::Reboots);
@@ -339,7 +345,9 @@ impl World {
             self.begun.retain(|at| self.now - at < SECOND);
             self.begun.push(self.now);
             self.outcome.most_begun = self.outcome.most_begun.max(self.begun.len());
-            self.outcome.shared = self.outcome.shared.max(self.shared());
+            if self.is_troubled {
+                self.outcome.shared = self.outcome.shared.max(self.shared());
+            }
         }
         if act.reason != Reason::PreflightPassed {
             return self.written(number);
@@ -373,6 +381,45 @@ fn joins(nodes: usize, rng: &mut Rng) -> Outcome {
     }
     world.run(nodes as Millis * SECOND + 20 * MINUTE);
     world.outcome
+}
+
+/// Nodes that ask for their turn at these times, all of them well, each checked for two to three minutes: when each was let in, and the most that
+/// were told to begin and that were let in within a second.
+#[must_use]
+pub fn herd(asks: &[Millis], rng: &mut Rng) -> Herd {
+    let mut world = World::new(asks.len(), 1, None);
+    // A look costs something for each node that waits, and of an hour of them no tenth of a second counts.
+    (world.is_troubled, world.look) = (false, SECOND);
+    for (node, at) in asks.iter().enumerate() {
+        world.at(at.saturating_sub(10 * SECOND), node, Happens::Joins);
+        world.at(*at, node, Happens::Registered);
+        world.at(*at, node, Happens::Waits(1));
+        world.machines[node] = Machine { lasts: rng.u64(2 * MINUTE..CHECKS_MOST), boot: 1, is_well: true, ..Machine::default() };
+    }
+    let last = asks.iter().max().copied().unwrap_or_default();
+    world.run(last + asks.len() as Millis * SECOND / settings().per_second as Millis + 2 * CHECKS_MOST);
+    let let_in = world.machines.iter().map(|machine| machine.lifted).collect();
+    Herd { let_in, begun_per_second: world.outcome.most_begun, let_in_per_second: world.outcome.most }
+}
+
+/// The longest that a node's checks take.
+pub const CHECKS_MOST: Millis = 3 * MINUTE;
+
+/// How many new nodes are told to begin within a second.
+#[must_use]
+pub fn per_second() -> usize {
+    settings().per_second
+}
+
+/// What became of a herd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Herd {
+    /// When each was let in; `None` for one that was not.
+    pub let_in: Vec<Option<Millis>>,
+    /// The most that were told to begin within a second.
+    pub begun_per_second: usize,
+    /// The most that were let in within a second.
+    pub let_in_per_second: usize,
 }
 
 /// Over every point at which a leader may end, with one and with two of them, and with taints that are put back.

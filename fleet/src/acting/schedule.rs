@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fleet_plans::bucket::Bucket;
 use fleet_plans::health::Millis;
 
 use super::request::Outcome;
-use crate::admission::Bucket;
 
 /// After a first failure at a node; twice as long after each further one.
 const FIRST: Millis = 1_000;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use conversation::{Conversation, Ended};
 use fleet_api::message::{Forwarded, FromFleet, FromNode, Moved, Position, Report, ToNode};
 use fleet_api::{HELLO_MAX, Session, encode};
+use fleet_plans::bucket::Bucket;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::admission::{Addresses, Bucket, Limits};
+use crate::admission::{Addresses, Limits};
 use crate::hub::Hub;
 use crate::identity::{self, Peer};
 use crate::reports::Reports;

@@ -14,10 +14,10 @@ const AT_LEAST: Duration = Duration::from_secs(300);
 const AT_MOST: Duration = Duration::from_secs(3 * 3600);
 
 /// How a cluster has joined.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Joined {
-    /// Nodes that were ready in the end.
-    pub ready: u64,
+    /// When each was ready that was in the end: milliseconds from the first launch.
+    pub ready: Vec<u64>,
     /// Seconds from the first launch until all nodes were ready.
     pub seconds: f64,
     /// The longest that a node took from its daemon's start.
@@ -44,16 +44,10 @@ pub fn join(scale: Scale, prefixes: u32) -> Joined {
         while since(&AT_LEAST) || (since(&AT_MOST) && nodes.iter().any(|node| node.borrow().ready_at().is_none())) {
             world.pass(Duration::from_secs(1)).await;
         }
-        let ready = nodes.iter().filter_map(|node| node.borrow().ready_at());
+        let ready: Vec<_> = nodes.iter().filter_map(|node| Some(node.borrow().ready_at()?.since(begun))).collect();
         let took = nodes.iter().filter_map(|node| Some(node.borrow().ready_at()?.since(node.borrow().started_at()?)));
         let seconds = |millis: Option<u64>| millis.unwrap_or(0) as f64 / 1000.0;
         let (calls, assigns) = world.with_cloud(|cloud, _| (cloud.calls().total(), cloud.calls().of(Action::AssignPrivateIpAddresses)));
-        Joined {
-            ready: ready.clone().count() as u64,
-            seconds: seconds(ready.map(|at| at.since(begun)).max()),
-            slowest: seconds(took.max()),
-            calls,
-            assigns,
-        }
+        Joined { seconds: seconds(ready.iter().max().copied()), ready, slowest: seconds(took.max()), calls, assigns }
     })
 }

@@ -2,6 +2,7 @@
 //! for each kind of call, whoever calls.
 
 pub mod churn;
+pub mod entry;
 pub mod join;
 pub mod memory;
 pub mod outage;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::Scale;
 use super::churn::{Churned, churn};
+use super::entry::{Entered, enter, tainted};
 use super::join::{Joined, join};
 use super::memory::pool_kb;
 use super::outage::{Outage, outage};
@@ -67,15 +68,16 @@ pub fn run(scale: Scale, tell: fn(&str)) -> Result<Report> {
         )
     });
     let other = in_background(move || {
-        (
-            told(tell, "joining", || join(scale, 0)),
-            told(tell, "joining with launch-time prefixes", || join(scale, 1)),
-            told(tell, "API away", || outage(scale)),
-        )
+        let joined = told(tell, "joining", || join(scale, 0));
+        let with_prefixes = told(tell, "joining with launch-time prefixes", || join(scale, 1));
+        let entered = told(tell, "…: the fleet and preflight", || enter(&with_prefixes.ready, scale.seed));
+        let tainted = told(tell, "…: health", || tainted(&with_prefixes.ready, scale.seed));
+        (joined, with_prefixes, (entered, tainted), told(tell, "API away", || outage(scale)))
     });
     let (churned, warm_interface, per_address) = ended(&one, begun)?;
-    let (joined, with_prefixes, away) = ended(&other, begun)?;
+    let (joined, with_prefixes, entered, away) = ended(&other, begun)?;
     let mut rows = joining(scale, &joined, &with_prefixes);
+    rows.extend(entering(&entered.0, entered.1));
     rows.extend(churning(scale, &churned, &warm_interface, &per_address, &away));
     rows.extend(being_away(&away));
     rows.push(at_most("memory of a node's pool with 250 pods, KB", "pool_kb_at_250_pods", pool_kb, 1024.0));
@@ -122,7 +124,7 @@ fn throttled_percent(tally: Tally) -> f64 {
 fn joining(scale: Scale, joined: &Joined, with_prefixes: &Joined) -> Vec<Row> {
     // The minute of launching and the bucket's burst hide the rest of a small cluster's time.
     let ratio = if scale.bucket_limit() > 1000.0 { Must::AtMost(1.10) } else { Must::NotJudged(1.10) };
-    let missing = |joined: &Joined| (scale.nodes - joined.ready) as f64;
+    let missing = |joined: &Joined| (scale.nodes - joined.ready.len() as u64) as f64;
     vec![
         Row {
             what: "joining: time until all are ready, of the bucket's limit",
@@ -134,6 +136,20 @@ fn joining(scale: Scale, joined: &Joined, with_prefixes: &Joined) -> Vec<Row> {
         at_most("joining: nodes not ready in the end", "join_nodes_missing", missing(joined) + missing(with_prefixes), 0.0),
         at_most("joining with launch-time prefixes: calls", "prefix_join_api_calls", with_prefixes.calls.calls as f64, 0.0),
         at_most("…: from a daemon's start until it is ready, s", "prefix_join_ready_s", with_prefixes.slowest, 1.0),
+    ]
+}
+
+fn entering(entered: &Entered, tainted: usize) -> Vec<Row> {
+    let ratio = entered.seconds / entered.limit;
+    // What one node takes hides the rate in a small cluster's time.
+    let must = if entered.limit > 1000.0 { Must::AtMost(1.10) } else { Must::NotJudged(1.10) };
+    vec![
+        at_most("…: handshakes of the fleet within a second", "join_handshakes_per_second", entered.handshakes_per_second as f64, 2000.0),
+        at_most("…: longest wait for one, s", "join_handshake_wait_s", entered.handshake_wait_s, 15.0),
+        at_most("…: preflights begun within a second", "join_preflights_per_second", entered.begun_per_second as f64, 4.0),
+        Row { what: "…: until all are schedulable, of the rate's limit", key: "join_schedulable_ratio_limit", value: ratio, must },
+        at_most("…: nodes never schedulable", "join_nodes_left_out", entered.left_out as f64, 0.0),
+        at_most("…: nodes tainted as sick", "join_nodes_tainted", tainted as f64, 0.0),
     ]
 }
 
