@@ -50,6 +50,9 @@ pub(crate) enum Task {
         /// All replicas as nodes reach them, host:port
         #[arg(long, value_delimiter = ',')]
         replicas: Vec<String>,
+        /// Instead of policies of admission a webhook, for API servers that have none: where each asks the replica on its own machine
+        #[arg(long, value_name = "ADDRESS", requires = "of_teams")]
+        admission_listen: Option<SocketAddr>,
         #[command(flatten)]
         acts: Acts,
     },
@@ -302,14 +305,33 @@ impl Acts {
 #[derive(Debug, Default, Args)]
 pub(crate) struct Admission {
     /// Where API servers ask what of a pod is added or refused (POST /mutate, /validate); without it they do not
-    #[arg(long, value_name = "ADDRESS", requires_all = ["admission_certificate", "admission_key", "of_teams"])]
+    #[arg(long, value_name = "ADDRESS", requires_all = ["of_admission", "of_teams"])]
     pub(crate) admission_listen: Option<SocketAddr>,
     /// What to show to them, PEM; its names are those of the webhook configuration
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "of_admission", requires = "admission_key")]
     pub(crate) admission_certificate: Option<PathBuf>,
     /// Its key, PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "admission_certificate")]
     pub(crate) admission_key: Option<PathBuf>,
+    /// Instead of files: the Secret beside the Lease in which the leader keeps a certificate of its own making, and the name of the webhook
+    /// configurations that it tells who has signed it
+    #[arg(long, value_name = "NAME", group = "of_admission", requires = "admission_listen")]
+    pub(crate) admission_secret: Option<String>,
+    /// Names and addresses by which API servers ask, for that certificate; by default where it is listened
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "admission_secret")]
+    pub(crate) admission_names: Vec<String>,
+}
+
+impl Admission {
+    /// By which names API servers ask a replica that listens there.
+    pub(crate) fn names(&self, listen: SocketAddr) -> anyhow::Result<Vec<String>> {
+        if !self.admission_names.is_empty() {
+            return Ok(self.admission_names.clone());
+        }
+        let address = listen.ip();
+        ensure!(!address.is_unspecified(), "--admission-listen {listen}: say by --admission-names by which names API servers ask");
+        Ok(vec![address.to_string()])
+    }
 }
 
 #[derive(Debug, Args)]
@@ -397,6 +419,9 @@ mod tests {
         for wrong in [
             &["--teams-mode=apply"][..],
             &["--teams=t", "--admission-listen=127.0.0.1:1"],
+            &["--teams=t", "--admission-listen=127.0.0.1:1", "--admission-certificate=d"],
+            &["--teams=t", "--admission-listen=127.0.0.1:1", "--admission-certificate=d", "--admission-key=e", "--admission-secret=s"],
+            &["--teams=t", "--admission-secret=s"],
             &["--teams=t", "--teams-mode=on"],
             &["--preflight-taint=x"],
             &["--preflight-every=7"],

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use arguments::{Admission, Asked, By, Cli, NodeTask, Serve, Task};
 use clap::Parser;
 use fleet::acting::{self, Counters, Executor, Mode, Nodes, TeamsFile, TeamsObject};
@@ -58,9 +58,13 @@ async fn main() -> Result<()> {
     let (task, serve) = Cli::parse().parts();
     let text = match task {
         None => return serve_nodes(serve.context("what to serve with is missing; see --help")?).await,
-        Some(Task::Manifest { namespace, image, count, replicas, acts }) => {
+        Some(Task::Manifest { namespace, image, count, replicas, admission_listen, acts }) => {
             let teams = acts.teams.as_deref().map(manifest::Teams::read).transpose()?;
             let acting = acts.acting();
+            if let Some(listen) = admission_listen {
+                ensure!(!listen.ip().is_unspecified(), "--admission-listen {listen}: an address at which API servers ask, as 127.0.0.1");
+                ensure!(acting.teams == Some(Mode::Apply), "--admission-listen needs --teams-mode apply: a webhook adds and refuses");
+            }
             let teams_object = acts.teams_resource.clone();
             let preflight_taint = Some(acts.preflight_taint.clone()).filter(|key| key != preflight::KEY);
             manifest::manifest(&manifest::Settings {
@@ -74,6 +78,7 @@ async fn main() -> Result<()> {
                 preflight_taint,
                 numbers: acts.numbers(),
                 hook: acts.health_forced_hook.clone(),
+                webhook: admission_listen,
             })
         }
         Some(Task::Nodes { all, output, by }) => asked(Asked::Nodes { all, output }, by).await?,
@@ -136,12 +141,7 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
     let listener = TcpListener::bind(cli.listen).await.with_context(|| format!("listen at {}", cli.listen))?;
     let telemetry = TcpListener::bind(cli.telemetry).await.with_context(|| format!("listen at {}", cli.telemetry))?;
     let mut ends = signal(SignalKind::terminate())?;
-    let webhook = match &cli.admission {
-        Admission { admission_listen: Some(listen), admission_certificate: Some(certificate), admission_key: Some(key) } => {
-            Some(Webhook::bind(*listen, certificate, key).await?)
-        }
-        _ => None,
-    };
+    let names = cli.admission.admission_listen.map(|listen| cli.admission.names(listen)).transpose()?;
 
     let config = config(cli.kubeconfig.as_deref()).await?;
     let client = retry_after::client(config.clone())?;
@@ -219,9 +219,23 @@ async fn serve_nodes(cli: Serve) -> Result<()> {
         std::future::pending().await
     });
     let admission = Arc::new(webhook::Counters::default());
-    if let Some(webhook) = webhook {
+    if let Some(listen) = cli.admission.admission_listen {
+        let shows = match &cli.admission {
+            Admission { admission_secret: Some(name), .. } => {
+                let (names, leads) = (names.unwrap_or_default(), leads.clone());
+                let (keeper, shows) = webhook::Keeper::new(client.clone(), &cli.lease_namespace, name, names, leads);
+                tasks.spawn(named("the keeping of the webhook's certificate", keeper.run()));
+                shows
+            }
+            Admission { admission_certificate: Some(certificate), admission_key: Some(key), .. } => {
+                let (files, shows) = webhook::Files::read(certificate, key)?;
+                tasks.spawn(named("the look at the webhook's certificate", files.follow()));
+                shows
+            }
+            _ => bail!("--admission-listen {listen}: neither a certificate nor a Secret"),
+        };
         let router = webhook::router(teams.clone(), Arc::clone(&admission));
-        tasks.spawn(named("the webhook of admission", webhook.run(router)));
+        tasks.spawn(named("the webhook of admission", Webhook::bind(listen, shows).await?.run(router)));
     }
     let router = telemetry::router(Told { hub: Arc::clone(&hub), server: Arc::clone(&server), leads, acts, forwarding, teams, admission });
     tasks.spawn(async move { axum::serve(telemetry, router).await.context("serve telemetry") });
@@ -287,6 +301,11 @@ async fn look(client: &Client, cli: &Serve) -> Result<()> {
     }
     for right in rights::needed(cli.acts.acting()).into_iter().skip(watches::ALL.len()) {
         said(&format!("{} {}", right.verbs.join(", "), right.resource), right.granted(client).await.map_err(|missing| missing.to_string()));
+    }
+    if let Some(name) = &cli.admission.admission_secret {
+        for (what, outcome) in webhook::look(client, &cli.lease_namespace, name).await {
+            said(&what, outcome);
+        }
     }
     let leases = kube::Api::<Lease>::namespaced(client.clone(), &cli.lease_namespace);
     said(&format!("get lease {}/{}", cli.lease_namespace, cli.lease), leases.get_opt(&cli.lease).await.map(drop).map_err(told));

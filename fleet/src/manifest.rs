@@ -3,8 +3,10 @@
 
 mod definition;
 mod teams;
+mod webhook;
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use teams::Teams;
@@ -35,6 +37,8 @@ pub struct Settings {
     pub numbers: Vec<(&'static str, u64)>,
     /// Who takes over nodes that nobody mends: a program of the image.
     pub hook: Option<PathBuf>,
+    /// Where each API server asks a replica on its own machine about pods, instead of policies of admission.
+    pub webhook: Option<SocketAddr>,
 }
 
 /// The name of all objects, of the Lease and of the secret with `ca.crt`, `tls.crt` and `tls.key`.
@@ -43,8 +47,8 @@ pub const NAME: &str = "barewire-fleet";
 /// The manifest, YAML.
 #[must_use]
 pub fn manifest(settings: &Settings) -> String {
-    let Settings { namespace, image, replicas, addresses, teams, teams_object, acting, preflight_taint, numbers, hook } = settings;
-    let (mut rules, mut of_default) = (String::new(), String::new());
+    let Settings { namespace, image, replicas, addresses, teams, teams_object, acting, preflight_taint, numbers, hook, webhook } = settings;
+    let (mut rules, mut of_default, mut of_own) = (String::new(), String::new(), String::new());
     for Right { group, resource, verbs, namespace } in needed(*acting) {
         let rules = if namespace.is_some() { &mut of_default } else { &mut rules };
         let _ = write!(rules, "\n  - {{apiGroups: ['{group}'], resources: [{resource}], verbs: [{}]}}", verbs.join(", "));
@@ -73,11 +77,21 @@ pub fn manifest(settings: &Settings) -> String {
     if let Some(hook) = hook {
         let _ = write!(switches, "\n            - --health-forced-hook={}", hook.display());
     }
+    if let Some(listen) = webhook {
+        let _ = write!(switches, "\n            - --admission-listen={listen}\n            - --admission-secret={}", webhook::NAME);
+        rules.push_str(&webhook::rules());
+        of_own.push_str(&webhook::own_rules());
+    }
+    let admission = webhook.map(|listen| webhook::objects(namespace, listen)).unwrap_or_default();
     let (mount, volume) = teams.as_ref().map_or_else(Default::default, |_| {
         let _ = write!(switches, "\n            - --teams=/etc/barewire-fleet-teams/teams.yaml");
         (teams::MOUNT, teams::VOLUME)
     });
-    let teams = teams.as_ref().map(|teams| teams.objects(namespace, acting.teams.unwrap_or_default())).unwrap_or_default();
+    let of_teams = |teams: &Teams| match webhook {
+        None => teams.objects(namespace, acting.teams.unwrap_or_default()),
+        Some(_) => teams.file(namespace),
+    };
+    let teams = teams.as_ref().map(of_teams).unwrap_or_default();
     let definition = teams_object.as_ref().map(|_| format!("---\n{:#}\n", definition::definition())).unwrap_or_default();
     let labels = format!("labels: {{app.kubernetes.io/name: {NAME}}}");
     let addresses = if addresses.is_empty() { String::new() } else { format!("\n            - --replicas={}", addresses.join(",")) };
@@ -107,7 +121,7 @@ kind: Role
 metadata: {{name: {NAME}, namespace: {namespace}}}
 rules:
   - {{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}}
-  - {{apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [{NAME}], verbs: [get, update]}}
+  - {{apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [{NAME}], verbs: [get, update]}}{of_own}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -194,7 +208,7 @@ spec:
             - {{name: credentials, mountPath: /etc/barewire-fleet, readOnly: true}}{mount}
       volumes:
         - {{name: credentials, secret: {{secretName: {NAME}, defaultMode: 0440}}}}{volume}
-{teams}{definition}"
+{admission}{teams}{definition}"
     )
 }
 
@@ -225,7 +239,19 @@ mod tests {
     fn settings(teams: Option<Teams>, acting: Acting) -> Settings {
         let (namespace, image) = ("kube-system".to_owned(), "barewire-fleet:latest".to_owned());
         let (addresses, numbers) = (Vec::new(), Vec::new());
-        Settings { namespace, image, replicas: 3, addresses, teams, teams_object: None, acting, preflight_taint: None, numbers, hook: None }
+        Settings {
+            namespace,
+            image,
+            replicas: 3,
+            addresses,
+            teams,
+            teams_object: None,
+            acting,
+            preflight_taint: None,
+            numbers,
+            hook: None,
+            webhook: None,
+        }
     }
 
     /// That a real API server takes all of it is a test of `tests/cluster_watch`.
@@ -258,7 +284,14 @@ mod tests {
         let of_object = manifest(&Settings { teams_object: Some("main".to_owned()), ..settings(None, of_object) });
         assert!(of_object.contains("- --teams-resource=main") && of_object.contains("CustomResourceDefinition"), "{of_object}");
         assert!(of_object.contains("{apiGroups: ['barewire.cloud'], resources: [teams], verbs: [list, watch]}"), "{of_object}");
-        for document in text.split("\n---\n").chain(of_object.split("\n---\n")) {
+        let asked = Settings {
+            webhook: Some("127.0.0.1:7445".parse().unwrap()),
+            ..settings(teams(), Acting { teams: apply, ..Acting::default() })
+        };
+        let asked = manifest(&asked);
+        assert!(asked.contains("- --admission-listen=127.0.0.1:7445") && asked.contains("https://127.0.0.1:7445/validate"), "{asked}");
+        assert!(asked.contains("teams.yaml") && !asked.contains("AdmissionPolicy"), "{asked}");
+        for document in [text, of_object, asked].iter().flat_map(|text| text.split("\n---\n")) {
             serde_saphyr::from_str::<serde_json::Value>(document).unwrap_or_else(|error| panic!("{error}: {document}"));
         }
     }

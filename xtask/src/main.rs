@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program: stderr is its progress, stdout its results")]
 
+mod admission;
 mod against;
 #[cfg(test)]
 mod arrows;
@@ -174,6 +175,9 @@ fn main() -> Result<()> {
             hand_over(&workspace, Needs::Building, &[Kind::Leader], "barewire-fleet-sim", None, &args)
         }
         Task::Bench { args } if args.first().is_some_and(|first| first == "fleet") => herd::run(&workspace, &herd::Herd::parse_from(args)),
+        Task::Bench { args } if args.first().is_some_and(|first| first == "admission") => {
+            admission::run(&workspace, &admission::Admission::parse_from(args))
+        }
         Task::Bench { args } if args.first().is_some_and(|first| first == "services") => {
             many_services::run(&workspace, &many_services::ManyServices::parse_from(args))
         }

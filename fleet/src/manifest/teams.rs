@@ -1,6 +1,5 @@
 //! What a file of teams adds: the file itself for the leader, and policies of admission for the API server.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -36,18 +35,24 @@ impl Teams {
         Ok(Self { text, teams })
     }
 
-    /// Each with a line of dashes before it.
+    /// The file and the policies, each with a line of dashes before it.
     pub(super) fn objects(&self, namespace: &str, mode: Mode) -> String {
-        let file = json!({
+        let policies = admission::policies(&self.teams).into_iter().filter_map(|policy| of_mode(policy, mode));
+        policies.fold(self.file(namespace), |text, object| text + &document(&object))
+    }
+
+    /// The file alone.
+    pub(super) fn file(&self, namespace: &str) -> String {
+        document(&json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("{NAME}-teams"), "namespace": namespace },
             "data": { "teams.yaml": self.text },
-        });
-        let policies = admission::policies(&self.teams).into_iter().filter_map(|policy| of_mode(policy, mode));
-        std::iter::once(file).chain(policies).fold(String::new(), |mut text, object| {
-            let _ = writeln!(text, "---\n{object:#}");
-            text
-        })
+        }))
     }
+}
+
+/// An object with a line of dashes before it.
+pub(super) fn document(object: &Value) -> String {
+    format!("---\n{object:#}\n")
 }
 
 /// In a dry run nothing is added, and who would be refused is warned and noted in the API server's audit.

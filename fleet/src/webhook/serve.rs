@@ -1,4 +1,4 @@
-//! The listener: TLS from files that may change, so many connections, so much time for each.
+//! The listener: TLS with a certificate that may change, so many connections, so much time for each.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -147,27 +147,68 @@ pub fn tls(certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(builder.with_no_client_auth().with_single_cert(chain, key)?))
 }
 
-/// A listener and the files of its certificate.
+/// What to show; nothing before there is a certificate.
+pub type Shows = watch::Receiver<Option<Arc<ServerConfig>>>;
+
+/// A certificate in files that may change.
+#[derive(Debug)]
+pub struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    known: Contents,
+    shown: watch::Sender<Option<Arc<ServerConfig>>>,
+}
+
+type Contents = (Vec<u8>, Vec<u8>);
+
+impl Files {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Where they cannot be used.
+    pub fn read(certificate: &Path, key: &Path) -> Result<(Self, Shows)> {
+        let known = contents(certificate, key)?;
+        let (shown, shows) = watch::channel(Some(tls(&known.0, &known.1)?));
+        Ok((Self { certificate: certificate.to_owned(), key: key.to_owned(), known, shown }, shows))
+    }
+
+    /// Shows what is in them, as they change. Never returns.
+    pub async fn follow(mut self) {
+        loop {
+            tokio::time::sleep(FILES).await;
+            match contents(&self.certificate, &self.key).and_then(|found| Ok((tls(&found.0, &found.1)?, found))) {
+                Ok((_, found)) if self.known == found => {}
+                Ok((config, found)) => {
+                    tracing::info!(certificate = %self.certificate.display(), "webhook certificate replaced");
+                    self.shown.send_replace(Some(config));
+                    self.known = found;
+                }
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "webhook certificate not replaced: its files cannot be read"),
+            }
+        }
+    }
+}
+
+fn contents(certificate: &Path, key: &Path) -> Result<Contents> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
+    Ok((read(certificate)?, read(key)?))
+}
+
+/// The listener.
 #[derive(Debug)]
 pub struct Webhook {
     listener: TcpListener,
-    certificate: PathBuf,
-    key: PathBuf,
-    shown: watch::Sender<Arc<ServerConfig>>,
+    shows: Shows,
 }
-
-type Files = (Vec<u8>, Vec<u8>);
 
 impl Webhook {
     /// Listens.
     ///
     /// # Errors
-    /// Where the files cannot be used or the address is taken.
-    pub async fn bind(listen: SocketAddr, certificate: &Path, key: &Path) -> Result<Self> {
-        let files = read(certificate, key)?;
-        let shown = watch::Sender::new(tls(&files.0, &files.1)?);
+    /// Where the address is taken.
+    pub async fn bind(listen: SocketAddr, shows: Shows) -> Result<Self> {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("listen at {listen}"))?;
-        Ok(Self { listener, certificate: certificate.to_owned(), key: key.to_owned(), shown })
+        Ok(Self { listener, shows })
     }
 
     /// Where it listens.
@@ -180,27 +221,6 @@ impl Webhook {
 
     /// Serves until it is dropped.
     pub async fn run(self, router: Router) {
-        tokio::join!(self.follow(), self.accept(router));
-    }
-
-    /// Shows what is in the files, as they change.
-    async fn follow(&self) {
-        let mut known = read(&self.certificate, &self.key).ok();
-        loop {
-            tokio::time::sleep(FILES).await;
-            match read(&self.certificate, &self.key).and_then(|files| Ok((tls(&files.0, &files.1)?, files))) {
-                Ok((_, files)) if known.as_ref() == Some(&files) => {}
-                Ok((config, files)) => {
-                    tracing::info!(certificate = %self.certificate.display(), "webhook certificate replaced");
-                    self.shown.send_replace(config);
-                    known = Some(files);
-                }
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "webhook certificate not replaced: its files cannot be read"),
-            }
-        }
-    }
-
-    async fn accept(&self, router: Router) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
@@ -209,8 +229,9 @@ impl Webhook {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { continue };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let acceptor = TlsAcceptor::from(Arc::clone(&self.shown.borrow()));
-                    let connection = attend(stream, acceptor, router.clone());
+                    // Without a certificate there is nothing to say; the API server does as its failurePolicy says.
+                    let Some(config) = self.shows.borrow().clone() else { continue };
+                    let connection = attend(stream, TlsAcceptor::from(config), router.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -223,11 +244,6 @@ impl Webhook {
             }
         }
     }
-}
-
-fn read(certificate: &Path, key: &Path) -> Result<Files> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
-    Ok((read(certificate)?, read(key)?))
 }
 
 async fn attend(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::{Counters, Endpoint, Webhook, answer, router};
+use super::{Counters, Endpoint, Files, Webhook, answer, router};
 use crate::acting::TeamsFile;
 
 fn review(operation: &str, namespace: &str, pod: &Value, old: &Value) -> Vec<u8> {
@@ -108,7 +108,8 @@ async fn answers_over_tls_take_less_than_five_milliseconds() {
     let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
     std::fs::write(&certificate, certified.cert.pem()).unwrap();
     std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-    let webhook = Webhook::bind("127.0.0.1:0".parse().unwrap(), &certificate, &key).await.unwrap();
+    let (_files, shows) = Files::read(&certificate, &key).unwrap();
+    let webhook = Webhook::bind("127.0.0.1:0".parse().unwrap(), shows).await.unwrap();
     let address = webhook.address().unwrap();
     let (_file, file) = watch::channel(TeamsFile::of(teams()));
     let counters = Arc::new(Counters::default());

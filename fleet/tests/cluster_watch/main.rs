@@ -10,6 +10,7 @@
 mod fixture;
 
 mod acting;
+mod admission;
 mod nodes;
 mod noisy;
 mod preflights;
@@ -109,6 +110,8 @@ impl Cluster {
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
+            // Nobody makes service accounts here, and what it adds to pods is not compared.
+            "--disable-admission-plugins=ServiceAccount,DefaultTolerationSeconds".to_owned(),
             "--service-account-issuer=https://localhost".to_owned(),
             format!("--service-account-signing-key-file={key}"),
             format!("--service-account-key-file={certificate}"),

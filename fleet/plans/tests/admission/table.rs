@@ -3,16 +3,20 @@
 use fleet_plans::teams::{RESERVED, TEAM, Teams};
 use serde_json::{Value, json};
 
-pub(crate) fn teams() -> Teams {
-    serde_json::from_value(json!({
+/// The file of teams.
+pub(crate) fn file() -> Value {
+    json!({
         "pools": [{ "name": "p", "matchLabels": { "pool": "p" } }],
         "teams": [
             { "name": "research", "namespaces": ["research"], "lend": true, "nodes": [{ "pool": "p", "count": 1 }] },
             { "name": "serving", "namespaces": ["serving"], "nodes": [{ "pool": "p", "count": 1 }] },
         ],
         "exemptNamespaces": ["monitoring"],
-    }))
-    .unwrap()
+    })
+}
+
+pub(crate) fn teams() -> Teams {
+    serde_json::from_value(file()).unwrap()
 }
 
 /// Is the pod admitted? Of each: the namespace, what else its spec has, and the answer.
