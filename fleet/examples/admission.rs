@@ -1,7 +1,7 @@
 //! How long the webhook of admission takes to answer an API server: real connections over TLS, pods of 20 KB, a hundred teams.
 //!
-//! `cargo xtask bench admission [--json]` builds and runs it. The peer is the same server and the same bytes with a path that it does not know:
-//! what TLS, HTTP and the machine take without a decision.
+//! `cargo xtask bench admission [--json]` builds and runs it. The peer is a request without a body to a path that the same server does
+//! not know: what TLS, HTTP and the machine take.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement: it may panic, and it prints")]
 
 use std::net::SocketAddr;
@@ -62,6 +62,7 @@ async fn ask(sender: &mut SendRequest<Full<Bytes>>, path: &str, body: &Bytes) ->
     let mut took = Vec::with_capacity(REVIEWS);
     for _ in 0..REVIEWS {
         let request = Request::post(path).header("host", "a").body(Full::new(body.clone())).unwrap();
+        sender.ready().await.unwrap();
         let begun = Instant::now();
         let response = sender.send_request(request).await.unwrap();
         let status = response.status();
@@ -114,11 +115,11 @@ async fn main() {
     for _ in 0..CLIENTS {
         senders.push(connect(address, connector.clone()).await);
     }
-    let body = review();
+    let paths = [("/mutate", review()), ("/nothing", Bytes::new())];
     let mut rounds: [Vec<[f64; 2]>; 2] = [Vec::new(), Vec::new()];
     for number in 0..=ROUNDS {
-        for (path, figures) in ["/mutate", "/nothing"].into_iter().zip(&mut rounds) {
-            let figure = round(&mut senders, path, &body).await;
+        for ((path, body), figures) in paths.iter().zip(&mut rounds) {
+            let figure = round(&mut senders, path, body).await;
             // The first is for caches.
             if number > 0 {
                 figures.push(figure);
