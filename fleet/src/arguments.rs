@@ -317,19 +317,24 @@ pub(crate) struct Admission {
     /// configurations that it tells who has signed it
     #[arg(long, value_name = "NAME", group = "of_admission", requires = "admission_listen")]
     pub(crate) admission_secret: Option<String>,
-    /// Names and addresses by which API servers ask, for that certificate; by default where it is listened
+    /// Names and addresses by which API servers ask, for that certificate; alike on all replicas. Needed where it is not listened on a loopback
+    /// address
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "admission_secret")]
     pub(crate) admission_names: Vec<String>,
 }
 
 impl Admission {
-    /// By which names API servers ask a replica that listens there.
+    /// By which names API servers ask a replica that listens there. Whoever leads makes the certificate of all replicas, so none of them may
+    /// take an address of its own machine alone.
     pub(crate) fn names(&self, listen: SocketAddr) -> anyhow::Result<Vec<String>> {
         if !self.admission_names.is_empty() {
             return Ok(self.admission_names.clone());
         }
         let address = listen.ip();
-        ensure!(!address.is_unspecified(), "--admission-listen {listen}: say by --admission-names by which names API servers ask");
+        ensure!(
+            address.is_loopback(),
+            "--admission-listen {listen}: say by --admission-names, alike on all replicas, by which names API servers ask"
+        );
         Ok(vec![address.to_string()])
     }
 }
@@ -416,6 +421,14 @@ mod tests {
             ["--teams=t", "--teams-mode=apply", "--admission-listen=127.0.0.1:1", "--admission-certificate=d", "--admission-key=e"];
         let serve = serve(&webhook);
         assert_eq!((serve.acts.acting().teams, serve.admission.admission_listen.is_some()), (Some(Mode::Apply), true));
+        let names = |more: &str| {
+            let [a, b] = ["--teams=t", "--admission-secret=s"];
+            let admission = parsed(&[&[a, b][..], &more.split(' ').collect::<Vec<_>>()].concat()).unwrap().1.unwrap().admission;
+            admission.names(admission.admission_listen.unwrap()).map_err(|error| error.to_string())
+        };
+        assert_eq!(names("--admission-listen=127.0.0.1:1").unwrap(), ["127.0.0.1"]);
+        assert_eq!(names("--admission-listen=0.0.0.0:1 --admission-names=a,b").unwrap(), ["a", "b"]);
+        assert!(names("--admission-listen=10.0.0.1:1").unwrap_err().contains("10.0.0.1:1: say by --admission-names"));
         for wrong in [
             &["--teams-mode=apply"][..],
             &["--teams=t", "--admission-listen=127.0.0.1:1"],

@@ -62,7 +62,10 @@ async fn main() -> Result<()> {
             let teams = acts.teams.as_deref().map(manifest::Teams::read).transpose()?;
             let acting = acts.acting();
             if let Some(listen) = admission_listen {
-                ensure!(!listen.ip().is_unspecified(), "--admission-listen {listen}: an address at which API servers ask, as 127.0.0.1");
+                ensure!(
+                    listen.ip().is_loopback(),
+                    "--admission-listen {listen}: each API server asks the replica on its own machine, as 127.0.0.1:7445"
+                );
                 ensure!(acting.teams == Some(Mode::Apply), "--admission-listen needs --teams-mode apply: a webhook adds and refuses");
             }
             let teams_object = acts.teams_resource.clone();

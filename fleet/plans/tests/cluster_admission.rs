@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use conformance_tests::netns::Netns;
-use fleet_plans::admission::{Decision, decide, policies};
+use fleet_plans::admission::policies;
 use lab::world;
 use serde_json::{Value, json};
-use table::{applied, pod, table, teams};
+use table::{decision, is_decided_alike, pod, table, teams};
 
 const READY: Duration = Duration::from_secs(60);
 
@@ -107,20 +107,6 @@ impl Cluster {
     }
 }
 
-/// The decision about a row; the priority is what the API server makes of the class.
-fn decision(namespace: &str, more: &Value) -> Result<Value, String> {
-    let mut pod = json!({ "spec": pod(more) });
-    pod["spec"]["priority"] = json!(if more["priorityClassName"] == "scavenger" { -10 } else { 0 });
-    match decide(&teams(), namespace, &pod) {
-        Decision::Admitted(patch) => {
-            let pod = applied(pod, &patch);
-            assert_eq!(decide(&teams(), namespace, &pod), Decision::Admitted(Vec::new()), "asked again nothing is added");
-            Ok(pod)
-        }
-        Decision::Refused(why) => Err(why),
-    }
-}
-
 #[test]
 fn the_function_and_the_policies_decide_alike() {
     for (namespace, more, is_admitted) in table() {
@@ -150,19 +136,5 @@ fn the_function_and_the_policies_decide_alike() {
     // Policies are compiled a moment after they were written.
     cluster.until("the refusal", || cluster.pod("default", &pod(&json!({ "tolerations": [{ "operator": "Exists" }] }))).is_err());
     cluster.until("the addition", || cluster.pod("research", &pod(&json!({}))).is_ok_and(|pod| pod["spec"]["affinity"].is_object()));
-    for (namespace, more, _) in table() {
-        let made = cluster.pod(namespace, &pod(&more));
-        match decision(namespace, &more) {
-            Ok(decided) => {
-                let made = made.unwrap_or_else(|error| panic!("{namespace} {more}: {error}"));
-                for field in ["tolerations", "affinity"] {
-                    assert_eq!(made["spec"][field], decided["spec"][field], "{namespace} {more}");
-                }
-            }
-            Err(why) => {
-                let error = made.expect_err(&format!("{namespace} {more} is to be refused"));
-                assert!(error.contains(&why), "{namespace} {more}: {error}");
-            }
-        }
-    }
+    is_decided_alike(|namespace, more| cluster.pod(namespace, &pod(more)));
 }

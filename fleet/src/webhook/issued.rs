@@ -83,17 +83,23 @@ impl Pair {
 /// Whether whoever knows these authorities takes a certificate for a name. PEM.
 pub(super) fn is_taken(authorities: &str, certificate: &str, name: &str, at: SystemTime) -> bool {
     let taken = || {
-        let mut roots = RootCertStore::empty();
-        for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
-            roots.add(authority.ok()?).ok()?;
-        }
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider())).build().ok()?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)?), Arc::new(ring::default_provider())).build().ok()?;
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
         let name = ServerName::try_from(name).ok()?;
         let at = UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).ok()?);
         verifier.verify_server_cert(&certificate, &[], &name, &[], at).ok()
     };
     taken().is_some()
+}
+
+/// Authorities as a verifier knows them; `None` where one of them is none, or there is none. PEM.
+fn roots(authorities: &str) -> Option<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+        roots.add(authority.ok()?).ok()?;
+    }
+    (!roots.is_empty()).then_some(roots)
 }
 
 /// What the Secret has.
@@ -125,7 +131,9 @@ impl Kept {
 
     /// What it is to be now instead; `None` where it is right. `published` is for how long API servers have had its bundle.
     pub(super) fn due(&self, names: &[String], now: SystemTime, published: Option<Duration>) -> Result<Option<Self>, rcgen::Error> {
-        let promoted = |next: Pair| Self { shown: next, next: None, before: self.shown.authority.clone() };
+        // What is no authority would spoil the bundle for those that are.
+        let before = if roots(&self.shown.authority).is_some() { &self.shown.authority } else { "" };
+        let promoted = |next: Pair| Self { shown: next, next: None, before: before.to_owned() };
         let next = self.next.as_ref().filter(|next| next.is_good(names, now));
         if !self.shown.is_good(names, now) {
             // Nobody takes what is shown: there is nothing to wait for.
@@ -226,6 +234,9 @@ mod tests {
             let again = due(&Kept { next: Some(bad), ..good.clone() }, at(1), Some(DAY)).unwrap();
             assert!(again.shown == good.shown && again.next.is_some_and(|next| next.is_good(&names(), at(1))));
         }
+        let no_authority = Pair { authority: "-----BEGIN CERTIFICATE-----\n?".to_owned(), ..good.shown.clone() };
+        let replaced = due(&Kept { shown: no_authority, ..good.clone() }, at(1), None).unwrap();
+        assert_eq!(replaced.bundle(), replaced.shown.authority, "it would spoil the bundle");
         // Nobody has looked for a year.
         assert!(due(&good, at(400), None).is_some_and(|next| next.shown.is_good(&names(), at(400))));
         assert_eq!(Kept::read(&BTreeMap::from([("tls.crt".to_owned(), ByteString(vec![0xff]))])), None);

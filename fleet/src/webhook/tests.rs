@@ -1,6 +1,7 @@
 //! The table of pods that the policies are held to, and how long an answer takes over TLS.
 
 #[path = "../../plans/tests/admission/table.rs"]
+#[expect(dead_code, reason = "what an API server makes of a pod is compared by others")]
 mod table;
 
 use std::sync::Arc;

@@ -6,9 +6,8 @@ mod table;
 use std::path::Path;
 use std::process::Command;
 
-use fleet_plans::admission::{Decision, decide};
 use serde_json::{Value, json};
-use table::{applied, file, pod, table, teams};
+use table::{file, is_decided_alike, pod};
 
 use super::fixture::{Authority, in_namespace};
 use super::{Cluster, Led, until, write_credentials};
@@ -39,16 +38,6 @@ impl Cluster {
     }
 }
 
-/// What is decided about a row; the priority is what the API server makes of the class.
-fn decision(namespace: &str, more: &Value) -> Result<Value, String> {
-    let mut pod = json!({ "spec": pod(more) });
-    pod["spec"]["priority"] = json!(if more["priorityClassName"] == "scavenger" { -10 } else { 0 });
-    match decide(&teams(), namespace, &pod) {
-        Decision::Admitted(patch) => Ok(applied(pod, &patch)),
-        Decision::Refused(why) => Err(why),
-    }
-}
-
 #[test]
 fn pods_are_judged_by_the_webhook_whose_certificates_the_leader_keeps() {
     in_namespace(|| async {
@@ -76,21 +65,7 @@ fn pods_are_judged_by_the_webhook_whose_certificates_the_leader_keeps() {
         let flags = [&flags[..], &[format!("--admission-secret={NAME}")]].concat();
         let led = Led::start(folder, 1, "127.0.0.1:7461", &flags);
         until("a pod is refused, and one gets what is its team's", folder, || cluster.refuses() && cluster.adds());
-        for (namespace, more, _) in table() {
-            let made = cluster.pod(namespace, &more);
-            match decision(namespace, &more) {
-                Ok(decided) => {
-                    let made = made.unwrap_or_else(|error| panic!("{namespace} {more}: {error}"));
-                    for field in ["tolerations", "affinity"] {
-                        assert_eq!(made["spec"][field], decided["spec"][field], "{namespace} {more}");
-                    }
-                }
-                Err(why) => {
-                    let error = made.expect_err(&format!("{namespace} {more} is to be refused"));
-                    assert!(error.contains(&why), "{namespace} {more}: {error}");
-                }
-            }
-        }
+        is_decided_alike(|namespace, more| cluster.pod(namespace, more));
 
         // Applied again nothing changes; what is lost is made anew, and every API server hears of it.
         let before = cluster.bundle("mutatingwebhookconfiguration");

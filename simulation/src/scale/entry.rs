@@ -38,7 +38,7 @@ pub fn enter(ready: &[u64], seed: u64) -> Entered {
     let connected: Vec<_> = ready.iter().map(|at| at + bucket.take(*at)).collect();
     let wait = ready.iter().zip(&connected).map(|(ready, connected)| connected - ready).max().unwrap_or_default();
     let asks: Vec<_> = connected.iter().map(|at| at + SAYS + rng.u64(0..SAYS)).collect();
-    let Herd { let_in, begun_per_second, .. } = herd(&asks, &mut rng);
+    let Herd { let_in, begun_per_second } = herd(&asks, &mut rng);
     let first = ready.first().copied().unwrap_or_default();
     let last = let_in.iter().flatten().max().copied().unwrap_or_default();
     let millis = |millis: u64| millis as f64 / 1_000.0;

@@ -1,5 +1,6 @@
 //! Pods, and whether each is admitted: for the function, the policies and the webhook.
 
+use fleet_plans::admission::{Decision, decide};
 use fleet_plans::teams::{RESERVED, TEAM, Teams};
 use serde_json::{Value, json};
 
@@ -74,4 +75,37 @@ pub(crate) fn pod(more: &Value) -> Value {
     let mut spec = json!({ "containers": [{ "name": "c", "image": "i" }] });
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     spec
+}
+
+/// The decision about a row; the priority is what the API server makes of the class.
+pub(crate) fn decision(namespace: &str, more: &Value) -> Result<Value, String> {
+    let mut pod = json!({ "spec": pod(more) });
+    pod["spec"]["priority"] = json!(if more["priorityClassName"] == "scavenger" { -10 } else { 0 });
+    match decide(&teams(), namespace, &pod) {
+        Decision::Admitted(patch) => {
+            let pod = applied(pod, &patch);
+            assert_eq!(decide(&teams(), namespace, &pod), Decision::Admitted(Vec::new()), "asked again nothing is added");
+            Ok(pod)
+        }
+        Decision::Refused(why) => Err(why),
+    }
+}
+
+/// That an API server makes of each pod what is decided about it.
+pub(crate) fn is_decided_alike(made: impl Fn(&str, &Value) -> Result<Value, String>) {
+    for (namespace, more, _) in table() {
+        let made = made(namespace, &more);
+        match decision(namespace, &more) {
+            Ok(decided) => {
+                let made = made.unwrap_or_else(|error| panic!("{namespace} {more}: {error}"));
+                for field in ["tolerations", "affinity"] {
+                    assert_eq!(made["spec"][field], decided["spec"][field], "{namespace} {more}");
+                }
+            }
+            Err(why) => {
+                let error = made.expect_err(&format!("{namespace} {more} is to be refused"));
+                assert!(error.contains(&why), "{namespace} {more}: {error}");
+            }
+        }
+    }
 }
