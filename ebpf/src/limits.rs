@@ -1,5 +1,5 @@
-//! Limits of what pods send, as a function that the verifier looks at by itself (a global one, Linux 5.6): not once more in each state that a
-//! decision can leave a program in, of which there are thousands.
+//! Limits of what pods send and are sent, as functions that the verifier looks at by themselves (global ones, Linux 5.6): not once more in each
+//! state that a decision can leave a program in, of which there are thousands.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -30,6 +30,14 @@ pub(crate) extern "C" fn hold_sender(skb: *mut __sk_buff, slot: u32, asked: u32)
         }
         Err(reason) => reason as u32,
     }
+}
+
+/// Whether a packet is within what its pod may be sent: 1, else 0. Asked only of pods with `ebpf::layout::LIMIT_RECEIVED`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn hold_receiver(skb: *mut __sk_buff, slot: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    u32::from(tables::may_receive(slot, wire_bytes(&ctx), || mark(&ctx)))
 }
 
 /// The limit of this number; none where the packet passes.

@@ -21,7 +21,7 @@ mod packet_bytes;
 mod tables;
 
 use aya_ebpf::bindings::{
-    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_ecn_set_ce};
 use aya_ebpf::macros::classifier;
@@ -29,13 +29,13 @@ use aya_ebpf::programs::TcContext;
 use ebpf::account::{Direction, Reason};
 use ebpf::drop_event::Hook;
 use ebpf::layout::{FIRST_IFINDEX, LIMIT_RECEIVED, LIMIT_SENT};
-use ebpf::packet::ETHERNET;
+use ebpf::packet::{self, ETHERNET, Protocol};
 use ebpf::scope::Scope;
 use ebpf::service::Jump;
 use ebpf::shape;
 use ebpf::verdict::{self, Decision, Outcome, SumChange, Tables as _, Verdict, Writer};
 
-use packet_bytes::Linear;
+use packet_bytes::{Linear, read_unusual_v4, read_unusual_v6};
 use tables::Maps;
 
 /// On to whatever program or filter comes next, and then to the stack: an uplink may carry programs of others.
@@ -61,8 +61,7 @@ const PACKET_HOST: u32 = 0;
 #[inline(always)]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    let decision = verdict::from_pod(&bytes, &Maps, slot);
+    let decision = verdict::from_pod(&Linear::of(&ctx), &Maps, slot);
     if decision.sent == Some(Scope::Service) {
         keep(&ctx, UNASKED);
         tables::go_on(&ctx, Jump::Services);
@@ -73,10 +72,15 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 /// In a program of its own: `from_pod` with this in it is more than the verifier would look at, and than a program has stack for. Behind it is
 /// `from_pod` again, for which the packet is one to a pod or to another node, with all that is judged and counted of it.
 #[classifier]
+#[inline(always)]
 pub fn to_backend(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    match verdict::to_backend(&bytes, &Ends(&ctx), &Maps) {
+    let outcome = match packet::protocol(&Linear::of(&ctx)) {
+        Some(Protocol::V4) if read_unusual_v4(ctx.skb.skb) != 0 => to_backend_v4(ctx.skb.skb),
+        Some(Protocol::V6) if read_unusual_v6(ctx.skb.skb) != 0 => to_backend_v6(ctx.skb.skb),
+        _ => Outcome::AsItWas,
+    };
+    match outcome {
         Outcome::Translated => {
             tables::go_on(&ctx, Jump::FromPod);
             lose(&ctx, Hook::FromPod, Reason::NoTranslation)
@@ -92,17 +96,42 @@ pub fn to_backend(ctx: TcContext) -> i32 {
     }
 }
 
+/// Each family in a function of its own: both in one would take the stack of both.
+#[inline(never)]
+fn to_backend_v4(skb: *mut __sk_buff) -> Outcome {
+    let ctx = TcContext::new(skb);
+    verdict::to_backend(Protocol::V4, &Linear::of_read(&ctx), &Ends(&ctx), &Maps)
+}
+
+#[inline(never)]
+fn to_backend_v6(skb: *mut __sk_buff) -> Outcome {
+    let ctx = TcContext::new(skb);
+    verdict::to_backend(Protocol::V6, &Linear::of_read(&ctx), &Ends(&ctx), &Maps)
+}
+
 /// Behind it is `to_backend` again, which finds what was chosen, or nothing: to judge limits as well takes more stack than there is.
 #[classifier]
 pub fn choose(ctx: TcContext) -> i32 {
-    let slot = slot(&ctx);
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    verdict::choose(&bytes, &Maps, slot);
+    match packet::protocol(&Linear::of(&ctx)) {
+        Some(Protocol::V4) if read_unusual_v4(ctx.skb.skb) != 0 => choose_v4(ctx.skb.skb),
+        Some(Protocol::V6) if read_unusual_v6(ctx.skb.skb) != 0 => choose_v6(ctx.skb.skb),
+        _ => false,
+    };
     keep(&ctx, ASKED);
     tables::go_on(&ctx, Jump::ToBackend);
-    // Nobody is told: this, too, takes more stack than there is.
-    tables::count_reason(Reason::NoTranslation);
-    DROP
+    lose(&ctx, Hook::FromPod, Reason::NoTranslation)
+}
+
+#[inline(never)]
+fn choose_v4(skb: *mut __sk_buff) -> bool {
+    let ctx = TcContext::new(skb);
+    verdict::choose(Protocol::V4, &Linear::of_read(&ctx), &Maps, slot(&ctx))
+}
+
+#[inline(never)]
+fn choose_v6(skb: *mut __sk_buff) -> bool {
+    let ctx = TcContext::new(skb);
+    verdict::choose(Protocol::V6, &Linear::of_read(&ctx), &Maps, slot(&ctx))
 }
 
 /// Keeps a number for the program behind a tail call.
@@ -126,9 +155,12 @@ fn leave_to_stack(ctx: &TcContext, slot: u32) -> i32 {
 
 /// What goes into a pod whose number is in the control block, or on its way where that is 0.
 #[classifier]
+#[inline(always)]
 pub fn to_client(ctx: TcContext) -> i32 {
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    let outcome = verdict::to_client(&bytes, &Ends(&ctx), &Maps);
+    let outcome = match packet::protocol(&Linear::of(&ctx)) {
+        Some(version) => verdict::to_client(version, &Linear::of(&ctx), &Ends(&ctx), &Maps),
+        None => Outcome::AsItWas,
+    };
     let ifindex = kept(&ctx);
     match outcome {
         Outcome::Broken => lose(&ctx, Hook::ToPod, Reason::Malformed),
@@ -171,23 +203,22 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
         set_tc_index(&ctx, 0);
         return PASS;
     }
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    let decision = verdict::from_uplink(&bytes, &Maps);
+    let decision = verdict::from_uplink(&Linear::of(&ctx), &Maps);
     obey(&ctx, Hook::FromUplink, &decision, address_in_place)
 }
 
 #[classifier]
+#[inline(always)]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let slot = slot(&ctx);
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    let emission = verdict::to_pod(&bytes, &Maps, slot, tc_index(&ctx) == UNTRACKED);
+    let emission = verdict::to_pod(&Linear::of(&ctx), &Maps, slot, tc_index(&ctx) == UNTRACKED);
     if emission.without_note {
         return lose(&ctx, Hook::ToPod, Reason::FlowTableFull);
     }
     // What speaks of neighbours is held to none. Asked of the table once more, and not handed through the verdict: the verifier of 6.1 would
     // see a word of the stack that was never written.
     let is_held = is_ip(&ctx) && Maps.endpoint(slot).is_some_and(|pod| pod.limits & LIMIT_RECEIVED != 0);
-    if is_held && !tables::may_receive(slot, wire_bytes(&ctx), || mark(&ctx)) {
+    if is_held && limits::hold_receiver(ctx.skb.skb, slot) == 0 {
         return lose(&ctx, Hook::ToPod, Reason::IngressLimit);
     }
     tables::count(Some(slot), Direction::Received, emission.scope, ctx.len());
@@ -198,12 +229,12 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     if matches!(tc_index(&ctx), CARRIED | UNTRACKED) {
         return PASS;
     }
-    let Some(bytes) = Linear::of(&ctx) else { return PASS };
-    let emission = verdict::to_uplink(&bytes, &Maps);
+    let emission = verdict::to_uplink(&Linear::of(&ctx), &Maps);
     if emission.without_note {
         return lose(&ctx, Hook::ToUplink, Reason::FlowTableFull);
     }
@@ -242,7 +273,7 @@ fn obey(ctx: &TcContext, hook: Hook, decision: &Decision, address: impl FnOnce(&
         }
         Verdict::ToPod { slot } | Verdict::ToClient { slot } => {
             let Some(pod) = Maps.endpoint(slot) else { return pass(Reason::NoSuchPod) };
-            if pod.limits & LIMIT_RECEIVED != 0 && !tables::may_receive(slot, wire_bytes(ctx), || mark(ctx)) {
+            if pod.limits & LIMIT_RECEIVED != 0 && limits::hold_receiver(ctx.skb.skb, slot) == 0 {
                 return lose(ctx, hook, Reason::IngressLimit);
             }
             count_received();
@@ -302,8 +333,8 @@ struct Ends<'a>(&'a TcContext);
 
 impl Writer for Ends<'_> {
     #[inline(always)]
-    fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        self.0.store(offset, &bytes, 0).ok()
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        self.0.store(offset, bytes, 0).ok()
     }
 
     #[inline(always)]

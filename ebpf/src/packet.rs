@@ -5,11 +5,10 @@ mod ip;
 mod neighbour;
 mod transport;
 
-pub use ip::{Fragment, Header, Ipv4, Ipv6, ipv4, ipv6};
+pub use ip::{FURTHEST, Fragment, Header, Ipv4, Ipv6, ipv4, ipv6, plain4, plain6};
 pub use neighbour::{Arp, Discovery, arp, discovery, is_router_solicitation};
 pub use transport::{
-    ICMP, ICMP_HEADER, ICMPV6, Quoted, Seen, TCP, Transport, UDP, has_flows, is_discovery, is_error, is_larger, quoted4, quoted6, seen,
-    transport,
+    ICMP, ICMP_HEADER, ICMPV6, Quoted, Seen, TCP, Transport, UDP, has_flows, is_discovery, is_error, quoted4, quoted6, transport,
 };
 
 /// Where bytes come from: a socket buffer in the kernel, a slice in a test.
@@ -30,10 +29,10 @@ pub trait Bytes {
     /// How many bytes of payload each packet has that this one will be cut into; 0 where it stays one.
     fn segment(&self) -> u32;
 
-    /// The same header, of which a verifier knows no more than its types: it would follow each way in which extension headers were walked
+    /// The same numbers, of which a verifier knows no more than that they are numbers: it would follow each way in which they came about
     /// through all that comes after. `None` never, but the verifier must be told.
-    fn settled(&self, header: Header) -> Option<Header> {
-        Some(header)
+    fn settled(&self, numbers: [u32; 3]) -> Option<[u32; 3]> {
+        Some(numbers)
     }
 }
 

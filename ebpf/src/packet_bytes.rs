@@ -1,69 +1,48 @@
 //! The linear part of a socket buffer, read directly.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
-use ebpf::packet::{Bytes, Fragment, Header, TCP, UDP};
+use ebpf::packet::{Bytes, Protocol};
+use ebpf::verdict::{Reading, Unusual};
 
 /// Beyond this nothing is read: Ethernet, IPv6 with extension headers, an ICMP error and the packet that it quotes.
 const DEEP: u32 = 14 + 40 + 256 + 8 + 40 + 64;
 
-/// All bits of where a transport header can begin: four extension headers of the greatest length end before.
-const FURTHEST: u32 = (1 << 14) - 1;
-
 /// See [`Bytes::settled`].
 #[map]
-static SETTLED: PerCpuArray<[u32; 6]> = PerCpuArray::with_max_entries(1, 0);
+static SETTLED: PerCpuArray<[u32; 3]> = PerCpuArray::with_max_entries(1, 0);
+/// What was found in the packet that this CPU is at.
+#[map]
+static UNUSUAL: PerCpuArray<Unusual> = PerCpuArray::with_max_entries(1, 0);
 
-/// The bytes between `data` and `data_end`.
-pub(crate) struct Linear {
-    data: usize,
-    end: usize,
-    length: u32,
-    segment: u32,
-    tagged: bool,
+/// The bytes between `data` and `data_end`, wherever these are now: a helper may move them.
+pub(crate) struct Linear<'a> {
+    ctx: &'a TcContext,
+    /// It was read, and lies in the map.
+    is_read: bool,
 }
 
-impl Linear {
-    /// The linear part of a packet; where headers lie beyond it, they are pulled in first. `None` where they cannot be.
+impl<'a> Linear<'a> {
     #[inline(always)]
-    pub(crate) fn of(ctx: &TcContext) -> Option<Self> {
-        // SAFETY: the context is valid for as long as the program runs.
-        let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-        // SAFETY: as above.
-        let segment = unsafe { (*ctx.skb.skb).gso_size };
-        let whole = |data, end| Self { data, end, length: ctx.len(), segment, tagged };
-        let linear = whole(ctx.data(), ctx.data_end());
-        let wanted = if ctx.len() < DEEP { ctx.len() } else { DEEP };
-        if linear.is_plain() || linear.data + wanted as usize <= linear.end {
-            return Some(linear);
-        }
-        ctx.pull_data(wanted).ok()?;
-        Some(whole(ctx.data(), ctx.data_end()))
+    pub(crate) const fn of(ctx: &'a TcContext) -> Self {
+        Self { ctx, is_read: false }
     }
 
-    /// Whether it is TCP or UDP behind a plain network header, and all there: nearly every packet is.
+    /// Of a packet that [`read_unusual_v4`] or [`read_unusual_v6`] has read in this program: not from within the function that goes by
+    /// it, for which there would be no stack.
     #[inline(always)]
-    fn is_plain(&self) -> bool {
-        let Some(head) = self.read::<{ 14 + 20 }>(0) else { return false };
-        let (protocol, network) = match [head[12], head[13], head[14]] {
-            [0x08, 0x00, 0x45] => (head[23], 20),
-            [0x86, 0xdd, _] => (head[20], 40),
-            _ => return false,
-        };
-        match protocol {
-            TCP => self.data + 14 + network + 20 <= self.end,
-            UDP => self.data + 14 + network + 8 <= self.end,
-            _ => false,
-        }
+    pub(crate) const fn of_read(ctx: &'a TcContext) -> Self {
+        Self { ctx, is_read: true }
     }
 }
 
-impl Bytes for Linear {
+impl Bytes for Linear<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.data + offset;
-        if start + N > self.end {
+        let start = self.ctx.data() + offset;
+        if start + N > self.ctx.data_end() {
             return None;
         }
         // SAFETY: `start` to `start + N` lies between `data` and `data_end`, as was just checked; the verifier checks it again.
@@ -72,37 +51,73 @@ impl Bytes for Linear {
 
     #[inline(always)]
     fn is_tagged(&self) -> bool {
-        self.tagged
+        // SAFETY: the context is valid for as long as the program runs.
+        unsafe { (*self.ctx.skb.skb).vlan_present != 0 }
     }
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.length
+        self.ctx.len()
     }
 
     #[inline(always)]
     fn segment(&self) -> u32 {
-        self.segment
+        // SAFETY: the context is valid for as long as the program runs.
+        unsafe { (*self.ctx.skb.skb).gso_size }
     }
 
-    /// By way of a map: what is read from one may be anything. Where the transport header begins is masked and not compared: the
-    /// verifier of Linux 6.1 does not learn from a register's comparison what it says of the same number spilled to the stack.
+    /// By way of a map: what is read from one may be anything.
     #[inline(always)]
-    fn settled(&self, header: Header) -> Option<Header> {
+    fn settled(&self, numbers: [u32; 3]) -> Option<[u32; 3]> {
         let place = SETTLED.get_ptr_mut(0)?;
-        let Header { protocol, hop_limit, options, fragment, id, transport } = header;
-        let words = [protocol.into(), hop_limit.into(), options.into(), fragment as u32, id, transport as u32];
         // SAFETY: the value is this CPU's alone, and a classifier is not interrupted by another on the same CPU.
-        unsafe { place.write_volatile(words) };
+        unsafe { place.write_volatile(numbers) };
         // SAFETY: as above.
-        let [protocol, hop_limit, options, fragment, id, transport] = unsafe { place.read_volatile() };
-        Some(Header {
-            protocol: protocol as u8,
-            hop_limit: hop_limit as u8,
-            options: options != 0,
-            fragment: Fragment::from_number(fragment),
-            id,
-            transport: (transport & FURTHEST) as usize,
-        })
+        Some(unsafe { place.read_volatile() })
     }
+}
+
+impl Reading for Linear<'_> {
+    #[inline(always)]
+    fn unusual(&self, version: Protocol) -> Option<impl AsRef<Unusual>> {
+        let read = if matches!(version, Protocol::V4) { read_unusual_v4 } else { read_unusual_v6 };
+        if !self.is_read && read(self.ctx.skb.skb) == 0 {
+            return None;
+        }
+        UNUSUAL.get(0)
+    }
+
+    #[inline(always)]
+    fn pull(&self) {
+        let wanted = if self.ctx.len() < DEEP { self.ctx.len() } else { DEEP };
+        if self.ctx.data() + wanted as usize > self.ctx.data_end() {
+            // Where it cannot be had, it is not there.
+            let _ = self.ctx.pull_data(wanted);
+        }
+    }
+}
+
+/// Reads a packet of IPv4; whether it could. A function that the verifier looks at by itself (a global one, Linux 5.6).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn read_unusual_v4(skb: *mut __sk_buff) -> u32 {
+    read_unusual(skb, Protocol::V4)
+}
+
+/// Likewise, of IPv6. Both in one would need the stack of both.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn read_unusual_v6(skb: *mut __sk_buff) -> u32 {
+    read_unusual(skb, Protocol::V6)
+}
+
+#[inline(always)]
+fn read_unusual(skb: *mut __sk_buff, version: Protocol) -> u32 {
+    let ctx = TcContext::new(skb);
+    let bytes = Linear::of(&ctx);
+    bytes.pull();
+    let Some(found) = UNUSUAL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the value is this CPU's alone, and a classifier is not interrupted by another on the same CPU.
+    let found = unsafe { &mut *found };
+    u32::from(found.read(&bytes, version))
 }

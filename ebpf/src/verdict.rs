@@ -3,6 +3,7 @@
 mod carries;
 mod emission;
 mod family;
+mod look;
 mod neighbour;
 mod passage;
 mod rewrite;
@@ -12,12 +13,14 @@ mod writer;
 use crate::account::Reason;
 use crate::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use crate::layout::{Endpoint, Network, Uplink};
-use crate::packet::{self, Bytes, Ipv4, Ipv6, Protocol};
+use crate::packet::{self, Ipv4, Ipv6, Protocol};
 use crate::scope::Scope;
 use carries::{Carriage, carries};
 pub use emission::{Emission, to_pod, to_uplink};
 use family::{Address, Family};
-use passage::{Subject, pass};
+use look::Look;
+pub use look::{Reading, Unusual};
+use passage::pass;
 pub use service::{Outcome, Translations, choose, to_backend, to_client};
 pub use writer::{SumChange, Writer};
 
@@ -151,7 +154,7 @@ impl Decision {
 
 /// A packet that a pod sent, at its host end.
 #[inline(always)]
-pub fn from_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Decision {
+pub fn from_pod(bytes: &impl Reading, tables: &impl Tables, slot: u32) -> Decision {
     let Some(endpoint) = tables.endpoint(slot).filter(|endpoint| endpoint.ifindex != 0) else {
         return Decision::uncounted(Verdict::Drop(Reason::NoEndpoint));
     };
@@ -164,7 +167,10 @@ pub fn from_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Decision
         None => Decision::uncounted(Verdict::Drop(Reason::Malformed)),
         Some(Protocol::V4) => Decision { limits: endpoint.limits, ..leave::<Ipv4>(bytes, tables, slot, endpoint) },
         Some(Protocol::V6) => Decision { limits: endpoint.limits, ..leave::<Ipv6>(bytes, tables, slot, endpoint) },
-        Some(Protocol::Arp) => Decision::uncounted(neighbour::arp(bytes, tables, slot, endpoint)),
+        Some(Protocol::Arp) => {
+            bytes.pull();
+            Decision::uncounted(neighbour::arp(bytes, tables, slot, endpoint))
+        }
         // A tag hides what is behind it from whoever looks at the type, and from this program.
         Some(Protocol::Tagged) => Decision::uncounted(Verdict::Drop(Reason::VlanTag)),
         Some(Protocol::Other) => Decision::uncounted(Verdict::Drop(Reason::NotIp)),
@@ -172,10 +178,21 @@ pub fn from_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32) -> Decision
 }
 
 #[inline(always)]
-fn leave<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoint: &Endpoint) -> Decision {
-    let Some(packet) = &F::read(bytes) else { return Decision::uncounted(Verdict::Drop(Reason::Malformed)) };
+fn leave<F: Family>(bytes: &impl Reading, tables: &impl Tables, slot: u32, endpoint: &Endpoint) -> Decision {
+    if let Some(look) = &Look::plain(bytes) {
+        return leave_as::<F>(bytes, tables, slot, endpoint, look);
+    }
+    match &Look::any(bytes) {
+        Some(look) => leave_as::<F>(bytes, tables, slot, endpoint, look),
+        None => Decision::uncounted(Verdict::Drop(Reason::Malformed)),
+    }
+}
+
+#[inline(always)]
+fn leave_as<F: Family>(bytes: &impl Reading, tables: &impl Tables, slot: u32, endpoint: &Endpoint, look: &Look<F>) -> Decision {
+    let Look { packet, subject, .. } = look;
     let (source, destination) = (packet.source(), packet.destination());
-    if packet::is_discovery(bytes, packet.header()) {
+    if look.is_discovery {
         let own = is_own::<F>(tables, slot, endpoint, source) || source.may_be_link_local();
         let verdict =
             if own { neighbour::discovery(bytes, packet.header(), tables, slot, endpoint) } else { Verdict::Drop(Reason::SpoofedAddress) };
@@ -191,12 +208,11 @@ fn leave<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, endpoin
         return Decision::uncounted(Verdict::Stack(Reason::NotNative));
     };
     let carriage = carries::<F>(tables, network, (slot, endpoint), (destination, slot_of(tables, destination)));
-    let subject = Subject::of(bytes, packet);
     // What it says of a flow, it must say of its own.
-    let known = subject.transport.filter(|_| subject.from == source && subject.to == destination);
-    let verdict = pass::<F>(bytes, tables, slot, packet, &carriage, Subject { transport: known, ..subject });
-    let received = match (verdict, carriage.peer) {
-        (Verdict::ToPod { .. } | Verdict::ToClient { .. }, Some(peer)) => Received::by_pod(peer, Scope::SameNode),
+    let look = &look.if_believed(!subject.is_error || (subject.from == source && subject.to == destination));
+    let verdict = pass(bytes, tables, slot, look, &carriage);
+    let received = match verdict {
+        Verdict::ToPod { slot } | Verdict::ToClient { slot } => Received::by_pod(slot, Scope::SameNode),
         _ => Received::BY_NOBODY,
     };
     Decision { verdict, sent: Some(carriage.scope), received, limits: 0 }
@@ -216,7 +232,7 @@ fn slot_of<A: Address>(tables: &impl Tables, address: A) -> Option<u32> {
 
 /// A packet that came in by an uplink, for this host by its MAC address.
 #[inline(always)]
-pub fn from_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
+pub fn from_uplink(bytes: &impl Reading, tables: &impl Tables) -> Decision {
     match packet::protocol(bytes) {
         Some(Protocol::V4) => arrive::<Ipv4>(bytes, tables),
         Some(Protocol::V6) => arrive::<Ipv6>(bytes, tables),
@@ -226,8 +242,19 @@ pub fn from_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
 }
 
 #[inline(always)]
-fn arrive<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
-    let Some(packet) = &F::read(bytes) else { return Decision::uncounted(Verdict::Host) };
+fn arrive<F: Family>(bytes: &impl Reading, tables: &impl Tables) -> Decision {
+    if let Some(look) = &Look::plain(bytes) {
+        return arrive_as::<F>(bytes, tables, look);
+    }
+    match &Look::any(bytes) {
+        Some(look) => arrive_as::<F>(bytes, tables, look),
+        None => Decision::uncounted(Verdict::Host),
+    }
+}
+
+#[inline(always)]
+fn arrive_as<F: Family>(bytes: &impl Reading, tables: &impl Tables, look: &Look<F>) -> Decision {
+    let Look { packet, subject, .. } = look;
     let Some(network) = tables.network() else { return Decision::uncounted(Verdict::Host) };
     let (source, destination) = (packet.source(), packet.destination());
     let source_slot = slot_of(tables, source);
@@ -245,13 +272,12 @@ fn arrive<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Decision {
     let Some(endpoint) = tables.endpoint(slot).filter(|endpoint| endpoint.ifindex != 0) else {
         return Decision::uncounted(Verdict::Stack(Reason::NoSuchPod));
     };
-    let subject = Subject::of(bytes, packet);
-    let known = subject.transport.filter(|_| subject.to == destination);
+    let look = &look.if_believed(!subject.is_error || subject.to == destination);
     // The flow's other end: any router on the way may send an error about it.
     let peer_slot = if subject.is_error { slot_of(tables, subject.from) } else { source_slot };
     let carriage = carries::<F>(tables, network, (slot, endpoint), (subject.from, peer_slot));
     let carriage = Carriage { way: Verdict::ToPod { slot }, mtu: endpoint.mtu, ..carriage };
-    let verdict = pass::<F>(bytes, tables, slot, packet, &carriage, Subject { transport: known, ..subject });
+    let verdict = pass(bytes, tables, slot, look, &carriage);
     if of_this_node && !matches!(verdict, Verdict::Stack(Reason::NotedFlow)) {
         return Decision::uncounted(Verdict::Drop(Reason::SpoofedAddress));
     }

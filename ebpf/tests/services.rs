@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use ebpf::flow::{Flow4, Noted};
 use ebpf::layout::{Endpoint, Interval4, Interval6, Network, Uplink};
-use ebpf::packet::Frame;
+use ebpf::packet::{self, Frame, Protocol};
 use ebpf::scope::{Meaning, Scope, halves};
 use ebpf::service::{End, ServicePort, apart};
 use ebpf::verdict::{Outcome, SumChange, Verdict, Writer, choose, from_pod, from_uplink, to_backend, to_client, to_pod};
@@ -191,8 +191,8 @@ fn error(router: IpAddr, about: Way, protocol: u8) -> Vec<u8> {
 struct Buffer(RefCell<Vec<u8>>);
 
 impl Writer for Buffer {
-    fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        self.0.borrow_mut().get_mut(offset..offset + N)?.copy_from_slice(&bytes);
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        self.0.borrow_mut().get_mut(offset..offset + N)?.copy_from_slice(bytes);
         Some(())
     }
 
@@ -207,11 +207,15 @@ impl Writer for Buffer {
     }
 }
 
+fn version(frame: &[u8]) -> Protocol {
+    packet::protocol(&Frame::new(frame)).unwrap()
+}
+
 fn forth(world: &World, frame: &[u8]) -> Option<Vec<u8>> {
     let buffer = Buffer(RefCell::new(frame.to_vec()));
-    let mut outcome = to_backend(&Frame::new(frame), &buffer, world);
-    if outcome == Outcome::Begins && choose(&Frame::new(frame), world, CLIENT) {
-        outcome = to_backend(&Frame::new(frame), &buffer, world);
+    let mut outcome = to_backend(version(frame), &Frame::new(frame), &buffer, world);
+    if outcome == Outcome::Begins && choose(version(frame), &Frame::new(frame), world, CLIENT) {
+        outcome = to_backend(version(frame), &Frame::new(frame), &buffer, world);
         assert_eq!(outcome, Outcome::Translated, "what was chosen is found");
     }
     assert_ne!(outcome, Outcome::Broken);
@@ -220,7 +224,7 @@ fn forth(world: &World, frame: &[u8]) -> Option<Vec<u8>> {
 
 fn back(world: &World, frame: &[u8]) -> Option<Vec<u8>> {
     let buffer = Buffer(RefCell::new(frame.to_vec()));
-    let outcome = to_client(&Frame::new(frame), &buffer, world);
+    let outcome = to_client(version(frame), &Frame::new(frame), &buffer, world);
     assert_ne!(outcome, Outcome::Broken);
     (outcome == Outcome::Translated).then(|| buffer.0.into_inner())
 }

@@ -11,7 +11,7 @@ use aya::Pod;
 use aya::maps::MapError;
 use ebpf::flow::{Flow4, Flow6, Noted, Pieces, Seen};
 use ebpf::layout::{Endpoint, Network, UPLINKS_MAX, Uplink};
-use ebpf::packet::Frame;
+use ebpf::packet::{Frame, Protocol};
 use ebpf::scope::{Scope, halves};
 use ebpf::service::{End, ServicePort, Tuple};
 use ebpf::verdict::{self, Decision, Outcome, SumChange, Verdict, Writer};
@@ -74,13 +74,13 @@ impl FastPath {
         let snapshot = Snapshot::of(&self.tables, &[slot], ends)?;
         let frame = Frame::new(frame);
         let decision = verdict::from_pod(&frame, &snapshot, slot);
+        let (family, version) = if ends[0].is_ipv4() { (Protocol::V4, 4) } else { (Protocol::V6, 6) };
         let is_sent = decision.sent == Some(Scope::Service)
-            && match verdict::to_backend(&frame, &Nowhere, &snapshot) {
+            && match verdict::to_backend(family, &frame, &Nowhere, &snapshot) {
                 Outcome::Translated => true,
-                Outcome::Begins => verdict::choose(&frame, &snapshot, slot),
+                Outcome::Begins => verdict::choose(family, &frame, &snapshot, slot),
                 Outcome::AsItWas | Outcome::Broken => false,
             };
-        let version = if ends[0].is_ipv4() { 4 } else { 6 };
         let endpoint = snapshot.endpoint.get().filter(|_| is_sent).map(|end| socket(end.address, end.port, version));
         snapshot.failed.take().map_or(Ok(endpoint), Err)
     }
@@ -305,7 +305,7 @@ impl verdict::Translations for Snapshot<'_> {
 struct Nowhere;
 
 impl Writer for Nowhere {
-    fn store<const N: usize>(&self, _: usize, _: [u8; N]) -> Option<()> {
+    fn store<const N: usize>(&self, _: usize, _: &[u8; N]) -> Option<()> {
         Some(())
     }
 

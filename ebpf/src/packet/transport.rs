@@ -1,7 +1,7 @@
 //! Transport headers: TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792 and 4443), and the packet that an ICMP error quotes.
 
+use super::Bytes;
 use super::ip::{Fragment, Header, walk};
-use super::{Bytes, ETHERNET};
 use crate::scope::halves;
 
 /// Protocol numbers (IANA).
@@ -84,28 +84,6 @@ pub fn transport(bytes: &impl Bytes, protocol: u8, offset: usize) -> Option<Tran
     }
 }
 
-/// Whether the packet, or one of those that it will be cut into, is larger than `mtu`.
-#[must_use]
-#[inline(always)]
-pub fn is_larger(bytes: &impl Bytes, header: &Header, mtu: u32) -> bool {
-    let whole = bytes.length().saturating_sub(ETHERNET as u32);
-    if whole <= mtu {
-        return false;
-    }
-    let segment = bytes.segment();
-    if segment == 0 {
-        return true;
-    }
-    let transport = match header.protocol {
-        TCP => match bytes.read::<2>(header.transport + 12) {
-            Some([offset, _]) => u32::from(offset >> 4) * 4,
-            None => return true,
-        },
-        _ => 8,
-    };
-    (header.transport - ETHERNET) as u32 + transport + segment > mtu
-}
-
 /// Whether a protocol has flows that the programs could carry. Behind IPv6's fragment header there may be another header yet.
 #[must_use]
 #[inline(always)]
@@ -133,24 +111,16 @@ impl Seen {
     pub const SERVED: u8 = 16;
 }
 
-/// What a note takes in of a packet. A TCP header that is cut short has no flags.
-#[must_use]
-#[inline(always)]
-pub fn seen(bytes: &impl Bytes, header: &Header, from_low: bool) -> Seen {
-    const FIN: u8 = 1;
-    const SYN: u8 = 2;
-    const RST: u8 = 4;
-    const ACK: u8 = 16;
-    let mut seen = Seen { from_low, signs: 0, opens: false };
-    if header.protocol == TCP
-        && let Some([_, flags]) = bytes.read::<2>(header.transport + 12)
-    {
-        let fin = if flags & FIN != 0 { Seen::FIN } else { 0 };
-        let rst = if flags & RST != 0 { Seen::RST } else { 0 };
-        seen.signs = fin | rst;
-        seen.opens = flags & (SYN | ACK) == SYN;
+impl Seen {
+    /// Of a packet with these flags of TCP; 0 of any other protocol's. Without a branch: a verifier would follow each that there could be.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(flags: u8, from_low: bool) -> Self {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        // TCP's FIN is the lowest bit, its RST the third, as here.
+        Self { from_low, signs: (flags & 1) << 1 | flags & Self::RST, opens: flags & (SYN | ACK) == SYN }
     }
-    seen
 }
 
 /// Whether it is an ICMP error that quotes a packet: unreachable, too big, time exceeded, parameter problem.
@@ -198,7 +168,7 @@ pub fn quoted6(bytes: &impl Bytes, error: &Header) -> Option<Quoted<[u64; 2]>> {
     let [next, hop_limit] = bytes.read(start + 6)?;
     let (source, destination) = (halves(bytes.read(start + 8)?), halves(bytes.read(start + 24)?));
     let front = Header { protocol: next, hop_limit, options: false, fragment: Fragment::No, id: 0, transport: start + 40 };
-    let inner = bytes.settled(walk(bytes, front)?)?;
+    let inner = Header::from_words(bytes.settled(walk(bytes, front)?.words())?);
     if version >> 4 != 6 || matches!(inner.fragment, Fragment::Later) {
         return None;
     }

@@ -15,8 +15,9 @@ use crate::scope::Scope;
 pub(super) struct Carriage {
     /// The peer's scope, for accounting.
     pub(super) scope: Scope,
-    /// The peer's slot where it is a pod of this node.
-    pub(super) peer: Option<u32>,
+    /// The peer's slot where it is a pod of this node, else [`Carriage::NO_POD`]: of an `Option` that is none a part is unwritten, and the
+    /// verifier lets no program copy that.
+    pub(super) peer: u32,
     /// Why the stack has all that passes between the two; `None` where the programs carry what is not noted.
     pub(super) against: Option<Reason>,
     /// The two could be carried, now or once what is against it has passed: what the stack has of theirs is noted, so that it
@@ -28,8 +29,10 @@ pub(super) struct Carriage {
 }
 
 impl Carriage {
+    pub(super) const NO_POD: u32 = u32::MAX;
+
     const fn never(scope: Scope, reason: Reason) -> Self {
-        Self { scope, peer: None, against: Some(reason), possible: false, way: Verdict::Host, mtu: 0 }
+        Self { scope, peer: Self::NO_POD, against: Some(reason), possible: false, way: Verdict::Host, mtu: 0 }
     }
 }
 
@@ -62,14 +65,7 @@ fn between_pods<F: Family>(tables: &impl Tables, network: &Network, slot: u32, p
     } else {
         None
     };
-    Carriage {
-        scope: Scope::SameNode,
-        peer: Some(peer_slot),
-        against,
-        possible: true,
-        way: Verdict::ToPod { slot: peer_slot },
-        mtu: peer.mtu,
-    }
+    Carriage { scope: Scope::SameNode, peer: peer_slot, against, possible: true, way: Verdict::ToPod { slot: peer_slot }, mtu: peer.mtu }
 }
 
 #[inline(always)]
@@ -92,5 +88,5 @@ fn beyond<F: Family>(tables: &impl Tables, network: &Network, pod: &Endpoint, pe
     } else {
         None
     };
-    Carriage { scope: meaning.scope(), peer: None, against, possible: true, way: F::out_of(index), mtu: uplink.mtu }
+    Carriage { scope: meaning.scope(), peer: Carriage::NO_POD, against, possible: true, way: F::out_of(index), mtu: uplink.mtu }
 }

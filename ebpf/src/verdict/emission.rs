@@ -1,11 +1,12 @@
 //! What the host's stack emits: let through, counted, and noted where the programs could carry another packet of its flow.
 
-use super::carries::carries;
+use super::carries::{Carriage, carries};
 use super::family::{Address, Family};
+use super::look::{Look, Reading, Subject};
 use super::{Tables, slot_of};
 use crate::flow::Course;
 use crate::layout::{Endpoint, Network};
-use crate::packet::{self, Bytes, Fragment, Ipv4, Ipv6, Protocol};
+use crate::packet::{self, Fragment, Ipv4, Ipv6, Protocol};
 use crate::scope::Scope;
 
 /// What the host's stack emitted.
@@ -33,7 +34,7 @@ impl Emission {
 ///
 /// `untracked` is one that the programs gave the stack past conntrack: its flow is carried.
 #[inline(always)]
-pub fn to_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bool) -> Emission {
+pub fn to_pod(bytes: &impl Reading, tables: &impl Tables, slot: u32, untracked: bool) -> Emission {
     match packet::protocol(bytes) {
         Some(Protocol::V4) => deliver::<Ipv4>(bytes, tables, slot, untracked),
         Some(Protocol::V6) => deliver::<Ipv6>(bytes, tables, slot, untracked),
@@ -42,29 +43,27 @@ pub fn to_pod(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bo
 }
 
 #[inline(always)]
-fn deliver<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, untracked: bool) -> Emission {
-    let Some(packet) = &F::read(bytes) else { return Emission::of(Scope::Node, false) };
-    let emission = deliver_packet(bytes, tables, slot, packet, untracked);
-    // Asked last: the verifier would follow both answers through all the rest.
-    let header = packet.header();
-    let is_not_looked_up = packet::is_error(bytes, header) || !matches!(header.fragment, Fragment::No);
+fn deliver<F: Family>(bytes: &impl Reading, tables: &impl Tables, slot: u32, untracked: bool) -> Emission {
+    let Some(look) = &Look::<F>::of(bytes) else { return Emission::of(Scope::Node, false) };
+    let emission = deliver_packet(tables, slot, look, untracked);
+    let is_not_looked_up = look.subject.is_error || !matches!(look.packet.header().fragment, Fragment::No);
     Emission { may_be_answer: emission.may_be_answer || is_not_looked_up, ..emission }
 }
 
 #[inline(always)]
-fn deliver_packet<F: Family>(bytes: &impl Bytes, tables: &impl Tables, slot: u32, packet: &F, untracked: bool) -> Emission {
-    let source = packet.source();
+fn deliver_packet<F: Family>(tables: &impl Tables, slot: u32, look: &Look<F>, untracked: bool) -> Emission {
+    let source = look.packet.source();
     let Some(network) = tables.network().filter(|_| !source.is_confined()) else { return Emission::of(Scope::Node, false) };
     let Some(pod) = tables.endpoint(slot).filter(|pod| pod.ifindex != 0) else {
         return Emission::of(source.meaning(network).scope(), false);
     };
-    note(bytes, tables, network, slot, pod, packet, source, untracked)
+    note(tables, network, (slot, pod), look, source, untracked)
 }
 
 /// A packet that the host's stack emitted to the network. One that the programs gave the stack past conntrack is no business
 /// of this.
 #[inline(always)]
-pub fn to_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
+pub fn to_uplink(bytes: &impl Reading, tables: &impl Tables) -> Emission {
     match packet::protocol(bytes) {
         Some(Protocol::V4) => depart::<Ipv4>(bytes, tables),
         Some(Protocol::V6) => depart::<Ipv6>(bytes, tables),
@@ -73,8 +72,9 @@ pub fn to_uplink(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
 }
 
 #[inline(always)]
-fn depart<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
-    let Some(packet) = &F::read(bytes) else { return Emission::of(Scope::Vpc, false) };
+fn depart<F: Family>(bytes: &impl Reading, tables: &impl Tables) -> Emission {
+    let Some(look) = &Look::<F>::of(bytes) else { return Emission::of(Scope::Vpc, false) };
+    let packet = &look.packet;
     let Some(network) = tables.network() else { return Emission::of(Scope::Vpc, false) };
     let (source, destination) = (packet.source(), packet.destination());
     let pod = slot_of(tables, source).and_then(|slot| Some((slot, tables.endpoint(slot).filter(|pod| pod.ifindex != 0)?)));
@@ -83,7 +83,7 @@ fn depart<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
         return Emission::of(Scope::Vpc, pod.is_none());
     }
     match pod {
-        Some((slot, pod)) => note(bytes, tables, network, slot, pod, packet, destination, false),
+        Some((slot, pod)) => note(tables, network, (slot, pod), look, destination, false),
         None => Emission::of(destination.meaning(network).scope(), true),
     }
 }
@@ -91,27 +91,23 @@ fn depart<F: Family>(bytes: &impl Bytes, tables: &impl Tables) -> Emission {
 /// Notes the flow of a packet between the pod in this slot and its peer, where it could be carried. A later piece has no ports;
 /// the first has told. Of two pods of this node, the one that sends is charged: it is the one that begins.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what both callers have in hand")]
 fn note<F: Family>(
-    bytes: &impl Bytes,
     tables: &impl Tables,
     network: &Network,
-    slot: u32,
-    pod: &Endpoint,
-    packet: &F,
+    (slot, pod): (u32, &Endpoint),
+    look: &Look<F>,
     peer: F::Address,
     untracked: bool,
 ) -> Emission {
     let carriage = carries::<F>(tables, network, (slot, pod), (peer, slot_of(tables, peer)));
     let done = Emission::of(carriage.scope, false);
-    let header = packet.header();
-    if !carriage.possible || matches!(header.fragment, Fragment::Later) {
+    let Subject { is_known, transport, is_error, .. } = look.subject;
+    if !is_known || is_error || !carriage.possible {
         return done;
     }
-    let Some(transport) = packet::transport(bytes, header.protocol, header.transport) else { return done };
-    let (from, to) = (packet.source(), packet.destination());
-    let charged = if from == peer { carriage.peer.unwrap_or(slot) } else { slot };
-    let seen = |from_low| packet::seen(bytes, header, from_low);
+    let (from, to) = (look.packet.source(), look.packet.destination());
+    let charged = if from == peer && carriage.peer != Carriage::NO_POD { carriage.peer } else { slot };
+    let seen = |from_low| look.seen(from_low);
     if untracked {
         let noted = F::noted(tables, from, to, transport, seen);
         return Emission { may_be_answer: noted == Some(Course::ToClient), ..done };

@@ -3,7 +3,7 @@
 use super::{Tables, Verdict, Writer};
 use crate::flow::{Course, Flow4, Flow6, Noted, Pieces, Seen};
 use crate::layout::{Endpoint, Network, Uplink};
-use crate::packet::{self, Bytes, Header, Ipv4, Ipv6, Quoted, Transport, checksum};
+use crate::packet::{self, Bytes, Header, Ipv4, Ipv6, Protocol, Quoted, Transport, checksum};
 use crate::scope::{Meaning, halves, whole};
 
 /// An address of one family.
@@ -99,17 +99,34 @@ impl Address for [u64; 2] {
     }
 }
 
+/// IPv4's checksum and addresses. On the stack the verifier takes no store that is not aligned, and both addresses are stored at once.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(8))]
+pub(super) struct Front4 {
+    padding: [u8; 6],
+    bytes: [u8; 10],
+}
+
+/// IPv6's addresses, likewise.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(8))]
+pub(super) struct Front6([u8; 32]);
+
 /// A network header of one family.
-pub(super) trait Family: Sized {
+pub(super) trait Family: Copy {
     type Address: Address;
     /// In a packet's first bits.
     const VERSION: u16;
+    const PROTOCOL: Protocol;
     /// The addresses, with the checksum in front of them where there is one, as they lie in its header.
-    type Front: Copy;
+    type Front: Copy + Default;
     /// Whether a checksum of ICMP is over the addresses, too.
     const ICMP_HAS_ADDRESSES: bool;
     /// `None` where it is cut short or nonsense.
     fn read(bytes: &impl Bytes) -> Option<Self>;
+    /// Of a whole packet of TCP or UDP behind a header without options; `None` for any other.
+    fn plain(bytes: &impl Bytes) -> Option<Self>;
+    fn of(source: Self::Address, destination: Self::Address, header: Header) -> Self;
     fn source(&self) -> Self::Address;
     fn destination(&self) -> Self::Address;
     fn header(&self) -> &Header;
@@ -138,7 +155,7 @@ pub(super) trait Family: Sized {
     /// These addresses in the place of those in the header that begins at `start`.
     fn front(bytes: &impl Bytes, start: usize, source: Self::Address, destination: Self::Address) -> Option<Self::Front>;
     /// Puts them into that header.
-    fn store(writer: &impl Writer, start: usize, front: Self::Front) -> Option<()>;
+    fn store(writer: &impl Writer, start: usize, front: &Self::Front) -> Option<()>;
     /// The sum of both addresses' words ([`crate::packet::checksum`]).
     fn sum(source: Self::Address, destination: Self::Address) -> u64;
     /// Index of the uplink that owns the endpoint's address of this family.
@@ -163,12 +180,23 @@ fn still(noted: Option<Noted>, seen: Seen, forget: impl FnOnce()) -> Option<Cour
 impl Family for Ipv4 {
     type Address = [u8; 4];
     const VERSION: u16 = 4;
-    type Front = [u8; 10];
+    const PROTOCOL: Protocol = Protocol::V4;
+    type Front = Front4;
     const ICMP_HAS_ADDRESSES: bool = false;
 
     #[inline(always)]
     fn read(bytes: &impl Bytes) -> Option<Self> {
         packet::ipv4(bytes)
+    }
+
+    #[inline(always)]
+    fn plain(bytes: &impl Bytes) -> Option<Self> {
+        packet::plain4(bytes)
+    }
+
+    #[inline(always)]
+    fn of(source: [u8; 4], destination: [u8; 4], header: Header) -> Self {
+        Self { source, destination, header }
     }
 
     #[inline(always)]
@@ -227,18 +255,18 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn front(bytes: &impl Bytes, start: usize, source: [u8; 4], destination: [u8; 4]) -> Option<[u8; 10]> {
+    fn front(bytes: &impl Bytes, start: usize, source: [u8; 4], destination: [u8; 4]) -> Option<Front4> {
         let old: [u8; 10] = bytes.read(start + 10)?;
         let before = Self::sum([old[2], old[3], old[4], old[5]], [old[6], old[7], old[8], old[9]]);
         let change = checksum::difference(before, Self::sum(source, destination));
         let sum = checksum::updated(u16::from_ne_bytes([old[0], old[1]]), change);
         let ([s, t], [a, b, c, d], [e, f, g, h]) = (sum.to_ne_bytes(), source, destination);
-        Some([s, t, a, b, c, d, e, f, g, h])
+        Some(Front4 { padding: [0; 6], bytes: [s, t, a, b, c, d, e, f, g, h] })
     }
 
     #[inline(always)]
-    fn store(writer: &impl Writer, start: usize, front: [u8; 10]) -> Option<()> {
-        writer.store(start + 10, front)
+    fn store(writer: &impl Writer, start: usize, front: &Front4) -> Option<()> {
+        writer.store(start + 10, &front.bytes)
     }
 
     #[inline(always)]
@@ -265,12 +293,23 @@ impl Family for Ipv4 {
 impl Family for Ipv6 {
     type Address = [u64; 2];
     const VERSION: u16 = 6;
-    type Front = [u8; 32];
+    const PROTOCOL: Protocol = Protocol::V6;
+    type Front = Front6;
     const ICMP_HAS_ADDRESSES: bool = true;
 
     #[inline(always)]
     fn read(bytes: &impl Bytes) -> Option<Self> {
         packet::ipv6(bytes)
+    }
+
+    #[inline(always)]
+    fn plain(bytes: &impl Bytes) -> Option<Self> {
+        packet::plain6(bytes)
+    }
+
+    #[inline(always)]
+    fn of(source: [u64; 2], destination: [u64; 2], header: Header) -> Self {
+        Self { source, destination, header }
     }
 
     #[inline(always)]
@@ -329,17 +368,17 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
-    fn front(_: &impl Bytes, _: usize, source: [u64; 2], destination: [u64; 2]) -> Option<[u8; 32]> {
-        let mut front = [0; 32];
-        for (place, half) in front.as_chunks_mut().0.iter_mut().zip([source[0], source[1], destination[0], destination[1]]) {
+    fn front(_: &impl Bytes, _: usize, source: [u64; 2], destination: [u64; 2]) -> Option<Front6> {
+        let mut front = Front6([0; 32]);
+        for (place, half) in front.0.as_chunks_mut().0.iter_mut().zip([source[0], source[1], destination[0], destination[1]]) {
             *place = half.to_be_bytes();
         }
         Some(front)
     }
 
     #[inline(always)]
-    fn store(writer: &impl Writer, start: usize, front: [u8; 32]) -> Option<()> {
-        writer.store(start + 8, front)
+    fn store(writer: &impl Writer, start: usize, front: &Front6) -> Option<()> {
+        writer.store(start + 8, &front.0)
     }
 
     #[inline(always)]

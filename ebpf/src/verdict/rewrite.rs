@@ -2,7 +2,7 @@
 
 use super::family::Family;
 use super::writer::{SumChange, Writer};
-use crate::packet::{Bytes, Header, ICMP, Transport, UDP, checksum};
+use crate::packet::{Bytes, ETHERNET, Header, ICMP, ICMP_HEADER, Transport, UDP, checksum};
 
 /// The two ends of a packet, or of what an error quotes the other way round: as they are, and as they are to be.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +27,8 @@ impl<A> Ends<A> {
 /// Where what is to be written lies.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    /// Where the network header begins.
-    pub(super) network: usize,
-    /// Where the network header of the packet begins that an error quotes.
-    pub(super) quoted: Option<usize>,
+    /// It is an error: what it quotes has ends as well.
+    pub(super) is_error: bool,
     /// Where the ports are; `None` for a piece that has none.
     pub(super) ports: Option<usize>,
 }
@@ -45,26 +43,25 @@ pub(super) fn rewrite<F: Family>(
     (before, after): (Ends<F::Address>, Ends<F::Address>),
     (source, destination): (F::Address, F::Address),
 ) -> Option<()> {
-    let outer = F::front(bytes, place.network, after.from, after.to)?;
-    let quoted = match place.quoted {
-        Some(start) => Some((start, F::front(bytes, start, after.to, after.from)?)),
-        None => None,
-    };
+    let outer = F::front(bytes, ETHERNET, after.from, after.to)?;
+    let quoted_at = header.transport + ICMP_HEADER;
+    // Not an `Option`, of which a part would be unwritten.
+    let quoted = if place.is_error { F::front(bytes, quoted_at, after.to, after.from)? } else { F::Front::default() };
     let pseudo = checksum::difference(F::sum(source, destination), F::sum(after.from, after.to));
-    F::store(writer, place.network, outer)?;
+    F::store(writer, ETHERNET, &outer)?;
     let Some(ports_at) = place.ports else { return Some(()) };
     let (mut sum_before, mut sum_after) = (before.sum_of_ports(), after.sum_of_ports());
     let [from, to] = after.ports;
-    if let Some((start, front)) = quoted {
-        F::store(writer, start, front)?;
-        writer.store(ports_at, [to[0], to[1], from[0], from[1]])?;
+    if place.is_error {
+        F::store(writer, quoted_at, &quoted)?;
+        writer.store(ports_at, &[to[0], to[1], from[0], from[1]])?;
         if F::ICMP_HAS_ADDRESSES {
             // What is quoted has no checksum that would make up for it.
             sum_before += F::sum(before.from, before.to);
             sum_after += F::sum(after.from, after.to);
         }
     } else {
-        writer.store(ports_at, [from[0], from[1], to[0], to[1]])?;
+        writer.store(ports_at, &[from[0], from[1], to[0], to[1]])?;
     }
     let at = header.transport + header.checksum_at();
     let change = SumChange { difference: 0, is_pseudo: false, is_v6: F::VERSION == 6, is_optional: header.protocol == UDP };

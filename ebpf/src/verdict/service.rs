@@ -5,11 +5,11 @@
 
 use super::Tables;
 use super::family::{Address, Family};
-use super::passage::Subject;
+use super::look::{Look, Reading, Subject};
 use super::rewrite::{Ends, Place, rewrite};
 use super::writer::Writer;
 use crate::flow::{Course, Pieces, Seen};
-use crate::packet::{self, Bytes, ETHERNET, Fragment, Ipv4, Ipv6, Protocol, TCP, Transport, UDP};
+use crate::packet::{Fragment, Ipv4, Ipv6, Protocol, TCP, Transport, UDP};
 use crate::service::{End, ServicePort, Tuple, apart, pick};
 
 /// What translations are read from and written to, beside what decisions are.
@@ -50,68 +50,74 @@ const TRIES: u32 = 2;
 
 /// A packet that the pod in this slot sends to a service, and may send.
 #[inline(always)]
-pub fn to_backend(bytes: &impl Bytes, writer: &impl Writer, tables: &impl Translations) -> Outcome {
-    match packet::protocol(bytes) {
-        Some(Protocol::V4) => forth::<Ipv4>(bytes, writer, tables),
-        Some(Protocol::V6) => forth::<Ipv6>(bytes, writer, tables),
+pub fn to_backend(version: Protocol, bytes: &impl Reading, writer: &impl Writer, tables: &impl Translations) -> Outcome {
+    match version {
+        Protocol::V4 => forth::<Ipv4>(bytes, writer, tables),
+        Protocol::V6 => forth::<Ipv6>(bytes, writer, tables),
         _ => Outcome::AsItWas,
     }
 }
 
 /// Chooses an endpoint for the flow that begins with a packet; whether there is one now.
 #[inline(always)]
-pub fn choose(bytes: &impl Bytes, tables: &impl Translations, slot: u32) -> bool {
-    match packet::protocol(bytes) {
-        Some(Protocol::V4) => begin::<Ipv4>(bytes, tables, slot),
-        Some(Protocol::V6) => begin::<Ipv6>(bytes, tables, slot),
+pub fn choose(version: Protocol, bytes: &impl Reading, tables: &impl Translations, slot: u32) -> bool {
+    match version {
+        Protocol::V4 => begin::<Ipv4>(bytes, tables, slot),
+        Protocol::V6 => begin::<Ipv6>(bytes, tables, slot),
         _ => false,
     }
 }
 
 /// A packet that goes into a pod, and may come from an endpoint of a service that the pod has sent to.
 #[inline(always)]
-pub fn to_client(bytes: &impl Bytes, writer: &impl Writer, tables: &impl Translations) -> Outcome {
-    match packet::protocol(bytes) {
-        Some(Protocol::V4) => back::<Ipv4>(bytes, writer, tables),
-        Some(Protocol::V6) => back::<Ipv6>(bytes, writer, tables),
+pub fn to_client(version: Protocol, bytes: &impl Reading, writer: &impl Writer, tables: &impl Translations) -> Outcome {
+    match version {
+        Protocol::V4 => back::<Ipv4>(bytes, writer, tables),
+        Protocol::V6 => back::<Ipv6>(bytes, writer, tables),
         _ => Outcome::AsItWas,
     }
 }
 
 #[inline(always)]
-fn forth<F: Family>(bytes: &impl Bytes, writer: &impl Writer, tables: &impl Translations) -> Outcome {
-    let Some(packet) = &F::read(bytes) else { return Outcome::AsItWas };
+fn forth<F: Family>(bytes: &impl Reading, writer: &impl Writer, tables: &impl Translations) -> Outcome {
+    let Some(look) = &Look::<F>::any(bytes) else { return Outcome::AsItWas };
+    let Look { packet, subject, .. } = look;
     let header = packet.header();
     if matches!(header.fragment, Fragment::Later) {
         return later(bytes, writer, tables, packet, false);
     }
-    let subject = Subject::of(bytes, packet);
-    let Some(transport) = subject.transport.filter(is_served) else { return Outcome::AsItWas };
+    let transport = subject.transport;
+    if !is_served(subject) {
+        return Outcome::AsItWas;
+    }
     let before = Ends::of(subject.from, subject.to, transport);
     // What it says of a flow, it must say of its own.
     if before.from != packet.source() || before.to != packet.destination() {
         return Outcome::AsItWas;
     }
-    let Some(backend) = known::<F>(bytes, tables, packet, &subject, transport) else {
-        return if subject.is_error || !opens(bytes, packet, transport) { Outcome::AsItWas } else { Outcome::Begins };
+    let Some(backend) = known(tables, look, transport) else {
+        return if subject.is_error || !opens(look, transport) { Outcome::AsItWas } else { Outcome::Begins };
     };
     let other = towards(transport, backend.port);
     let after = Ends::of(before.from, F::Address::narrowed(backend.address), other);
     if matches!(header.fragment, Fragment::First) {
         tables.remember_translated(&packet.pieces(), &backend.address);
     }
-    write(bytes, writer, packet, &subject, before, after)
+    write(bytes, writer, look, before, after)
 }
 
 #[inline(always)]
-fn back<F: Family>(bytes: &impl Bytes, writer: &impl Writer, tables: &impl Translations) -> Outcome {
-    let Some(packet) = &F::read(bytes) else { return Outcome::AsItWas };
+fn back<F: Family>(bytes: &impl Reading, writer: &impl Writer, tables: &impl Translations) -> Outcome {
+    let Some(look) = &Look::<F>::of(bytes) else { return Outcome::AsItWas };
+    let Look { packet, subject, .. } = look;
     let header = packet.header();
     if matches!(header.fragment, Fragment::Later) {
         return later(bytes, writer, tables, packet, true);
     }
-    let subject = Subject::of(bytes, packet);
-    let Some(transport) = subject.transport.filter(is_served) else { return Outcome::AsItWas };
+    let transport = subject.transport;
+    if !is_served(subject) {
+        return Outcome::AsItWas;
+    }
     let before = Ends::of(subject.from, subject.to, transport);
     if before.to != packet.destination() {
         return Outcome::AsItWas;
@@ -124,33 +130,31 @@ fn back<F: Family>(bytes: &impl Bytes, writer: &impl Writer, tables: &impl Trans
     if matches!(header.fragment, Fragment::First) {
         tables.remember_translated(&packet.pieces(), &service.address);
     }
-    write(bytes, writer, packet, &subject, before, after)
+    write(bytes, writer, look, before, after)
 }
 
 /// A piece without ports: the first has told.
 #[inline(always)]
-fn later<F: Family>(bytes: &impl Bytes, writer: &impl Writer, tables: &impl Translations, packet: &F, is_answer: bool) -> Outcome {
+fn later<F: Family>(bytes: &impl Reading, writer: &impl Writer, tables: &impl Translations, packet: &F, is_answer: bool) -> Outcome {
     let Some(other) = tables.translated_piece(&packet.pieces()) else { return Outcome::AsItWas };
     let (from, to, other) = (packet.source(), packet.destination(), F::Address::narrowed(other));
     let no_ports = [[0; 2]; 2];
     let (source, destination) = if is_answer { (other, to) } else { (from, other) };
     let (before, after) = (Ends { from, to, ports: no_ports }, Ends { from: source, to: destination, ports: no_ports });
-    let place = Place { network: ETHERNET, quoted: None, ports: None };
+    let place = Place { is_error: false, ports: None };
     outcome(rewrite::<F>(bytes, writer, packet.header(), place, (before, after), (from, to)))
 }
 
 #[inline(always)]
 fn write<F: Family>(
-    bytes: &impl Bytes,
+    bytes: &impl Reading,
     writer: &impl Writer,
-    packet: &F,
-    subject: &Subject<F::Address>,
+    Look { packet, subject, .. }: &Look<F>,
     before: Ends<F::Address>,
     after: Ends<F::Address>,
 ) -> Outcome {
     let header = packet.header();
-    let quoted = subject.is_error.then_some(header.transport + packet::ICMP_HEADER);
-    let place = Place { network: ETHERNET, quoted, ports: Some(subject.ports_at) };
+    let place = Place { is_error: subject.is_error, ports: Some(subject.ports_at) };
     outcome(rewrite::<F>(bytes, writer, header, place, (before, after), (packet.source(), packet.destination())))
 }
 
@@ -168,49 +172,40 @@ const fn towards(transport: Transport, port: u16) -> Transport {
     Transport { protocol: transport.protocol, source, destination: port.to_be_bytes() }
 }
 
-const fn is_served(transport: &Transport) -> bool {
-    matches!(transport.protocol, TCP | UDP)
+const fn is_served<A>(subject: &Subject<A>) -> bool {
+    subject.is_known && matches!(subject.transport.protocol, TCP | UDP)
 }
 
 /// Whether a flow may begin with the packet. A connection that is under way without a translation is the stack's.
 #[inline(always)]
-fn opens<F: Family>(bytes: &impl Bytes, packet: &F, transport: Transport) -> bool {
-    transport.protocol == UDP || packet::seen(bytes, packet.header(), false).opens
+fn opens<F: Family>(look: &Look<F>, transport: Transport) -> bool {
+    transport.protocol == UDP || look.seen(false).opens
 }
 
 /// The endpoint that the flow has, where it still has its note.
 #[inline(always)]
-fn known<F: Family>(
-    bytes: &impl Bytes,
-    tables: &impl Translations,
-    packet: &F,
-    subject: &Subject<F::Address>,
-    transport: Transport,
-) -> Option<End> {
+fn known<F: Family>(tables: &impl Translations, look: &Look<F>, transport: Transport) -> Option<End> {
+    let subject = &look.subject;
     let tuple = Tuple::of(subject.from.widened(), subject.to.widened(), transport, F::VERSION);
     let backend = tables.translation(&tuple)?;
     let to = F::Address::narrowed(backend.address);
-    let seen = |from_low| {
-        let seen = packet::seen(bytes, packet.header(), from_low);
-        if subject.is_error { Seen { signs: 0, opens: false, ..seen } } else { seen }
-    };
+    let seen = |from_low| look.seen(from_low);
     let course = F::noted(tables, subject.from, to, towards(transport, backend.port), seen);
     (course == Some(Course::ToBackend)).then_some(backend)
 }
 
 #[inline(always)]
-fn begin<F: Family>(bytes: &impl Bytes, tables: &impl Translations, slot: u32) -> bool {
-    let Some(packet) = &F::read(bytes) else { return false };
-    let header = packet.header();
-    let Some(transport) = packet::transport(bytes, header.protocol, header.transport).filter(is_served) else { return false };
-    chosen::<F>(bytes, tables, slot, packet, transport).is_some()
+fn begin<F: Family>(bytes: &impl Reading, tables: &impl Translations, slot: u32) -> bool {
+    let Some(look) = &Look::<F>::any(bytes) else { return false };
+    is_served(&look.subject) && !look.subject.is_error && chosen(tables, slot, look).is_some()
 }
 
 /// An endpoint for a flow that begins. Where none can be found although the service has some, the stack has the flow from now on, and that
 /// is noted under the tuple that the client knows.
 #[inline(always)]
-fn chosen<F: Family>(bytes: &impl Bytes, tables: &impl Translations, slot: u32, packet: &F, transport: Transport) -> Option<()> {
-    let (from, to) = (packet.source(), packet.destination());
+fn chosen<F: Family>(tables: &impl Translations, slot: u32, look: &Look<F>) -> Option<()> {
+    let transport = look.subject.transport;
+    let (from, to) = (look.packet.source(), look.packet.destination());
     let port = u16::from_be_bytes(transport.destination);
     let service = ServicePort { address: to.widened(), port, protocol: transport.protocol.into(), number: 0 };
     let count = tables.endpoints(&service)?;
@@ -218,7 +213,7 @@ fn chosen<F: Family>(bytes: &impl Bytes, tables: &impl Translations, slot: u32, 
     if tables.endpoint(slot)?.stack_only != 0 {
         return None;
     }
-    let seen = |from_low| packet::seen(bytes, packet.header(), from_low);
+    let seen = |from_low| look.seen(from_low);
     if F::noted(tables, from, to, transport, seen).is_some() {
         return None;
     }

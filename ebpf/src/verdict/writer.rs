@@ -3,7 +3,7 @@
 /// What writes to a packet: helpers of the kernel, a vector in a test.
 pub trait Writer {
     /// Puts bytes there.
-    fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()>;
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()>;
     /// Has the checksum there take in that what it is over has changed.
     fn checksum(&self, offset: usize, change: SumChange) -> Option<()>;
 }
