@@ -67,6 +67,9 @@ pub struct Maintenance {
 pub enum MaintenanceKind {
     /// It is started anew, or ended for the host's sake where the cloud does not restart.
     Reboot,
+    /// The same, planned long ahead, where a cloud has a way of its own to say so (Google Cloud, of machines that it cannot move while they
+    /// run); else like [`Self::Reboot`].
+    Planned,
     /// It was cheaper, and is taken back.
     Reclaim,
     /// It stands still for some seconds, as for a live migration.

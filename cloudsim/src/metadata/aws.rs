@@ -109,7 +109,7 @@ fn leaves(document: &Document, now: Millis, path: &str) -> BTreeMap<String, Stri
         }
     }
     match instance.maintenance {
-        Some(Maintenance { kind: MaintenanceKind::Reboot, begins }) => {
+        Some(Maintenance { kind: MaintenanceKind::Reboot | MaintenanceKind::Planned, begins }) => {
             add("meta-data/events/maintenance/scheduled", &|| scheduled(begins));
         }
         Some(Maintenance { kind: MaintenanceKind::Reclaim, begins }) => {

@@ -64,7 +64,7 @@ fn scheduled(document: &Document) -> Value {
         })
     };
     let kind = match kind {
-        MaintenanceKind::Reboot => "Reboot",
+        MaintenanceKind::Reboot | MaintenanceKind::Planned => "Reboot",
         MaintenanceKind::Reclaim => "Preempt",
         MaintenanceKind::Pause => "Freeze",
     };

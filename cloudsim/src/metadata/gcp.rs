@@ -8,12 +8,13 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Document, HTML, Nic, header_text, parameter};
-use crate::cloud::{MaintenanceKind, scatter};
+use crate::cloud::{Maintenance, MaintenanceKind, scatter};
 use crate::exchange::{self, Exchange, HttpReply, Wait};
 use crate::time::Millis;
 
 const FLAVOR: &str = "metadata-flavor";
 const ROOT: &str = "/computeMetadata/v1/";
+const UPCOMING: &str = "instance/upcoming-maintenance";
 const JSON: &str = "application/json";
 const TEXT: &str = "application/text";
 /// What waits without a limit of its own waits so long.
@@ -30,9 +31,14 @@ pub(super) fn answer<B>(document: &Document, now: Millis, request: &Request<B>, 
     let path = request.uri().path();
     let Some(inside) = path.strip_prefix(ROOT) else { return Exchange::now(not_found()) };
     let tree = tree(document);
-    let Some(found) = find(&tree, inside) else { return Exchange::now(not_found()) };
+    let Some(found) = find(&tree, inside) else {
+        let is_untold = inside == UPCOMING;
+        return Exchange::now(if is_untold { told_of_nothing() } else { not_found() });
+    };
     let is_folder = found.is_object() || found.is_array();
-    if is_folder && !path.ends_with('/') {
+    // This one is given whole, with a slash behind it or without.
+    let is_whole = inside == UPCOMING && parameter(request, "alt").as_deref() == Some("json");
+    if is_folder && !is_whole && !path.ends_with('/') {
         return Exchange::now(moved(path, request.uri().query()));
     }
     let etag = etag(found);
@@ -46,7 +52,7 @@ pub(super) fn answer<B>(document: &Document, now: Millis, request: &Request<B>, 
     }
     let mut reply = match found {
         Value::String(text) => exchange::reply(StatusCode::OK, TEXT, text.clone()),
-        Value::Object(_) | Value::Array(_) if parameter(request, "recursive").as_deref() == Some("true") => {
+        Value::Object(_) | Value::Array(_) if is_whole || parameter(request, "recursive").as_deref() == Some("true") => {
             exchange::reply(StatusCode::OK, JSON, found.to_string())
         }
         Value::Object(_) | Value::Array(_) => exchange::reply(StatusCode::OK, TEXT, listing(found)),
@@ -72,6 +78,12 @@ fn signed(mut reply: HttpReply) -> HttpReply {
 
 fn not_found() -> HttpReply {
     signed(exchange::reply(StatusCode::NOT_FOUND, HTML, "<html><title>Error 404 (Not Found)!!1</title></html>"))
+}
+
+/// Of what is planned for the host: that there is nothing is said as if it were not known.
+fn told_of_nothing() -> HttpReply {
+    let body = r#"{ "error": "no notifications have been received yet, try again later" }"#;
+    signed(exchange::reply(StatusCode::SERVICE_UNAVAILABLE, JSON, body))
 }
 
 fn moved(path: &str, query: Option<&str>) -> HttpReply {
@@ -135,9 +147,9 @@ fn tree(document: &Document) -> Value {
     let event = match kind {
         Some(MaintenanceKind::Reboot) => "TERMINATE_ON_HOST_MAINTENANCE",
         Some(MaintenanceKind::Pause) => "MIGRATE_ON_HOST_MAINTENANCE",
-        Some(MaintenanceKind::Reclaim) | None => "NONE",
+        Some(MaintenanceKind::Planned | MaintenanceKind::Reclaim) | None => "NONE",
     };
-    json!({
+    let mut tree = json!({
         "instance": {
             "cpuPlatform": "Intel Ice Lake",
             "hostname": format!("{name}.c.cloudsim.internal"),
@@ -150,7 +162,14 @@ fn tree(document: &Document) -> Value {
             "zone": format!("projects/{account}/zones/{}", instance.availability_zone),
         },
         "project": { "numericProjectId": account, "projectId": "cloudsim", "region": region },
-    })
+    });
+    if let Some(Maintenance { kind: MaintenanceKind::Planned, begins }) = instance.maintenance {
+        tree["instance"]["upcomingMaintenance"] = json!({
+            "canReschedule": "TRUE", "maintenanceStatus": "PENDING", "type": "SCHEDULED",
+            "windowStartTime": begins.iso8601_seconds(), "windowEndTime": (begins + Millis::seconds(7200)).iso8601_seconds(),
+        });
+    }
+    tree
 }
 
 fn interface(account: &str, nic: &Nic) -> Value {

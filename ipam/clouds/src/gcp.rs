@@ -6,6 +6,8 @@
 //! Google's guest agent makes a local route (`ip route show table local proto 66`) for each alias range: with it the kernel takes the
 //! packets of pods for its own. Such routes are looked for at each reading, and [`Gcp::warnings`] says how to be rid of them.
 
+mod planned;
+
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -16,13 +18,14 @@ use ipam_supply::{Interface, Outcome, Reading, Refusal, Request};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::http::Client;
+use super::http::{Client, Reply};
 use super::maintenance::Maintenance;
-use super::metadata::{MetadataError, block, colons, fetch, get, mac, not_empty, refused, text};
+use super::metadata::{MetadataError, TIMEOUT, block, colons, fetch, get, mac, not_empty, refused, text};
 use super::{Failure, outcome_of_read};
 
 const INTERFACES: &str = "/computeMetadata/v1/instance/network-interfaces/?recursive=true&alt=json";
 const MAINTENANCE: &str = "/computeMetadata/v1/instance/maintenance-event";
+const PLANNED: &str = "/computeMetadata/v1/instance/upcoming-maintenance?alt=json";
 const PREEMPTED: &str = "/computeMetadata/v1/instance/preempted";
 const REMEDY: &str = "is this a Compute Engine instance, and do firewall and routes let the host reach 169.254.169.254?";
 const FLAVOR: &str = "metadata-flavor";
@@ -89,12 +92,13 @@ impl Gcp {
         explanation(&local).into_iter().collect()
     }
 
-    /// That the instance is to be ended for the host's sake, or was taken back. Most are moved while they run instead (`MIGRATE_…`).
+    /// That the instance is to be ended for the host's sake, now or by plan, or was taken back. Most are moved while they run instead
+    /// (`MIGRATE_…`).
     pub(super) async fn maintenance(&self) -> Result<Vec<Maintenance>, MetadataError> {
         let (event, taken_back) = (self.ask(MAINTENANCE).await?, self.ask(PREEMPTED).await?);
         let announced = |what: &str| Maintenance { what: what.to_owned(), begins: None };
         let ended = match event.text.trim() {
-            "NONE" | "MIGRATE_ON_HOST_MAINTENANCE" => None,
+            "NONE" | "MIGRATE_ON_HOST_MAINTENANCE" => self.planned().await?,
             what if what.starts_with("TERMINATE") => Some(announced(what)),
             other => return Err(MetadataError::malformed(&event.url, other, "NONE or an event")),
         };
@@ -108,19 +112,23 @@ impl Gcp {
         Ok(Outcome::Read(reading))
     }
 
+    /// See [`planned`]. Asked once: a server that was told of nothing says 503, and one that tells such machines nothing 404.
+    async fn planned(&self) -> Result<Option<Maintenance>, MetadataError> {
+        let request = get(&self.settings.metadata, PLANNED, (FLAVOR, "Google"))?;
+        let url = request.uri().to_string();
+        let asked = self.client.send(request, TIMEOUT).await;
+        let reply = asked.map_err(|why| MetadataError::Away { url: url.clone(), why, remedy: REMEDY })?;
+        if matches!(reply.status, StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE) {
+            return Ok(None);
+        }
+        let told = told(url, &reply)?;
+        planned::planned(&told.url, &told.text)
+    }
+
     async fn ask(&self, path: &str) -> Result<Told, MetadataError> {
         let request = get(&self.settings.metadata, path, (FLAVOR, "Google"))?;
         let url = request.uri().to_string();
-        let reply = fetch(&self.client, &request, REMEDY).await?;
-        if reply.status != StatusCode::OK {
-            return Err(refused(&url, &reply, REMEDY));
-        }
-        // Whatever else answers at this address does not say so.
-        if reply.headers.get(FLAVOR).is_none_or(|flavor| flavor != "Google") {
-            return Err(MetadataError::malformed(&url, &reply.start(), "signed with the header Metadata-Flavor: Google"));
-        }
-        let text = text(&url, &reply)?;
-        Ok(Told { url, text })
+        told(url, &fetch(&self.client, &request, REMEDY).await?)
     }
 
     async fn look_for_local_routes(&self, reading: &Reading) {
@@ -139,6 +147,18 @@ impl Gcp {
             *known = local;
         }
     }
+}
+
+fn told(url: String, reply: &Reply) -> Result<Told, MetadataError> {
+    if reply.status != StatusCode::OK {
+        return Err(refused(&url, reply, REMEDY));
+    }
+    // Whatever else answers at this address does not say so.
+    if reply.headers.get(FLAVOR).is_none_or(|flavor| flavor != "Google") {
+        return Err(MetadataError::malformed(&url, &reply.start(), "signed with the header Metadata-Flavor: Google"));
+    }
+    let text = text(&url, reply)?;
+    Ok(Told { url, text })
 }
 
 /// Those of the routes that take pods' packets. Others are meant to be: a load balancer's address is the instance's own.

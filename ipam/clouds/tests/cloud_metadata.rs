@@ -115,15 +115,17 @@ async fn what_ends_the_machine_is_announced_and_what_pauses_it_is_not() {
     };
     let words = |kind| match kind {
         Some(MaintenanceKind::Reboot) => [Some("system-reboot"), Some("Reboot"), Some("TERMINATE_ON_HOST_MAINTENANCE")],
+        Some(MaintenanceKind::Planned) => [Some("system-reboot"), Some("Reboot"), Some("upcoming-maintenance SCHEDULED")],
         Some(MaintenanceKind::Reclaim) => [Some("spot terminate"), Some("Preempt"), Some("preempted")],
         Some(MaintenanceKind::Pause) | None => [None; 3],
     };
-    for kind in [None, Some(MaintenanceKind::Reboot), Some(MaintenanceKind::Pause), Some(MaintenanceKind::Reclaim), None] {
+    let kinds = [MaintenanceKind::Reboot, MaintenanceKind::Planned, MaintenanceKind::Pause, MaintenanceKind::Reclaim].map(Some);
+    for kind in [&[None], &kinds[..], &[None]].concat() {
         announce(kind);
         for (source, what) in sources.iter().zip(words(kind)) {
             let told = source.maintenance().await.unwrap();
             assert_eq!(told.iter().map(|it| it.what.as_str()).collect::<Vec<_>>(), Vec::from_iter(what), "{kind:?}");
-            let is_timed = !matches!(source, Source::Gcp(_));
+            let is_timed = kind == Some(MaintenanceKind::Planned) || !matches!(source, Source::Gcp(_));
             assert!(told.iter().all(|it| it.begins == is_timed.then_some(begins)), "{told:?}");
         }
     }

@@ -137,5 +137,9 @@ pub(super) fn services_of_barewired() -> String {
 }
 
 /// The section with which it looks at itself; less what of the machine all nodes of the lab share, as one node would be sick by another's fault.
-pub(super) const HEALTH: &str =
-    "\n[health]\nenabled = true\nchecks_off = [\"kernel_log\", \"clock\", \"disk_root\", \"disk_var\", \"conntrack\", \"neighbours\"]\n";
+pub(super) fn health() -> String {
+    let server = SERVER.trim_start_matches("https://");
+    format!(
+        "\n[health]\nenabled = true\napi_server = [\"{server}\"]\nchecks_off = [\"kernel_log\", \"clock\", \"disk_root\", \"disk_var\", \"conntrack\", \"neighbours\"]\n"
+    )
+}

@@ -369,8 +369,8 @@ fn daemon_config(node: &Node, proxy: ProxyMode, acts: bool) -> Result<&'static s
     }
     let path = node.host_path(cni::DAEMON_CONFIG);
     let given = std::fs::read_to_string(&path).context(|| format!("read {}", path.display()))?;
-    let health = if acts { config::HEALTH } else { "" };
-    node.write(WITH_SERVICES, given + &config::services_of_barewired() + health)?;
+    let health = if acts { config::health() } else { String::new() };
+    node.write(WITH_SERVICES, given + &config::services_of_barewired() + &health)?;
     Ok(WITH_SERVICES)
 }
 

@@ -69,18 +69,23 @@ fn run(suite: &Suite, node: &str) -> Result<Value> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// What the node's daemon says of its preflight.
-fn preflight(suite: &Suite, node: &str) -> Result<Value> {
+/// What the node's daemon says of one of its checks.
+fn check(suite: &Suite, node: &str, name: &str) -> Result<Value> {
     let page: Vec<Value> = serde_json::from_str(&telemetry::get(&suite.machine(node)?, "/health")?)?;
-    page.into_iter().find(|line| line["check"] == "preflight").context("no preflight")
+    page.into_iter().find(|line| line["check"] == name).with_context(|| format!("no check {name}"))
 }
 
-fn passes(suite: &Suite, node: &str) -> Result<()> {
-    let passed = wait_until(&format!("the preflight of {node} passes"), PODS, || {
-        let line = preflight(suite, node).map_err(|error| format!("{error:#}"))?;
-        if line["result"] == "passed" { Ok(()) } else { Err(line.to_string()) }
+fn preflight(suite: &Suite, node: &str) -> Result<Value> {
+    check(suite, node, "preflight")
+}
+
+/// Waits until a check says so.
+fn comes_to(suite: &Suite, node: &str, name: &str, result: &str) -> Result<()> {
+    let come = wait_until(&format!("{name} of {node} is {result}"), PODS, || {
+        let line = check(suite, node, name).map_err(|error| format!("{error:#}"))?;
+        if line["result"] == result { Ok(()) } else { Err(line.to_string()) }
     });
-    Ok(passed?)
+    Ok(come?)
 }
 
 fn joins(suite: &mut Suite) -> Result<()> {
@@ -107,7 +112,7 @@ fn joins(suite: &mut Suite) -> Result<()> {
             ensure!(!is_bound || !is_kept_out, "a pod was bound before the preflight had passed");
             seen += 1;
         }
-        passes(suite, NODE)?;
+        comes_to(suite, NODE, "preflight", "passed")?;
         let passed = Instant::now();
         until(suite, NODE, NEW, false, LET_IN)?;
         let took = passed.elapsed();
@@ -171,6 +176,8 @@ fn all_are_well(suite: &Suite) -> Result<()> {
     for node in ALL {
         suite.cluster.wait_until_ready(node)?;
         until(suite, node, SICK, false, RELEASED)?;
+        // By kubelet's own connection, that of a real client to a real server.
+        comes_to(suite, node, "api_server", "ok")?;
     }
     let peers = wait_until("all look at each other", PODS, || {
         for node in ALL {

@@ -1,5 +1,6 @@
 //! The oracle: the real kube-proxy in nftables mode beside ours. Two sites alike to the last address, one API server, the same objects; each
-//! probe has the same outcomes at both: which endpoints answer, which client they see, and whether it is refused or silence.
+//! probe has the same outcomes at both: which endpoints answer, which client they see, and whether it is refused or silence. What pods ask is
+//! asked once more with the kernel programs in front of our rules.
 //!
 //! `--worlds N` makes more of them (three is the default). Needs root, `nft` and the programs that `cargo xtask bootstrap` builds. Where it cannot
 //! run it says `SKIP` and why; with `BAREWIRE_REQUIRE_ALL=1` that is a failure.
@@ -7,6 +8,7 @@
 
 mod apiserver;
 mod probe;
+mod programs;
 mod site;
 mod world;
 
@@ -19,9 +21,10 @@ use apiserver::{Cluster, until};
 use fleet::objects;
 use fleet_api::{Kind, Table};
 use probe::{Outcome, Probe, ask};
+use programs::Programs;
 use serde_json::{Value, json};
 use services::{Node, Script, Services};
-use site::{NODE, SERVICES, Site};
+use site::{From, NODE, SERVICES, Site};
 use world::{NAMESPACE, NODE_NAME, ZONE};
 
 const CASE: &str = "services_are_served_as_kube_proxy_serves_them";
@@ -113,6 +116,8 @@ fn list(items: &[Value]) -> String {
 }
 
 fn run(worlds: u8) -> Result<()> {
+    programs::own_pins()?;
+    let object = programs::object()?;
     let folder = tempfile::tempdir()?;
     let (theirs, ours) = (Site::new(folder.path(), "theirs")?, Site::new(folder.path(), "ours")?);
     let mut cluster = {
@@ -131,6 +136,7 @@ fn run(worlds: u8) -> Result<()> {
     cluster.start_proxy(NODE_NAME)?;
     let mut side = Ours::new()?;
     side.install(&ours)?;
+    let programs = object.map(|object| Programs::attach(&ours.node, &object)).transpose()?;
 
     let (mut asked, mut tries, mut differences) = (0, 0, Vec::new());
     for number in 0..worlds {
@@ -153,19 +159,32 @@ fn run(worlds: u8) -> Result<()> {
             until("kube-proxy has the objects", is_there).with_context(|| cluster.log("kube-proxy"))?;
         }
         side.follow(&ours, &cluster)?;
-        for site in [&theirs, &ours] {
-            site.run("conntrack -F 2>/dev/null")?;
+        let mut compare = |who: &str, probes: &[Probe]| -> Result<()> {
+            for site in [&theirs, &ours] {
+                site.run("conntrack -F 2>/dev/null")?;
+                site.forget_affinity()?;
+            }
+            let outcome = compare([&theirs, &ours], probes)?;
+            let count = outcome.differences.len();
+            println!("world {number}, {who}: {} probes, {} tries at each site, {count} differences", probes.len(), outcome.tries);
+            asked += probes.len();
+            tries += outcome.tries;
+            differences.extend(outcome.differences.into_iter().map(|difference| format!("{who}: {difference}")));
+            Ok(())
+        };
+        compare("our rules", &world.probes)?;
+        if let Some(programs) = &programs {
+            let of_pods: Vec<Probe> = world.probes.iter().filter(|probe| matches!(probe.from, From::Pod(_))).cloned().collect();
+            let (ports, before) = (programs.serve(&side.services)?, programs.by_rules()?);
+            compare("our programs", &of_pods)?;
+            let (by_rules, lost) = (programs.by_rules()? - before, programs.lost()?);
+            println!(
+                "world {number}: the programs translate to {ports} ports of services; {by_rules} packets of pods were left to the rules"
+            );
+            ensure!(ports > 0, "the programs translate to nothing");
+            ensure!(lost == 0, "{lost} packets were lost among the programs");
+            programs.leave_to_rules()?;
         }
-        let outcome = compare([&theirs, &ours], &world.probes)?;
-        println!(
-            "world {number}: {} probes, {} tries at each site, {} differences",
-            world.probes.len(),
-            outcome.tries,
-            outcome.differences.len()
-        );
-        asked += world.probes.len();
-        tries += outcome.tries;
-        differences.extend(outcome.differences);
     }
     cluster.stop_proxy();
     println!("{asked} probes, {tries} tries at each site, {} unexplained differences", differences.len());

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use conformance_tests::netns::Netns;
+use datapath::Ifindex;
+use datapath::fast_path::FIRST_IFINDEX;
 
 use crate::probe::Servers;
 
@@ -13,7 +15,11 @@ use crate::probe::Servers;
 pub(crate) const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 /// The node's addresses.
 pub(crate) const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
-const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+/// The node's interface to the outside, by its number.
+pub(crate) const UPLINK: Ifindex = Ifindex(10);
+/// Of every link.
+pub(crate) const MTU: u32 = 1500;
 /// Endpoints listen here.
 pub(crate) const PORTS: [u16; 2] = [8080, 8081];
 
@@ -39,6 +45,16 @@ pub(crate) fn pod(number: u8, is_v4: bool) -> IpAddr {
 /// An address of a pod of another node.
 pub(crate) fn remote(number: u8, is_v4: bool) -> IpAddr {
     if is_v4 { [10, 1, 1, 1 + number].into() } else { [0xfd00, 1, 1, 0, 0, 0, 0, 1 + u16::from(number)].into() }
+}
+
+/// A pod's link on the host: with a number that the kernel programs know pods by.
+pub(crate) fn host_end(pod: u8) -> Ifindex {
+    Ifindex(FIRST_IFINDEX + u32::from(pod))
+}
+
+/// A pod's MAC address.
+pub(crate) fn inside_mac(pod: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 2, pod]
 }
 
 pub(crate) const PODS: u8 = 3;
@@ -79,7 +95,7 @@ impl Site {
         run(
             &node,
             &format!(
-                "ip link add eth0 type veth peer name eth0 netns '{}'; ip addr add {}/24 dev eth0; ip addr add {}/64 dev eth0 nodad; ip link set eth0 up",
+                "ip link add name eth0 index {UPLINK} type veth peer name eth0 netns '{}'; ip addr add {}/24 dev eth0; ip addr add {}/64 dev eth0 nodad; ip link set eth0 up",
                 path(&outside),
                 NODE[0],
                 NODE[1]
@@ -96,11 +112,12 @@ impl Site {
         run(&node, &format!("ip route add default via {}; ip -6 route add default via {}", OUTSIDE[0], OUTSIDE[1]))?;
         for (number, netns) in (0..PODS).zip(&pods) {
             let (v4, v6) = (pod(number, true), pod(number, false));
-            let (host, inside) = (format!("02:00:00:00:01:{number:02}"), format!("02:00:00:00:02:{number:02}"));
+            let (host, inside) = (format!("02:00:00:00:01:{number:02x}"), inside_mac(number).map(|byte| format!("{byte:02x}")).join(":"));
+            let index = host_end(number);
             run(
                 &node,
                 &format!(
-                    "ip link add bw{number} address {host} type veth peer name eth0 address {inside} netns '{}'; ip link set bw{number} up
+                    "ip link add name bw{number} index {index} address {host} type veth peer name eth0 address {inside} netns '{}'; ip link set bw{number} up
                      ip route add {v4} dev bw{number}; ip -6 route add {v6} dev bw{number}
                      ip neigh add {v4} lladdr {inside} dev bw{number} nud permanent; ip neigh add {v6} lladdr {inside} dev bw{number} nud permanent",
                     path(netns)
