@@ -66,17 +66,19 @@ fn sorted(text: &str) -> String {
     text.lines().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("\n")
 }
 
+/// The kernel has some for each address, those of a link's own a second after the link came up.
+fn routes(text: &str) -> String {
+    text.lines().filter(|line| !line.contains(" proto kernel ")).map(|line| format!("{line}\n")).collect()
+}
+
 /// All that stands on the node, of ours and of others.
 fn state(host: &Host, daemon: &Daemon<'_>) -> Result<String> {
     let mut all = vec![host.run(&words("nft -s list table inet barewire"))?, host.run(&words("nft -s list table inet foreign"))?];
-    for line in [
-        "ip rule",
-        "ip -6 rule",
-        "ip route show table all",
-        "ip -6 route show table all protocol 179",
-        "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding",
-    ] {
+    for line in ["ip rule", "ip -6 rule", "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding"] {
         all.push(sorted(&host.run(&words(line))?));
+    }
+    for family in ["-4", "-6"] {
+        all.push(sorted(&routes(&host.run(&["ip", family, "route", "show", "table", "all"])?)));
     }
     all.push(sorted(&host.run(&["find", &host.path("bpf").display().to_string(), "-mindepth", "1"])?));
     let page: serde_json::Value = serde_json::from_str(&daemon.get("/debug/fast_path")?)?;
