@@ -3,10 +3,12 @@
 pub mod checksum;
 mod ip;
 mod neighbour;
+mod plain;
 mod transport;
 
-pub use ip::{FURTHEST, Fragment, Header, Ipv4, Ipv6, ipv4, ipv6, plain4, plain6};
+pub use ip::{FURTHEST, Fragment, Header, Ipv4, Ipv6, ipv4, ipv6};
 pub use neighbour::{Arp, Discovery, arp, discovery, is_router_solicitation};
+pub use plain::{plain4, plain6};
 pub use transport::{
     ICMP, ICMP_HEADER, ICMPV6, Quoted, Seen, TCP, Transport, UDP, has_flows, is_discovery, is_error, quoted4, quoted6, transport,
 };
