@@ -10,7 +10,6 @@ pub mod elsewhere;
 pub mod fast_path;
 pub mod forwarding;
 mod gateway;
-pub mod heap;
 mod host_ends;
 mod inspection;
 mod inventory;

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datapath::fast_path::{FastPath, FastPathError};
-use datapath::heap;
 use datapath::netlink::{NetlinkError, Socket};
 use datapath::{ApplyError, NodeNetwork, WiringError};
 use ipam_clouds::Source;
@@ -100,7 +99,6 @@ fn io<T>(what: impl Into<String>, outcome: std::io::Result<T>) -> Result<T, Daem
 /// # Errors
 /// See [`DaemonError`].
 pub fn run(file: ConfigFile, config: &Config) -> Result<(), DaemonError> {
-    heap::keep_small();
     let _lock = lock_state(config)?;
     let scheduling = config.scheduling.settle();
     let boot_id = io("read the boot ID", boot_id())?;
