@@ -32,8 +32,7 @@ pub(super) fn answer<B>(document: &Document, now: Millis, request: &Request<B>, 
     let Some(inside) = path.strip_prefix(ROOT) else { return Exchange::now(not_found()) };
     let tree = tree(document);
     let Some(found) = find(&tree, inside) else {
-        let is_untold = inside == UPCOMING;
-        return Exchange::now(if is_untold { told_of_nothing() } else { not_found() });
+        return Exchange::now(if inside == UPCOMING { told_of_nothing() } else { not_found() });
     };
     let is_folder = found.is_object() || found.is_array();
     // This one is given whole, with a slash behind it or without.

@@ -177,11 +177,11 @@ fn run(worlds: u8) -> Result<()> {
             let of_pods: Vec<Probe> = world.probes.iter().filter(|probe| matches!(probe.from, From::Pod(_))).cloned().collect();
             let (ports, before) = (programs.serve(&side.services)?, programs.by_rules()?);
             compare("our programs", &of_pods)?;
-            let (by_rules, lost) = (programs.by_rules()? - before, programs.lost()?);
+            let (by_rules, lost, translated) = (programs.by_rules()? - before, programs.lost()?, programs.take_translated()?);
             println!(
-                "world {number}: the programs translate to {ports} ports of services; {by_rules} packets of pods were left to the rules"
+                "world {number}: {ports} ports of services; {translated} flows of UDP translated, {by_rules} packets of pods left to the rules"
             );
-            ensure!(ports > 0, "the programs translate to nothing");
+            ensure!(ports > 0 && translated > 0, "the programs have translated nothing");
             ensure!(lost == 0, "{lost} packets were lost among the programs");
             programs.leave_to_rules()?;
         }

@@ -71,6 +71,11 @@ impl<'a> Programs<'a> {
         Ok(())
     }
 
+    /// How many flows of UDP they have translated since this was asked last; they are forgotten.
+    pub(crate) fn take_translated(&self) -> Result<usize> {
+        Ok(self.fast_path.forget_translations(usize::MAX, &|_, _| true)?)
+    }
+
     /// Packets that they had to drop because nobody knew of their translation any more.
     pub(crate) fn lost(&self) -> Result<u64> {
         let lost = self.fast_path.reasons()?.into_iter().find(|(reason, _)| *reason == Reason::NoTranslation);
